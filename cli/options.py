@@ -1,0 +1,105 @@
+"""Command-line flags, derived from the config schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from nmtasync.config.load import Settings, check, describe_range, parse_assignment, read_toml
+from nmtasync.config.option import OptionField
+from nmtasync.config.schema import OPTIONS
+from nmtasync.errors import UserError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Value(click.ParamType[Any]):
+    """A flag's value, checked by the schema."""
+
+    def __init__(self, field: OptionField) -> None:
+        self.field = field
+        words = {int: "N", float: "X", str: "TEXT"}
+        plain = field.type is str and field.about.choices
+        self.name = "|".join(field.about.choices or ()) if plain else words[field.type]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse text in the option's type."""
+        if isinstance(value, str) and self.field.type in (int, float):
+            try:
+                value = self.field.type(value)
+            except ValueError:
+                pass  # a word, which the check below knows or refuses
+        try:
+            return check(self.field, value, where=self.field.flag)
+        except UserError as error:
+            self.fail(error.message, param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        """Offer the choices."""
+        words = [c for c in self.field.about.choices or () if c.startswith(incomplete)]
+        return [click.shell_completion.CompletionItem(word) for word in words]
+
+
+def config_options(stage: str) -> Callable[[F], F]:
+    """Add `--config`, `--set`, and a flag for each option that the stage offers.
+
+    The command receives them as `config_file`, `assignments` and one argument for each flag,
+    which is None where the flag was not given; `read_settings` makes settings of them.
+    """
+    fields = [field for field in OPTIONS.values() if stage in field.about.stages]
+
+    def decorate(function: F) -> F:
+        for field in reversed(fields):
+            text = f"{field.about.help} {describe_range(field)}".rstrip()
+            text = f"{text}  (default: {'none' if field.default is None else field.default})"
+            if field.type is bool:
+                spelling = f"{field.flag}/--no-{field.flag[2:]}"
+                function = click.option(spelling, field.key, default=None, help=text)(function)
+            else:
+                option = click.option(
+                    field.flag, field.key, type=_Value(field), default=None, help=text
+                )
+                function = option(function)
+        function = click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            help="Set any option of the configuration; may be repeated.",
+        )(function)
+        return click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE.toml",
+            help="Read options from this file; --set and flags override it.",
+        )(function)
+
+    return decorate
+
+
+def read_settings(
+    config_file: Path | None, assignments: tuple[str, ...], flags: dict[str, Any]
+) -> Settings:
+    """Merge a config file, `--set` and flags, in this order, the last one winning.
+
+    Args:
+        config_file: A TOML file, or None.
+        assignments: The texts of `--set`.
+        flags: Values by key, None where the flag was not given.
+    """
+    settings = read_toml(config_file) if config_file else {}
+    settings.update(parse_assignment(text) for text in assignments)
+    by_key = {field.key: name for name, field in OPTIONS.items()}
+    settings.update({by_key[key]: value for key, value in flags.items() if value is not None})
+    return settings
+
+
+run_argument = click.argument(
+    "run", metavar="RUN", type=click.Path(path_type=Path, file_okay=False)
+)

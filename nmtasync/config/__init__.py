@@ -1,0 +1,1 @@
+"""Every option of the toolkit: its default, help, unit, bounds and choices, each held once."""

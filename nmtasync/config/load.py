@@ -1,0 +1,226 @@
+"""From defaults, TOML files, `--set` and flags to one checked `Config`, and back to TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nmtasync.config.option import OptionField
+from nmtasync.config.schema import OPTIONS, SECTIONS, Config
+from nmtasync.errors import UserError
+
+Settings = dict[str, Any]
+"""Values by full name, section.key: only what somebody has set."""
+
+
+def read_toml(path: Path) -> Settings:
+    """Read the settings of a TOML file.
+
+    Raises:
+        UserError: The file can't be read, is no TOML, or has an unknown key or a bad value.
+    """
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise UserError(f"can't read the config: {error.strerror}", where=path) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"is no valid TOML: {error}", where=path) from None
+    settings: Settings = {}
+    for section, content in document.items():
+        if section not in SECTIONS:
+            raise UserError(f"unknown section [{section}]{_suggest(section, SECTIONS)}", where=path)
+        if not isinstance(content, dict):
+            raise UserError(f"[{section}] must be a section", where=path)
+        for key, value in content.items():
+            name = f"{section}.{key}"
+            settings[name] = check(find_option(name, where=path), value, where=path)
+    return settings
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Read one `section.key=value` of `--set`; the value is TOML, or a bare word.
+
+    Raises:
+        UserError: There is no "=", the key is unknown, or the value is bad.
+    """
+    name, equals, raw = text.partition("=")
+    name, raw = name.strip(), raw.strip()
+    if not equals:
+        raise UserError("must be section.key=value", where=f"--set {text}")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    return name, check(find_option(name, where="--set"), value, where="--set")
+
+
+def find_option(name: str, *, where: object) -> OptionField:
+    """Find an option by its full name, or raise a `UserError` that suggests the nearest."""
+    if name in OPTIONS:
+        return OPTIONS[name]
+    raise UserError(f"unknown key {name}{_suggest(name, OPTIONS)}", where=where)
+
+
+def _suggest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    if not close:  # the key may be right and only the section wrong or missing
+        key = word.rpartition(".")[2]
+        close = [name for name in known if name.rpartition(".")[2] == key][:1]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def check(field: OptionField, value: Any, *, where: object) -> Any:
+    """Return the value in the option's type.
+
+    Raises:
+        UserError: Wrong type, out of bounds, or none of the choices.
+    """
+    about = field.about
+    if field.optional and (value is None or value == "none"):
+        return None
+    if field.type is not str and isinstance(value, str) and value in (about.choices or ()):
+        return value
+    if field.type is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not field.type:
+        raise UserError(
+            f"{field.name} must be {describe_type(field)}, not {value!r}", where=where
+        )
+    if field.type is str and about.choices and value not in about.choices:
+        known = ", ".join(about.choices)
+        raise UserError(f"{field.name} must be one of {known}, not {value!r}", where=where)
+    low, high = about.minimum, about.maximum
+    too_low, too_high = low is not None and value < low, high is not None and value > high
+    if too_low or too_high or value != value:  # noqa: PLR0124 (not a number)
+        bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        raise UserError(f"{field.name} must be {bounds}, not {value}", where=where)
+    return value
+
+
+def describe_type(field: OptionField) -> str:
+    """Say what an option takes, for error messages and the reference page."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if field.type is str and field.about.choices:
+        text = " or ".join(f'"{choice}"' for choice in field.about.choices)
+    else:
+        text = words[field.type]
+        if field.about.choices:
+            text += "".join(f' or "{choice}"' for choice in field.about.choices)
+    return text + (' or "none"' if field.optional else "")
+
+
+def resolve(*layers: Settings) -> Config:
+    """Merge layers of settings over the defaults; the last one wins.
+
+    Raises:
+        UserError: An option is set that has no effect beside the others.
+    """
+    settings: Settings = {}
+    for layer in layers:
+        settings.update(layer)
+    sections = {}
+    for section, section_type in SECTIONS.items():
+        prefix = section + "."
+        given = {n.removeprefix(prefix): v for n, v in settings.items() if n.startswith(prefix)}
+        sections[section] = section_type(**given)
+    config = Config(**sections)
+    _refuse_inert(config, settings)
+    return config
+
+
+def _refuse_inert(config: Config, settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        field = OPTIONS[name]
+        condition = field.about.only_if
+        if value != field.default and condition and get(config, condition[0]) != condition[1]:
+            raise UserError(
+                f"has no effect while {condition[0]} is {get(config, condition[0])!r}",
+                where=name,
+                remedy=f"remove it or set {condition[0]} to {condition[1]!r}",
+            )
+    local = config.asynchronous.local_optimizer_batches
+    if local != 0 and config.asynchronous.optimizer_delay == 1:
+        raise UserError(
+            "has no effect while asynchronous.optimizer_delay is 1, because every push is "
+            "followed by a fetch that replaces the replica",
+            where="asynchronous.local_optimizer_batches",
+            remedy="raise optimizer_delay or set local_optimizer_batches to 0",
+        )
+    if config.model.tied_embeddings == "all" and not config.data.joint_vocabulary:
+        raise UserError(
+            "model.tied_embeddings is 'all', which needs data.joint_vocabulary",
+            where="model.tied_embeddings",
+            remedy="set it to 'target' or 'none'",
+        )
+    if config.training.validate_metric == "bleu" and not config.training.validate_bleu:
+        raise UserError(
+            "is 'bleu', but training.validate_bleu is off",
+            where="training.validate_metric",
+            remedy="set it to 'cross_entropy'",
+        )
+
+
+def get(config: Config, name: str) -> Any:
+    """Look an option up by its full name."""
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
+
+
+def to_settings(config: Config) -> Settings:
+    """List every option's value that has an effect, by full name."""
+    return {name: get(config, name) for name in OPTIONS}
+
+
+def to_toml(config: Config, *, comments: bool = False, only: Iterable[str] = SECTIONS) -> str:
+    """Write the config as TOML.
+
+    Args:
+        config: What to write.
+        comments: Explain every option in a comment above it.
+        only: The sections to write.
+    """
+    lines: list[str] = []
+    for section in only:
+        lines.append(f"[{section}]")
+        for field in (f for f in OPTIONS.values() if f.section == section):
+            if comments:
+                lines.append(f"# {field.about.help} {describe_range(field)}".rstrip())
+            lines.append(f"{field.key} = {_toml_value(get(config, field.name))}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def describe_range(field: OptionField) -> str:
+    """Say unit, bounds and choices in brackets, or nothing."""
+    about = field.about
+    parts = [about.unit] if about.unit else []
+    if about.choices and field.type is str:
+        parts.append(", ".join(about.choices))
+    if about.minimum is not None:
+        parts.append(f"at least {about.minimum:g}")
+    if about.maximum is not None:
+        parts.append(f"at most {about.maximum:g}")
+    if about.only_if:
+        parts.append(f"only with {about.only_if[0]} = {about.only_if[1]}")
+    return f"[{'; '.join(parts)}]" if parts else ""
+
+
+def _toml_value(value: Any) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)
+
+
+def as_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """The config as plain dictionaries, for JSON."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,82 @@
+"""One option of one section: the description that the CLI, TOML and docs are derived from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known about one option, apart from its name, type and default.
+
+    Attributes:
+        help: One sentence for `--help` and the reference page.
+        unit: The unit of a number, for example "target words".
+        minimum: The smallest value that is allowed.
+        maximum: The largest value that is allowed.
+        choices: The values that are allowed, where they can be listed; of a number, the words
+            that may stand in its place.
+        stages: The commands that offer the option as a flag of its own.
+        only_if: A condition ("section.key", "value") without which the option has no effect.
+    """
+
+    help: str
+    unit: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] | None = None
+    stages: tuple[str, ...] = ()
+    only_if: tuple[str, str] | None = None
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 (the field's own word)
+    *,
+    unit: str | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    stages: tuple[str, ...] = (),
+    only_if: tuple[str, str] | None = None,
+) -> Any:
+    """Declare a field of a config section. Arguments as in `Option`."""
+    described = Option(help, unit, minimum, maximum, choices, stages, only_if)
+    return dataclasses.field(default=default, metadata={"option": described})
+
+
+@dataclass(frozen=True)
+class OptionField:
+    """One option in its place: section, key, type, default and description."""
+
+    section: str
+    key: str
+    type: type
+    optional: bool
+    default: Any
+    about: Option
+
+    @property
+    def name(self) -> str:
+        """The full name, as `--set` takes it: section.key."""
+        return f"{self.section}.{self.key}"
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag: --key, with hyphens."""
+        return "--" + self.key.replace("_", "-")
+
+
+def section_fields(section_name: str, section_type: type) -> list[OptionField]:
+    """List the options of one section, in the order in which they are declared."""
+    hints = get_type_hints(section_type)
+    result = []
+    for field in dataclasses.fields(section_type):
+        members = get_args(hints[field.name]) or (hints[field.name],)
+        optional = type(None) in members
+        base = members[0]
+        about = field.metadata["option"]
+        result.append(OptionField(section_name, field.name, base, optional, field.default, about))
+    return result

@@ -1,0 +1,34 @@
+"""What a user can cause, and how it is told: what is wrong, where, and what to do."""
+
+
+class NmtasyncError(Exception):
+    """An expected failure, shown to the user as one line without a traceback.
+
+    Args:
+        message: What is wrong, in one sentence without a full stop at the end.
+        where: The file, file and line, or config key that it concerns.
+        remedy: What the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: object = None, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = None if where is None else str(where)
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return " ".join(f"{place}{self.message}{remedy}".split())
+
+
+class UserError(NmtasyncError):
+    """Bad input, a bad option or a bad configuration: exit code 2."""
+
+    exit_code = 2
+
+
+class TrainingError(NmtasyncError):
+    """Training could not go on, through no fault of the command line: exit code 1."""

@@ -1,0 +1,203 @@
+"""RUN: the one directory that holds an experiment, its paths, manifest, lock and atomic writes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nmtasync
+from nmtasync.errors import NmtasyncError, UserError
+
+MANIFEST_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths of one experiment.
+
+    Attributes:
+        root: The directory that the user names.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.toml"
+
+    @property
+    def manifest(self) -> Path:
+        """What preprocessing read and wrote, with SHA-256 of both."""
+        return self.root / "manifest.json"
+
+    @property
+    def vocab(self) -> Path:
+        """The SentencePiece models."""
+        return self.root / "vocab"
+
+    @property
+    def data(self) -> Path:
+        """The binarised corpora."""
+        return self.root / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One directory for each checkpoint, and the pointers `latest` and `best`."""
+        return self.root / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """TensorBoard's event files, metrics.jsonl and the workers' logs."""
+        return self.root / "logs"
+
+    @property
+    def evaluation(self) -> Path:
+        """Hypotheses and scores of the test sets."""
+        return self.root / "evaluation"
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Read what preprocessing has recorded.
+
+        Raises:
+            UserError: RUN has not been preprocessed, or by another format of this toolkit.
+        """
+        if not self.manifest.exists():
+            raise UserError(
+                "has not been preprocessed",
+                where=self.root,
+                remedy=f"run `nmtasync preprocess {self.root} --train SRC TGT --valid SRC TGT`",
+            )
+        try:
+            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"can't be read: {error}", where=self.manifest) from None
+        if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
+            raise UserError(
+                f"was written in another format than {MANIFEST_FORMAT}, which nmtasync "
+                f"{nmtasync.__version__} reads",
+                where=self.manifest,
+                remedy="preprocess again into a new directory",
+            )
+        return manifest
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold RUN for one process; the lock ends with the process, however that ends.
+
+        Raises:
+            UserError: Another process holds it, or RUN can't be written.
+        """
+        with explain_write_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("a+")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    "is in use by another nmtasync process",
+                    where=self.root,
+                    remedy="wait for it or stop it",
+                ) from None
+            yield
+
+
+@contextlib.contextmanager
+def explain_write_errors(place: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an error of one line.
+
+    Raises:
+        UserError: The place can't be written because of what or where it is.
+        NmtasyncError: The disk is full or broken.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or place
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NmtasyncError(
+                "no space left on the disk",
+                where=where,
+                remedy="free some and run the same command again",
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"can't be written: {error.strerror}", where=where, remedy="choose another place"
+            ) from None
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise UserError(f"is in the way: {error.strerror}", where=where) from None
+        raise
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    payload = content.encode("utf-8") if isinstance(content, str) else content
+    try:
+        with aside.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def directory_written_atomically(path: Path) -> Iterator[Path]:
+    """Give a directory to fill; it takes its name, replacing what had it, only when it is whole.
+
+    Yields:
+        The directory to write to, beside the final one.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for file in aside.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        sync_directory(aside)
+        if path.exists():
+            discarded = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.rename(discarded)
+            aside.rename(path)
+            shutil.rmtree(discarded, ignore_errors=True)
+        else:
+            aside.rename(path)
+        sync_directory(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hash a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write an object as indented JSON, atomically."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
