@@ -1,0 +1,1 @@
+"""From raw parallel text to mini-batches: read, clean, segment, binarise, batch."""

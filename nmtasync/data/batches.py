@@ -1,0 +1,155 @@
+"""Mini-batches: which sentences go together, and their padded tensors.
+
+Shapes: B sentences of a batch, S longest source and T longest target in pieces, EOS counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nmtasync.data.shards import ParallelShards
+from nmtasync.data.vocabulary import BOS, EOS, PAD
+
+Int64s = npt.NDArray[np.int64]
+
+_WINDOW_PAIRS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded sentence pairs.
+
+    Attributes:
+        source: Ids, EOS last, then PAD: [B, S].
+        source_mask: True where `source` is no padding: [B, S].
+        target_input: What the decoder reads: BOS first, then the sentence, then PAD: [B, T].
+        target: What the decoder shall predict: the sentence, EOS, then PAD: [B, T].
+        source_words: Source tokens, EOS counted, padding not.
+        target_words: Target tokens, EOS counted, padding not.
+    """
+
+    source: Tensor
+    source_mask: Tensor
+    target_input: Tensor
+    target: Tensor
+    source_words: int
+    target_words: int
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy the tensors to a device, without waiting for it."""
+        return Batch(
+            self.source.to(device, non_blocking=True),
+            self.source_mask.to(device, non_blocking=True),
+            self.target_input.to(device, non_blocking=True),
+            self.target.to(device, non_blocking=True),
+            self.source_words,
+            self.target_words,
+        )
+
+
+def plan_epoch(
+    source_lengths: npt.NDArray[Any],
+    target_lengths: npt.NDArray[Any],
+    *,
+    batch_tokens: int,
+    seed: int,
+    epoch: int,
+) -> list[Int64s]:
+    """Cut an epoch into mini-batches of similar lengths, in random order.
+
+    Each sentence is in exactly one batch. The plan depends on the arguments alone.
+
+    Args:
+        source_lengths: Pieces of each source sentence, without EOS: [N].
+        target_lengths: The same of the target side: [N].
+        batch_tokens: Most tokens of a batch: its sentences times the longest side of any of
+            them, EOS counted. A pair that is longer alone makes a batch of its own.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+
+    Returns:
+        The sentences' ids of each batch.
+    """
+    rng = np.random.Generator(np.random.PCG64([seed, epoch]))
+    order = rng.permutation(len(source_lengths))
+    batches: list[Int64s] = []
+    for start in range(0, len(order), _WINDOW_PAIRS):
+        window = order[start : start + _WINDOW_PAIRS]
+        source, target = source_lengths[window], target_lengths[window]
+        window = window[np.lexsort((source, target))]
+        widths = np.maximum(source_lengths[window], target_lengths[window]).astype(np.int64) + 1
+        batches += np.split(window, _cuts(widths, batch_tokens))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _cuts(widths: Int64s, batch_tokens: int) -> list[int]:
+    """Cut sentences, in the given order, into the longest runs that hold the budget."""
+    cuts: list[int] = []
+    counts = np.arange(1, batch_tokens + 1)
+    start = 0
+    while start < len(widths):
+        most = max(1, batch_tokens // int(widths[start]))
+        widest = np.maximum.accumulate(widths[start : start + most])
+        tokens = widest * counts[: len(widest)]
+        start += max(1, int(np.searchsorted(tokens, batch_tokens, side="right")))
+        cuts.append(start)
+    return cuts[:-1]
+
+
+def collate(shards: ParallelShards, ids: npt.NDArray[Any] | Sequence[int]) -> Batch:
+    """Gather sentences into padded tensors.
+
+    Args:
+        shards: The corpus.
+        ids: Which sentences: [B].
+    """
+    rows = np.asarray(ids, dtype=np.int64)
+    source, source_words = _gather(shards.source_tokens, shards.source_offsets, rows)
+    target, target_words = _gather(shards.target_tokens, shards.target_offsets, rows)
+    target_input = np.empty_like(target)
+    target_input[:, 0] = BOS
+    target_input[:, 1:] = np.where(target[:, :-1] == EOS, PAD, target[:, :-1])
+    source_tensor = torch.from_numpy(source)
+    return Batch(
+        source_tensor,
+        source_tensor != PAD,
+        torch.from_numpy(target_input),
+        torch.from_numpy(target),
+        source_words,
+        target_words,
+    )
+
+
+def _gather(
+    tokens: npt.NDArray[Any], offsets: npt.NDArray[Any], rows: Int64s
+) -> tuple[Int64s, int]:
+    """Copy sentences into a padded matrix, EOS after each, and count their tokens with EOS."""
+    starts = offsets[rows]
+    lengths = offsets[rows + 1] - starts
+    columns = np.arange(int(lengths.max()) + 1)
+    real = columns < lengths[:, None]
+    matrix = np.where(columns == lengths[:, None], np.int64(EOS), np.int64(PAD))
+    matrix[real] = tokens[(starts[:, None] + columns)[real]]
+    return matrix, int(lengths.sum()) + len(rows)
+
+
+def pad_sources(sentences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Pad encoded source sentences for translation.
+
+    Args:
+        sentences: Ids without EOS: B sequences.
+
+    Returns:
+        The ids, EOS last, then PAD: [B, S]; and a mask that is True where there is no padding.
+    """
+    width = max(len(sentence) for sentence in sentences) + 1
+    rows = [[*sentence, EOS] + [PAD] * (width - 1 - len(sentence)) for sentence in sentences]
+    source = torch.tensor(rows, dtype=torch.int64)
+    return source, source != PAD

@@ -1,0 +1,194 @@
+"""Subword vocabularies: learned, stored and applied with SentencePiece.
+
+Ids 0 to 3 are the control pieces PAD, UNK, BOS and EOS. No text encodes to PAD, BOS or EOS, also
+not text that reads "<pad>" or "</s>".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+
+from nmtasync.errors import UserError
+
+PAD, UNK, BOS, EOS = 0, 1, 2, 3
+
+JOINT_NAME, SOURCE_NAME, TARGET_NAME = "joint.model", "source.model", "target.model"
+
+# Sums of floats depend on how training is cut into threads, so their number is not the machine's.
+_TRAINING_THREADS = 4
+_MAX_LINE_BYTES = 1 << 20
+_PARALLEL_LINES = 256
+_NO_LOGS = 3
+
+
+class Vocabulary:
+    """One SentencePiece model.
+
+    Args:
+        model: The serialised model.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.size: int = self._processor.get_piece_size()
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read a model file.
+
+        Raises:
+            UserError: The file can't be read, is no SentencePiece model, or numbers its control
+                pieces otherwise.
+        """
+        remedy = "preprocess again"
+        try:
+            vocabulary = cls(path.read_bytes())
+        except OSError as error:
+            message = f"can't read the vocabulary: {error.strerror}"
+            raise UserError(message, where=path, remedy=remedy) from None
+        except RuntimeError:
+            raise UserError("is no SentencePiece model", where=path, remedy=remedy) from None
+        processor = vocabulary._processor
+        control = processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id()
+        if control != (PAD, UNK, BOS, EOS):
+            raise UserError(f"numbers its control pieces {control}", where=path, remedy=remedy)
+        return vocabulary
+
+    def __reduce__(self) -> tuple[type[Vocabulary], tuple[bytes]]:
+        return Vocabulary, (self.model,)
+
+    def encode(self, lines: list[str]) -> list[list[int]]:
+        """Segment lines into the ids of their pieces, without BOS and EOS."""
+        if not lines:
+            return []
+        threads = len(os.sched_getaffinity(0)) if len(lines) >= _PARALLEL_LINES else 1
+        encoded: list[list[int]] = self._processor.encode(lines, num_threads=threads)
+        return encoded
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        """Join pieces to lines of text; control pieces vanish.
+
+        Each result is one line: line breaks, which byte pieces can spell, become spaces.
+        """
+        if not ids:
+            return []
+        return [
+            text.replace("\n", " ").replace("\r", " ") for text in self._processor.decode(list(ids))
+        ]
+
+
+@dataclass(frozen=True)
+class VocabularyPair:
+    """The vocabularies of both sides.
+
+    Attributes:
+        source: Of the source language.
+        target: Of the target language; the same object where the vocabulary is joint.
+        joint: Whether both sides share one vocabulary.
+    """
+
+    source: Vocabulary
+    target: Vocabulary
+    joint: bool
+
+    @classmethod
+    def load(cls, directory: Path) -> VocabularyPair:
+        """Read RUN/vocab: joint.model, or source.model and target.model.
+
+        Raises:
+            UserError: A model is missing or broken.
+        """
+        if (directory / JOINT_NAME).exists():
+            joint = Vocabulary.load(directory / JOINT_NAME)
+            return cls(joint, joint, joint=True)
+        source = Vocabulary.load(directory / SOURCE_NAME)
+        return cls(source, Vocabulary.load(directory / TARGET_NAME), joint=False)
+
+    def save(self, directory: Path) -> None:
+        """Write the model files into an existing directory."""
+        if self.joint:
+            (directory / JOINT_NAME).write_bytes(self.source.model)
+        else:
+            (directory / SOURCE_NAME).write_bytes(self.source.model)
+            (directory / TARGET_NAME).write_bytes(self.target.model)
+
+    def digest(self) -> str:
+        """Hash the model files with SHA-256, so that a checkpoint can name its vocabularies."""
+        hasher = hashlib.sha256(self.source.model)
+        if not self.joint:
+            hasher = hashlib.sha256(hasher.digest() + hashlib.sha256(self.target.model).digest())
+        return hasher.hexdigest()
+
+
+def learn_vocabulary(
+    lines: Iterable[str],
+    *,
+    size: int,
+    algorithm: str = "unigram",
+    byte_fallback: bool = True,
+    character_coverage: float = 0.9999,
+    where: object = "data.vocab_size",
+) -> Vocabulary:
+    """Learn a vocabulary from text; the same lines give the same vocabulary.
+
+    Args:
+        lines: The text, read once.
+        size: Number of pieces, the control pieces and the 256 bytes of the fallback counted.
+        algorithm: "unigram" or "bpe".
+        byte_fallback: Whether what the vocabulary lacks is spelled in bytes instead of UNK.
+        character_coverage: Share of the characters that become pieces.
+        where: What an error names as its place.
+
+    Raises:
+        UserError: The size does not fit the text.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            vocab_size=size,
+            model_type=algorithm,
+            byte_fallback=byte_fallback,
+            character_coverage=character_coverage,
+            pad_id=PAD,
+            unk_id=UNK,
+            bos_id=BOS,
+            eos_id=EOS,
+            max_sentence_length=_MAX_LINE_BYTES,
+            num_threads=_TRAINING_THREADS,
+            minloglevel=_NO_LOGS,
+        )
+    except RuntimeError as error:
+        raise _explain(str(error), size, where) from None
+    return Vocabulary(model.getvalue())
+
+
+def _explain(message: str, size: int, where: object) -> UserError:
+    """Say in the user's terms what SentencePiece has refused."""
+    if limit := re.search(r"too high.*<= (\d+)", message):
+        return UserError(
+            f"the corpus is too small for a vocabulary of {size} pieces; the largest possible is "
+            f"{limit[1]}",
+            where=where,
+            remedy=f"use --vocab-size {limit[1]} or less, or more text",
+        )
+    if needed := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return UserError(
+            f"{size} pieces are too few; single characters and control pieces alone are "
+            f"{needed[1]}",
+            where=where,
+            remedy=f"use a --vocab-size well over {needed[1]}",
+        )
+    if "sentences_.empty()" in message or "all_chars_count" in message:
+        return UserError("there is no text to learn a vocabulary from", where=where)
+    return UserError(f"SentencePiece failed: {message}", where=where)
