@@ -1,0 +1,56 @@
+"""From the configuration to a network."""
+
+from __future__ import annotations
+
+from nmtasync.config.schema import ModelConfig
+from nmtasync.errors import UserError
+from nmtasync.models.embeddings import Embeddings
+from nmtasync.models.sequence_to_sequence import SequenceToSequence
+
+
+def build_model(config: ModelConfig, source_size: int, target_size: int) -> SequenceToSequence:
+    """Build a network, its parameters drawn from torch's global generator.
+
+    Args:
+        config: What to build.
+        source_size: Pieces of the source vocabulary.
+        target_size: Pieces of the target vocabulary.
+
+    Raises:
+        UserError: The sizes don't fit each other.
+    """
+    if config.tied_embeddings == "all" and source_size != target_size:
+        raise UserError(
+            f"is 'all', but the vocabularies have {source_size} and {target_size} pieces",
+            where="model.tied_embeddings",
+            remedy="set it to 'target' or 'none'",
+        )
+    embeddings = Embeddings(source_size, target_size, config.dimension, config.tied_embeddings)
+    match config.type:
+        case "transformer":
+            return _build_transformer(config, embeddings)
+        case unknown:
+            raise AssertionError(unknown)
+
+
+def _build_transformer(config: ModelConfig, embeddings: Embeddings) -> SequenceToSequence:
+    from nmtasync.models.transformer import Transformer
+
+    heads = config.heads or max(1, config.dimension // 64)
+    if config.dimension % heads:
+        raise UserError(
+            f"{config.dimension} can't be divided among {heads} attention heads",
+            where="model.dimension",
+            remedy="choose a multiple of model.heads",
+        )
+    if config.dimension % 2:
+        raise UserError("must be even", where="model.dimension")
+    return Transformer(
+        embeddings,
+        dimension=config.dimension,
+        heads=heads,
+        feed_forward=config.feed_forward or 4 * config.dimension,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        dropout=config.dropout,
+    )

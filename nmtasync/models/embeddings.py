@@ -1,0 +1,53 @@
+"""Embeddings of both sides and the output projection, shared as the configuration asks.
+
+Shapes: V pieces of a vocabulary, D dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Embeddings(nn.Module):
+    """Source embedding, target embedding and output projection.
+
+    A shared matrix is one parameter with one name, so that a list of the parameters holds it
+    once. Embeddings are scaled by sqrt(D) when they are looked up and drawn from N(0, 1 / D), so
+    that they enter the network with unit variance and fit the output projection as they are.
+    Source: Press and Wolf 2017, "Using the Output Embedding to Improve Language Models";
+    Vaswani et al. 2017, section 3.4.
+
+    Args:
+        source_size: Pieces of the source vocabulary.
+        target_size: Pieces of the target vocabulary.
+        dimension: Width of an embedding, D.
+        tied: "all" (one matrix for everything), "target" (target input and output) or "none".
+    """
+
+    def __init__(self, source_size: int, target_size: int, dimension: int, tied: str) -> None:
+        super().__init__()
+        assert tied != "all" or source_size == target_size
+        self.scale = dimension**0.5
+
+        def matrix(size: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(size, dimension) / self.scale)
+
+        self.target = matrix(target_size)
+        self.source = None if tied == "all" else matrix(source_size)
+        self.output = matrix(target_size) if tied == "none" else None
+        self.output_bias = nn.Parameter(torch.zeros(target_size))
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The matrix of the output projection [V, D]."""
+        return self.target if self.output is None else self.output
+
+    def embed_source(self, ids: Tensor) -> Tensor:
+        """Look source ids up: [...] to [..., D]."""
+        return F.embedding(ids, self.target if self.source is None else self.source) * self.scale
+
+    def embed_target(self, ids: Tensor) -> Tensor:
+        """Look target ids up: [...] to [..., D]."""
+        return F.embedding(ids, self.target) * self.scale
