@@ -5,6 +5,8 @@ Shapes: V pieces of a vocabulary, D dimension.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class Embeddings(nn.Module):
     def __init__(self, source_size: int, target_size: int, dimension: int, tied: str) -> None:
         super().__init__()
         assert tied != "all" or source_size == target_size
-        self.scale = dimension**0.5
+        self.scale = math.sqrt(dimension)
 
         def matrix(size: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(size, dimension) / self.scale)

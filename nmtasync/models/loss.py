@@ -67,8 +67,10 @@ def smoothed_cross_entropy(
     Returns:
         Smoothed loss and cross-entropy, as `loss_sums`.
     """
+    inputs = (outputs, weight, bias)
+    with_gradient = torch.is_grad_enabled() and any(part.requires_grad for part in inputs)
     apply: Any = _SmoothedCrossEntropy.apply  # torch has no types for it
-    smoothed, cross_entropy = apply(outputs, weight, bias, target, label_smoothing)
+    smoothed, cross_entropy = apply(*inputs, target, label_smoothing, with_gradient)
     return smoothed, cross_entropy
 
 
@@ -83,10 +85,15 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: PLR0917 (autograd passes them by position)
-        ctx: Any, outputs: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float
+        ctx: Any,
+        outputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        target: Tensor,
+        smoothing: float,
+        with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         """Sum the loss chunk by chunk; arguments as in `smoothed_cross_entropy`."""
-        with_gradient = any(ctx.needs_input_grad)
         size, vocabulary = outputs.shape[0], weight.shape[0]
         chunk_bytes = _CHUNK_BYTES.get(outputs.device.type, _CHUNK_BYTES["cuda"])
         rows = max(1, chunk_bytes // (vocabulary * weight.element_size()))
@@ -126,9 +133,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         return smoothed, cross_entropy
 
     @staticmethod
-    def backward(
-        ctx: Any, by_smoothed: Tensor, _: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, by_smoothed: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients that `forward` has computed."""
         by_outputs, by_weight, by_bias = ctx.saved_tensors
         return (

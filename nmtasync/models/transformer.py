@@ -77,7 +77,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Transform sources [B, S, D], with the padding hidden by `bias` [B, 1, 1, S]."""
         x = x + self.dropout(self.attention(self.attention_norm(x), bias=bias))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return x + fed
 
 
 class DecoderLayer(nn.Module):
@@ -108,7 +109,8 @@ class DecoderLayer(nn.Module):
 
     def _attend_and_feed(self, x: Tensor, source: KeysValues, bias: Tensor) -> Tensor:
         x = x + self.dropout(self.cross(self.cross_norm(x), source, bias))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return x + fed
 
 
 class Transformer(SequenceToSequence):
