@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,10 +29,8 @@ class _Value(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse text in the option's type."""
         if isinstance(value, str) and self.field.type in (int, float):
-            try:
+            with contextlib.suppress(ValueError):  # a word, which the check knows or refuses
                 value = self.field.type(value)
-            except ValueError:
-                pass  # a word, which the check below knows or refuses
         try:
             return check(self.field, value, where=self.field.flag)
         except UserError as error:

@@ -113,7 +113,7 @@ class RunDirectory:
 
 
 @contextlib.contextmanager
-def explain_write_errors(place: Path) -> Iterator[None]:
+def explain_write_errors(place: Path | str) -> Iterator[None]:
     """Turn what the file system refuses into an error of one line.
 
     Raises:

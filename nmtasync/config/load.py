@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -88,18 +89,21 @@ def check(field: OptionField, value: Any, *, where: object) -> Any:
     if field.type is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not field.type:
-        raise UserError(
-            f"{field.name} must be {describe_type(field)}, not {value!r}", where=where
-        )
+        raise UserError(f"{field.name} must be {describe_type(field)}, not {value!r}", where=where)
     if field.type is str and about.choices and value not in about.choices:
         known = ", ".join(about.choices)
         raise UserError(f"{field.name} must be one of {known}, not {value!r}", where=where)
-    low, high = about.minimum, about.maximum
-    too_low, too_high = low is not None and value < low, high is not None and value > high
-    if too_low or too_high or value != value:  # noqa: PLR0124 (not a number)
-        bounds = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-        raise UserError(f"{field.name} must be {bounds}, not {value}", where=where)
+    if isinstance(value, int | float):
+        _check_bounds(field, value, where=where)
     return value
+
+
+def _check_bounds(field: OptionField, value: float, *, where: object) -> None:
+    low = -math.inf if field.about.minimum is None else field.about.minimum
+    high = math.inf if field.about.maximum is None else field.about.maximum
+    if not low <= value <= high or math.isinf(value):  # not a number is not between them either
+        bounds = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+        raise UserError(f"{field.name} must be {bounds}, not {value}", where=where)
 
 
 def describe_type(field: OptionField) -> str:

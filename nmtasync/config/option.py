@@ -33,7 +33,7 @@ class Option:
 
 def option(
     default: Any,
-    help: str,  # noqa: A002 (the field's own word)
+    help: str,
     *,
     unit: str | None = None,
     minimum: float | None = None,

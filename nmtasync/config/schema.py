@@ -213,7 +213,9 @@ class AsynchronousConfig:
 class TrainingConfig:
     """What is optimised, for how long, and what is kept."""
 
-    seed: int = option(1, "Seed of initialisation, order and dropout.", minimum=0, stages=("train",))
+    seed: int = option(
+        1, "Seed of initialisation, order and dropout.", minimum=0, stages=("train",)
+    )
     label_smoothing: float = option(
         0.1, "Probability mass spread over the vocabulary.", minimum=0.0, maximum=0.9
     )

@@ -1,0 +1,104 @@
+"""`nmtasync train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nmtasync.run_directory import RunDirectory
+
+from .options import config_options, read_settings, run_argument
+
+if TYPE_CHECKING:
+    from nmtasync.training.train import TrainingSummary
+
+
+@click.command()
+@run_argument
+@config_options("train")
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on from the latest checkpoint in RUN; --no-resume deletes the checkpoints there.",
+)
+@click.option(
+    "--dump-config", is_flag=True, help="Print the resolved configuration, explained, and end."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def train(
+    run: Path,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    dump_config: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Train on RUN/data with asynchronous workers; write RUN/checkpoints and RUN/logs.
+
+    Options come from RUN/config.toml (what was used last), then --config, then --set, then
+    flags; the last one wins. Without limits, training ends when validation has not become
+    better for training.patience times. Ctrl-C saves; the same command goes on.
+
+    \b
+    Examples:
+      nmtasync train RUN --devices cpu,cpu --optimizer-delay 2 --max-minutes 20
+      nmtasync train RUN --config my.toml --set model.type=rnn --set model.dropout=0.3
+      nmtasync train RUN --dump-config > my.toml
+    """
+    directory = RunDirectory(run)
+    settings = read_settings(config_file, assignments, flags)
+    if dump_config:
+        _dump(directory, settings)
+        return
+    from rich.console import Console
+
+    from nmtasync.training.train import train as train_run
+
+    summary = train_run(directory, settings, resume=resume, console=Console(stderr=True))
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(summary)))
+    else:
+        click.echo(_describe(summary, run))
+    sys.exit(summary.exit_code)
+
+
+def _dump(directory: RunDirectory, settings: dict[str, Any]) -> None:
+    from nmtasync.config.load import read_toml, resolve, to_toml
+
+    kept = read_toml(directory.config) if directory.config.exists() else {}
+    click.echo(to_toml(resolve(kept, settings), comments=True), nl=False)
+
+
+def _describe(summary: TrainingSummary, run: Path) -> str:
+    from nmtasync.training.display import duration
+
+    rows = [
+        ("ended", summary.reason),
+        ("time", duration(summary.seconds)),
+        ("updates", f"{summary.updates:,} ({summary.epochs:.2f} epochs)"),
+        ("target words", f"{summary.target_words:,}"),
+        (
+            "computing",
+            ", ".join(f"worker {w} {share:.0%}" for w, share in summary.computing.items()),
+        ),
+    ]
+    if summary.best:
+        best = summary.best
+        bleu = "" if best.bleu is None else f", BLEU {best.bleu:.2f} (greedy, validation)"
+        rows.append(
+            ("best", f"update {best.updates:,}: cross-entropy {best.cross_entropy:.4f}{bleu}")
+        )
+    lines = [f"{name + ':':14}{value}" for name, value in rows]
+    if summary.exit_code:
+        lines.append(f"Go on with: nmtasync train {run}")
+    else:
+        lines.append(f"Next: nmtasync evaluate {run} --test NAME SRC REF")
+        lines.append(f"Figures: tensorboard --logdir {run}/logs, or {run}/logs/metrics.jsonl")
+    return "\n".join(lines)

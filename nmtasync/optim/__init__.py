@@ -1,0 +1,1 @@
+"""Optimisation on one flat vector: layout, Adam, schedules, moving average."""

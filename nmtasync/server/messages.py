@@ -1,0 +1,55 @@
+"""What workers and the server say to each other. Fetch follows push, so the two are one exchange.
+
+Shapes: P is the length of the parameter vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Push:
+    """The header of a push. Its payload [P], a gradient summed over target words, is beside it.
+
+    Attributes:
+        worker: Who pushes.
+        sequence: The number of this push among the worker's, from 1 on. The server takes each
+            number once, so a push may be repeated without harm.
+        base_versions: The version of each shard that the gradient was computed on.
+        num_batches: Mini-batches behind the payload.
+        target_words: Target words behind the payload; end of sentence counted, padding not.
+        source_words: Source words behind it, counted likewise.
+        cross_entropy: Sum over the target words, in nats.
+        gradient_norm: Global norm of the gradient per target word, before clipping.
+        compute_seconds: Time that the worker spent computing it.
+    """
+
+    worker: int
+    sequence: int
+    base_versions: tuple[int, ...]
+    num_batches: int
+    target_words: int
+    source_words: int
+    cross_entropy: float
+    gradient_norm: float
+    compute_seconds: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The header of the answer. Its payload [P], the fresh parameters, is beside it.
+
+    Attributes:
+        sequence: The push that it answers.
+        versions: The version of each shard in the payload.
+        applied: Whether the push changed anything: not if it was a repeat or not finite.
+        staleness: For each shard, how many updates the push came late.
+        learning_rate: The learning rate of the update.
+    """
+
+    sequence: int
+    versions: tuple[int, ...]
+    applied: bool
+    staleness: tuple[int, ...]
+    learning_rate: float

@@ -1,0 +1,146 @@
+"""The server: all shards of the parameter vector, and the only writer of them.
+
+It is a plain object, free of processes and clocks; a driver brings the pushes to it.
+
+Shapes: P is the length of the parameter vector.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nmtasync.config.schema import OptimizerConfig, ScheduleConfig
+from nmtasync.optim.flat import shard_bounds
+from nmtasync.optim.smoothing import smooth
+from nmtasync.server.messages import Push, Reply
+from nmtasync.server.rules import ImmediateAdam, Rule
+
+
+@dataclass
+class Shard:
+    """A contiguous slice of the parameters.
+
+    Attributes:
+        bounds: Where it lies in the vector.
+        rule: What an arriving push does to it.
+        version: How many updates it has applied.
+    """
+
+    bounds: slice
+    rule: Rule
+    version: int = 0
+
+
+class Server:
+    """Shards, their optimizers and the moving average.
+
+    Args:
+        parameters: [P], the initial parameters; the server goes on in this very tensor.
+        num_shards: How many shards to cut it into.
+        optimizer: Adam, clipping and smoothing.
+        schedule: The learning rate.
+
+    Attributes:
+        vectors: Everything [P] that belongs to the state, by name: "parameters", the rule's
+            vectors, and "average" where smoothing is on. Shards are slices of these.
+    """
+
+    def __init__(
+        self,
+        parameters: Tensor,
+        num_shards: int,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+    ) -> None:
+        self.smoothing = optimizer.smoothing
+        self.vectors = {"parameters": parameters}
+        for name in ImmediateAdam.vectors:
+            self.vectors[name] = torch.zeros_like(parameters)
+        if self.smoothing is not None:
+            self.vectors["average"] = parameters.clone()
+        self.shards = []
+        for bounds in shard_bounds(parameters.numel(), num_shards):
+            state = {name: vector[bounds] for name, vector in self.vectors.items()}
+            rule = ImmediateAdam(state["parameters"], state, optimizer, schedule)
+            self.shards.append(Shard(bounds, rule))
+        self.last_sequences: dict[int, int] = {}
+
+    @property
+    def parameters(self) -> Tensor:
+        """[P], the newest parameters."""
+        return self.vectors["parameters"]
+
+    @property
+    def scored_parameters(self) -> Tensor:
+        """[P], what is validated and saved as the model: the moving average where it is on."""
+        return self.vectors.get("average", self.parameters)
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The version of each shard."""
+        return tuple(shard.version for shard in self.shards)
+
+    @property
+    def updates(self) -> int:
+        """The updates of the shard that has made the most."""
+        return max(self.versions)
+
+    def fetch(self, landing: Tensor) -> tuple[int, ...]:
+        """Copy the parameters to `landing` [P] and return their versions."""
+        landing.copy_(self.parameters)
+        return self.versions
+
+    def exchange(self, push: Push, payload: Tensor, landing: Tensor) -> Reply:
+        """Apply a push and hand out the fresh parameters.
+
+        A push that was taken before (its sequence number says so) changes nothing, and neither
+        does one without words or whose norm is not finite.
+
+        Args:
+            push: The header.
+            payload: [P], the gradient summed over the target words; it may be overwritten.
+            landing: [P], where the worker wants the parameters.
+        """
+        repeated = push.sequence <= self.last_sequences.get(push.worker, 0)
+        usable = push.target_words > 0 and math.isfinite(push.gradient_norm)
+        staleness: tuple[int, ...] = ()
+        learning_rate = 0.0
+        if not repeated:
+            self.last_sequences[push.worker] = push.sequence
+        if usable and not repeated:
+            bases = zip(self.versions, push.base_versions, strict=True)
+            staleness = tuple(version - base for version, base in bases)
+            for shard in self.shards:
+                learning_rate = self._apply(shard, payload[shard.bounds], push.target_words)
+        versions = self.fetch(landing)
+        applied = usable and not repeated
+        return Reply(push.sequence, versions, applied, staleness, learning_rate)
+
+    def _apply(self, shard: Shard, gradient: Tensor, target_words: int) -> float:
+        rate = shard.rule.apply(gradient, target_words=target_words, version=shard.version)
+        shard.version += 1
+        if self.smoothing is not None:
+            average, newest = self.vectors["average"], self.parameters
+            smooth(average[shard.bounds], newest[shard.bounds], shard.version, self.smoothing)
+        return rate
+
+    def restore(
+        self, vectors: dict[str, Tensor], updates: int, last_sequences: dict[int, int]
+    ) -> None:
+        """Go on from a saved state, whatever the number of shards was then.
+
+        Args:
+            vectors: [P] by name, as in `vectors`. An average that was not kept begins anew.
+            updates: The updates that had been made.
+            last_sequences: The last push taken from each worker.
+        """
+        for name, vector in self.vectors.items():
+            fallback = vectors["parameters"] if name == "average" else vector
+            vector.copy_(vectors.get(name, fallback))
+        for shard in self.shards:
+            shard.version = updates
+        self.last_sequences = dict(last_sequences)

@@ -1,0 +1,1 @@
+"""Training: workers, the drivers that run them, validation, checkpoints and reports."""

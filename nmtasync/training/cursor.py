@@ -1,0 +1,109 @@
+"""Which worker computes which batch: one cursor over deterministic epochs, each batch used once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Plan = list[npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class AssignedBatch:
+    """A mini-batch in the order of training.
+
+    Attributes:
+        epoch: From 0 on.
+        index: Its place in the epoch.
+        sentences: The numbers of its sentence pairs in the training corpus.
+    """
+
+    epoch: int
+    index: int
+    sentences: npt.NDArray[np.int64]
+
+
+class BatchCursor:
+    """Hands out the batches of epoch after epoch.
+
+    A worker holds a window of batches until it has pushed their gradient. The window of a worker
+    that died is given back, and is the next to be drawn.
+
+    Args:
+        plan_epoch: Makes the list of batches of an epoch, always the same for the same epoch.
+        max_epochs: Where to end, or None.
+    """
+
+    def __init__(self, plan_epoch: Callable[[int], Plan], max_epochs: int | None) -> None:
+        self._plan_epoch = plan_epoch
+        self._plans: dict[int, Plan] = {}
+        self.max_epochs = max_epochs
+        self.epoch = 0
+        self.position = 0
+        self._returned: list[tuple[int, int]] = []
+        self._held: dict[int, list[tuple[int, int]]] = {}
+
+    def draw(self, worker: int, num_batches: int) -> list[AssignedBatch]:
+        """Give a worker its next window; it is shorter, or empty, where the epochs end."""
+        assert not self._held.get(worker), "a worker holds one window at a time"
+        places: list[tuple[int, int]] = []
+        while len(places) < num_batches and (place := self._next()) is not None:
+            places.append(place)
+        self._held[worker] = places
+        return [AssignedBatch(e, i, self._plan(e)[i]) for e, i in places]
+
+    def finish(self, worker: int) -> None:
+        """Note that the worker's window has been pushed."""
+        self._held[worker] = []
+
+    def give_back(self, worker: int) -> None:
+        """Take the window of a worker that died before it pushed."""
+        self._returned = sorted(self._returned + self._held.pop(worker, []))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every batch of every epoch has been drawn and pushed."""
+        waiting = self._returned or any(self._held.values())
+        return not waiting and self.max_epochs is not None and self.epoch >= self.max_epochs
+
+    @property
+    def epochs_done(self) -> float:
+        """How far training has come, in epochs, the windows under way counted in."""
+        return self.epoch + self.position / max(len(self._plan(self.epoch)), 1)
+
+    def _next(self) -> tuple[int, int] | None:
+        if self._returned:
+            return self._returned.pop(0)
+        if self.max_epochs is not None and self.epoch >= self.max_epochs:
+            return None
+        place = (self.epoch, self.position)
+        self.position += 1
+        if self.position >= len(self._plan(self.epoch)):
+            self.epoch, self.position = self.epoch + 1, 0
+        return place
+
+    def _plan(self, epoch: int) -> Plan:
+        if epoch not in self._plans:
+            oldest = min([self.epoch, *(e for e, _ in self._returned)])
+            self._plans = {e: plan for e, plan in self._plans.items() if e >= oldest}
+            self._plans[epoch] = self._plan_epoch(epoch)
+        return self._plans[epoch]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; windows that are held count as not drawn."""
+        held = [place for window in self._held.values() for place in window]
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "returned": sorted(self._returned + held),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._returned = [(epoch, index) for epoch, index in state["returned"]]
+        self._held = {}

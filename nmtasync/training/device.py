@@ -1,0 +1,57 @@
+"""Where workers run."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+
+from nmtasync.errors import UserError
+
+
+def available_cores() -> int:
+    """Count the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def resolve_devices(text: str) -> list[str]:
+    """Make a list of devices, one for each worker, of what the user wrote.
+
+    Args:
+        text: "auto" or names with commas between them, for example "cuda:0,cuda:1" or "cpu,cpu".
+
+    Raises:
+        UserError: A name is no device, or the machine does not have it.
+    """
+    num_gpus = torch.cuda.device_count()
+    if text == "auto":
+        return [f"cuda:{i}" for i in range(num_gpus)] or ["cpu"] * available_cores()
+    devices = [resolve_device(name.strip(), num_gpus) for name in text.split(",")]
+    if len({name.split(":")[0] for name in devices}) > 1:
+        raise UserError(
+            f"{text!r} mixes CPUs and GPUs, and the CPUs would only make updates staler",
+            where="asynchronous.devices",
+            remedy="name devices of one kind",
+        )
+    return devices
+
+
+def resolve_device(name: str, num_gpus: int | None = None) -> str:
+    """Check the name of one device; "cuda" is "cuda:0", "auto" the first GPU or the CPU."""
+    if num_gpus is None:
+        num_gpus = torch.cuda.device_count()
+    if name == "auto":
+        return "cuda:0" if num_gpus else "cpu"
+    name = "cuda:0" if name == "cuda" else name
+    match = re.fullmatch(r"cpu|cuda:(\d+)", name)
+    if not match:
+        raise UserError(
+            f"{name!r} is no device",
+            where="asynchronous.devices",
+            remedy="write cpu or cuda:N, with commas between them, for example cpu,cpu",
+        )
+    if match[1] and int(match[1]) >= num_gpus:
+        have = f"has {num_gpus} GPU(s)" if num_gpus else "has no GPU that PyTorch can use"
+        raise UserError(f"there is no {name}: this machine {have}", where="asynchronous.devices")
+    return name

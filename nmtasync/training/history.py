@@ -1,0 +1,91 @@
+"""The validations so far: which checkpoint is the best, and whether to go on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nmtasync.errors import UserError
+from nmtasync.run_directory import RunDirectory, explain_write_errors, write_json
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One validation.
+
+    Attributes:
+        updates: The checkpoint that was validated.
+        time_seconds: When it was taken.
+        cross_entropy: Per target word, in nats.
+        bleu: From 0 to 100, of greedy translations; None where it is not measured.
+    """
+
+    updates: int
+    time_seconds: float
+    cross_entropy: float
+    bleu: float | None
+
+    def better_than(self, other: Validation, metric: str) -> bool:
+        """Compare two validations by "bleu" or "cross_entropy"; ties in BLEU by the latter."""
+        if metric == "bleu" and self.bleu != other.bleu:
+            assert self.bleu is not None and other.bleu is not None
+            return self.bleu > other.bleu
+        return self.cross_entropy < other.cross_entropy
+
+
+class ValidationHistory:
+    """All validations of a run, kept in RUN/checkpoints/validations.json.
+
+    Args:
+        run: Where.
+        metric: What decides, "bleu" or "cross_entropy".
+        until: Ignore what comes after this update: it was measured on a future that training,
+            resumed from an earlier checkpoint, has not.
+    """
+
+    def __init__(self, run: RunDirectory, metric: str, until: int = 0) -> None:
+        self.run = run
+        self.metric = metric
+        self.validations = [v for v in _read(self._path) if v.updates <= until]
+
+    @property
+    def _path(self) -> Path:
+        return self.run.checkpoints / "validations.json"
+
+    def add(self, validation: Validation) -> bool:
+        """Note a validation on disk; return whether it is the best so far."""
+        before = self.best
+        self.validations.append(validation)
+        with explain_write_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._path, [asdict(v) for v in self.validations])
+        return before is None or validation.better_than(before, self.metric)
+
+    @property
+    def best(self) -> Validation | None:
+        """The best validation; the earlier one of equals."""
+        best: Validation | None = None
+        for validation in self.validations:
+            if best is None or validation.better_than(best, self.metric):
+                best = validation
+        return best
+
+    @property
+    def num_since_best(self) -> int:
+        """How many validations in a row were not better than the best."""
+        best = self.best
+        return 0 if best is None else len(self.validations) - 1 - self.validations.index(best)
+
+    def includes(self, updates: int) -> bool:
+        """Whether the checkpoint of this update has been validated."""
+        return any(v.updates == updates for v in self.validations)
+
+
+def _read(path: Path) -> list[Validation]:
+    try:
+        return [Validation(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"can't be read: {error}", where=path, remedy="delete it") from None

@@ -1,0 +1,222 @@
+"""Several workers on this machine: a process for each, and this one as their server.
+
+This process is the only writer of the shards. It starts the workers, takes their pushes one
+after another, replaces workers that die, and has a further process save and validate.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch.multiprocessing as mp
+
+from nmtasync.errors import TrainingError
+from nmtasync.server.messages import Push
+from nmtasync.server.transport import Slot
+from nmtasync.training.session import Session
+from nmtasync.training.validator_client import ValidatorClient
+from nmtasync.training.worker_process import Failure, Ready, Task, WorkerSetup, run_worker
+
+POLL_SECONDS = 0.2
+"""How often the limits are looked at while no worker has anything to say."""
+
+
+@dataclass
+class WorkerHandle:
+    """A worker as the main process sees it.
+
+    Attributes:
+        index: Which worker it is.
+        slot: The memory shared with it; its replacements inherit it.
+        process: The process that is the worker now.
+        connection: This end of its pipe.
+        batches: Batches that it and its predecessors have computed.
+        deaths: How often in a row it has died without a push.
+        idle: Whether it waits for a task.
+        last_words: The traceback that it left, if any.
+    """
+
+    index: int
+    slot: Slot
+    process: BaseProcess
+    connection: Connection
+    batches: int = 0
+    deaths: int = 0
+    idle: bool = False
+    last_words: str = ""
+
+
+class LocalDriver:
+    """Runs several workers to the end.
+
+    Args:
+        session: The run.
+        devices: One for each worker.
+        threads: CPU threads of each worker.
+        vocabulary_sizes: Of source and target.
+        worker_batches: Batches that each worker had computed before, by its index.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        devices: list[str],
+        threads: int,
+        vocabulary_sizes: tuple[int, int],
+        worker_batches: dict[int, int],
+    ) -> None:
+        self.session = session
+        self.devices = devices
+        self.threads = threads
+        self.vocabulary_sizes = vocabulary_sizes
+        self.context = mp.get_context("spawn")
+        self.validator = ValidatorClient(session, devices[0], vocabulary_sizes, self.context)
+        self.workers: dict[int, WorkerHandle] = {}
+        size = session.server.parameters.numel()
+        for index in range(len(devices)):
+            slot = Slot.allocate(size)
+            batches = worker_batches.get(index, 0)
+            process, connection = self._start(index, slot, batches)
+            self.workers[index] = WorkerHandle(index, slot, process, connection, batches)
+
+    def _start(self, index: int, slot: Slot, batches: int) -> tuple[BaseProcess, Connection]:
+        session = self.session
+        setup = WorkerSetup(
+            index=index,
+            device=self.devices[index],
+            threads=self.threads,
+            run=session.run,
+            config=session.config,
+            vocabulary_sizes=self.vocabulary_sizes,
+            slot=slot,
+            sequence=session.server.last_sequences.get(index, 0),
+            batches=batches,
+        )
+        here, there = self.context.Pipe()
+        process = self.context.Process(
+            target=run_worker, args=(setup, there), name=f"worker {index}", daemon=True
+        )
+        process.start()
+        there.close()  # so that the pipe ends when the worker does
+        return process, here
+
+    def train(self) -> str:
+        """Train until there is a reason to stop; return it."""
+        while (reason := self.session.stop_reason()) is None:
+            self._serve_once()
+            if not self.validator.busy:
+                counts = self._worker_counts()
+                if self.session.validation_due():
+                    self.validator.request(to_validate=True, workers=counts)
+                elif self.session.save_due():
+                    self.validator.request(to_validate=False, workers=counts)
+        return reason
+
+    def _serve_once(self) -> None:
+        connections = {w.connection: w for w in self.workers.values()}
+        ready = wait([*connections, self.validator.connection], POLL_SECONDS)
+        for connection in ready:
+            if connection is self.validator.connection:
+                self.validator.receive()
+            else:
+                assert isinstance(connection, Connection)
+                self._receive(connections[connection])
+            if self.session.stop_reason():
+                return  # no push is applied past a limit
+
+    def _receive(self, worker: WorkerHandle) -> None:
+        try:
+            message = worker.connection.recv()
+        except (EOFError, OSError):
+            self._replace(worker)
+            return
+        match message:
+            case Ready():
+                versions = self.session.server.fetch(worker.slot.landing)
+                self._give_task(worker, versions)
+            case Push():
+                worker.deaths = 0
+                worker.batches += message.num_batches
+                reply = self.session.exchange(message, worker.slot.mailbox, worker.slot.landing)
+                self._give_task(worker, reply.versions)
+            case Failure():
+                worker.last_words = message.text
+
+    def _give_task(self, worker: WorkerHandle, versions: tuple[int, ...]) -> None:
+        window = self.session.next_window(worker.index)
+        worker.idle = not window
+        if window:
+            try:
+                worker.connection.send(Task(window, versions))
+            except OSError:
+                self._replace(worker)
+
+    def _replace(self, worker: WorkerHandle) -> None:
+        """Start a replacement for a worker that died; its window goes to whoever draws next."""
+        self.session.cursor.give_back(worker.index)
+        worker.connection.close()
+        worker.process.join()
+        self._log_death(worker)
+        worker.deaths += 1
+        if worker.deaths > self.session.config.asynchronous.max_restarts:
+            self._give_up(worker)
+        else:
+            process, connection = self._start(worker.index, worker.slot, worker.batches)
+            worker.process, worker.connection = process, connection
+        for other in self.workers.values():
+            if other.idle:  # the epochs had ended, but for the window that came back
+                self._give_task(other, self.session.server.fetch(other.slot.landing))
+
+    def _log_death(self, worker: WorkerHandle) -> None:
+        code = worker.process.exitcode
+        cause = f"killed by signal {-code}" if code is not None and code < 0 else "failed"
+        if worker.last_words:
+            log = self.session.run.logs / f"worker-{worker.index}.log"
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{worker.last_words}\n")
+            cause = f"failed: {worker.last_words.strip().splitlines()[-1]}"
+        self.session.reporter.worker(worker.index, f"was {cause}", self.session.clocks())
+
+    def _give_up(self, worker: WorkerHandle) -> None:
+        del self.workers[worker.index]
+        clocks = self.session.clocks()
+        self.session.reporter.worker(worker.index, "is not started again", clocks)
+        if not self.workers:
+            cause = (worker.last_words.strip().splitlines() or ["killed"])[-1]
+            raise TrainingError(
+                f"no worker is left; the last one ended with: {cause}",
+                where=self.session.run.logs,
+                remedy="the state is saved; remove the cause and run the same command again",
+            )
+
+    def _worker_counts(self) -> dict[int, dict[str, int]]:
+        return {w.index: {"batches": w.batches} for w in self.workers.values()}
+
+    def stop_workers(self) -> None:
+        """End the worker processes at once; windows that were not pushed will be drawn again."""
+        for worker in self.workers.values():
+            worker.process.kill()
+        for worker in self.workers.values():
+            worker.process.join()
+            worker.connection.close()
+
+    def finish(self, *, validate: bool) -> None:
+        """Save the last state, and validate it unless there is no time for it."""
+        counts = self._worker_counts()
+        self.stop_workers()
+        if not validate:
+            self.validator.stop()
+            self.validator.save_here(counts)
+            return
+        self.validator.drain()
+        done = self.session.history.includes(self.session.server.updates)
+        self.validator.request(to_validate=not done, workers=counts, alone=True)
+        self.validator.drain()
+        self.validator.stop()
+
+    def validate_restored(self) -> None:
+        """Make up for the validation that the resumed checkpoint was saved for."""
+        self.validator.request(to_validate=True, workers=self._worker_counts())

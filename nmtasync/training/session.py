@@ -1,0 +1,214 @@
+"""A training run as the main process sees it: server, data position, clocks, limits, history.
+
+The drivers differ in how pushes reach `Session.exchange`; everything else about a run is here.
+
+Shapes: P is the length of the parameter vector.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from nmtasync.config.schema import Config
+from nmtasync.errors import TrainingError
+from nmtasync.run_directory import RunDirectory
+from nmtasync.server.messages import Push, Reply
+from nmtasync.server.server import Server
+from nmtasync.training import checkpoint
+from nmtasync.training.checkpoint import Snapshot
+from nmtasync.training.cursor import AssignedBatch, BatchCursor
+from nmtasync.training.history import Validation, ValidationHistory
+from nmtasync.training.reporting import Reporter
+
+MAX_UNUSABLE_PUSHES = 25
+"""So many pushes in a row whose gradient is not finite end the training."""
+
+
+@dataclass
+class Progress:
+    """What has been done, over all resumes.
+
+    Attributes:
+        batches: Mini-batches, of all workers.
+        pushes: Pushes that were applied.
+        target_words: Target words behind them.
+        source_words: Source words behind them.
+    """
+
+    batches: int = 0
+    pushes: int = 0
+    target_words: int = 0
+    source_words: int = 0
+
+    def add(self, push: Push) -> None:
+        """Count an applied push."""
+        self.batches += push.num_batches
+        self.pushes += 1
+        self.target_words += push.target_words
+        self.source_words += push.source_words
+
+
+class Session:
+    """One training run.
+
+    Args:
+        run: The directory.
+        config: The experiment.
+        server: The parameters.
+        cursor: The data position.
+        history: The validations so far.
+        reporter: Who tells the user.
+        vocabulary_digest: Hash of RUN/vocab, for checkpoints.
+        progress: What was done before.
+        seconds_before: Time that training took before.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: Config,
+        server: Server,
+        cursor: BatchCursor,
+        history: ValidationHistory,
+        reporter: Reporter,
+        vocabulary_digest: str,
+        progress: Progress,
+        seconds_before: float,
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.server = server
+        self.cursor = cursor
+        self.history = history
+        self.reporter = reporter
+        self.vocabulary_digest = vocabulary_digest
+        self.progress = progress
+        self.stop_request: str | None = None
+        self._start = time.monotonic() - seconds_before
+        self._unusable_pushes = 0
+        self._last_saved_updates = server.updates
+        self._last_saved_seconds = seconds_before
+        self._last_validated_updates = server.updates
+
+    @property
+    def seconds(self) -> float:
+        """Time since training began, over resumes."""
+        return time.monotonic() - self._start
+
+    def restored(self) -> None:
+        """Note that the server has been restored from a checkpoint, which needs no saving."""
+        self._last_saved_updates = self._last_validated_updates = self.server.updates
+
+    def next_window(self, worker: int) -> list[AssignedBatch]:
+        """Draw the batches of a worker's next push; none where the epochs end."""
+        return self.cursor.draw(worker, self.config.asynchronous.optimizer_delay)
+
+    def exchange(self, push: Push, payload: Tensor, landing: Tensor) -> Reply:
+        """Let the server take a push, and count it.
+
+        Args:
+            push: The header.
+            payload: [P], the gradient.
+            landing: [P], where the worker wants the parameters.
+
+        Raises:
+            TrainingError: Too many pushes in a row could not be used.
+        """
+        reply = self.server.exchange(push, payload, landing)
+        self.cursor.finish(push.worker)
+        if reply.applied:
+            self._unusable_pushes = 0
+            self.progress.add(push)
+        else:
+            self._count_unusable(push)
+        self.reporter.pushed(push, reply, self.clocks())
+        return reply
+
+    def _count_unusable(self, push: Push) -> None:
+        self._unusable_pushes += 1
+        self.reporter.worker(push.worker, "dropped a gradient that is not finite", self.clocks())
+        if self._unusable_pushes >= MAX_UNUSABLE_PUSHES:
+            raise TrainingError(
+                f"training diverged: {self._unusable_pushes} gradients in a row are not finite",
+                where=self.run.root,
+                remedy="lower schedule.learning_rate or raise schedule.warmup_updates; "
+                "the last checkpoint is kept",
+            )
+
+    def clocks(self) -> dict[str, Any]:
+        """The clocks that every line of the log carries."""
+        return {
+            "time_seconds": round(self.seconds, 3),
+            "batches": self.progress.batches,
+            "updates": self.server.updates,
+            "epoch": round(self.cursor.epochs_done, 4),
+        }
+
+    def stop_reason(self) -> str | None:
+        """Say why training is over, or None while it is not."""
+        limits = self.config.training
+        if self.stop_request:
+            return self.stop_request
+        if limits.max_minutes is not None and self.seconds >= 60 * limits.max_minutes:
+            return f"reached training.max_minutes = {limits.max_minutes:g}"
+        if limits.max_updates is not None and self.server.updates >= limits.max_updates:
+            return f"reached training.max_updates = {limits.max_updates}"
+        if self.cursor.exhausted:
+            return f"reached training.max_epochs = {limits.max_epochs}"
+        if limits.patience is not None and self.history.num_since_best >= limits.patience:
+            return f"no better validation for training.patience = {limits.patience} times"
+        return None
+
+    def validation_due(self) -> bool:
+        """Whether a multiple of `training.validate_every` has been passed."""
+        every = self.config.training.validate_every
+        return self.server.updates // every > self._last_validated_updates // every
+
+    def save_due(self) -> bool:
+        """Whether the last checkpoint is older than `training.save_every_minutes`."""
+        old = self.seconds - self._last_saved_seconds
+        fresh = self.server.updates > self._last_saved_updates
+        return fresh and old >= 60 * self.config.training.save_every_minutes
+
+    def snapshot(
+        self, *, to_validate: bool, vectors: dict[str, Tensor], workers: dict[int, dict[str, int]]
+    ) -> Snapshot:
+        """Describe this moment, for a checkpoint.
+
+        Args:
+            to_validate: Whether it will be validated; a resumed run makes up for it if not.
+            vectors: [P] by name: the server's, or a copy of them, and those of workers.
+            workers: The clocks of the workers that this process can ask.
+        """
+        self._last_saved_updates = self.server.updates
+        self._last_saved_seconds = self.seconds
+        if to_validate:
+            self._last_validated_updates = self.server.updates
+        state = {
+            **self.clocks(),
+            "versions": list(self.server.versions),
+            "to_validate": to_validate,
+            "vocabulary": self.vocabulary_digest,
+            "cursor": self.cursor.state(),
+            "progress": asdict(self.progress),
+            "last_sequences": {str(k): v for k, v in self.server.last_sequences.items()},
+            "workers": {str(k): v for k, v in workers.items()},
+        }
+        scored = vectors.get("average", vectors["parameters"])
+        return Snapshot(scored, vectors, state)
+
+    def note_saved(self, updates: int) -> None:
+        """Report a checkpoint that has been written, and delete old ones."""
+        checkpoint.prune(self.run, self.config.training.keep_checkpoints)
+        self.reporter.checkpoint(updates, self.clocks())
+
+    def note_validated(self, validation: Validation) -> None:
+        """Report a validation, and point `best` at its checkpoint if it is the best."""
+        best = self.history.add(validation)
+        if best:
+            checkpoint.point(self.run, "best", validation.updates)
+        self.reporter.validated(validation, best, self.history.num_since_best, self.clocks())

@@ -1,0 +1,123 @@
+"""The main process's side of the validator process: snapshots out, results in."""
+
+from __future__ import annotations
+
+from multiprocessing.context import SpawnContext
+
+from nmtasync.errors import TrainingError
+from nmtasync.models.build import build_model
+from nmtasync.optim.flat import FlatModel
+from nmtasync.server.transport import shared_vector
+from nmtasync.training import checkpoint
+from nmtasync.training.device import available_cores
+from nmtasync.training.history import Validation
+from nmtasync.training.session import Session
+from nmtasync.training.validator_process import Request, Saved, ValidatorSetup, run_validator
+from nmtasync.training.worker_process import Failure
+
+
+class ValidatorClient:
+    """Has snapshots saved and validated by a process of their own.
+
+    Args:
+        session: The run, which is told the results.
+        device: Where to validate.
+        vocabulary_sizes: Of source and target.
+        context: How processes are started.
+
+    Attributes:
+        busy: Whether a request is under way.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        device: str,
+        vocabulary_sizes: tuple[int, int],
+        context: SpawnContext,
+    ) -> None:
+        self.session = session
+        self.vocabulary_sizes = vocabulary_sizes
+        self.busy = False
+        self._validating = False
+        size = session.server.parameters.numel()
+        self.vectors = {name: shared_vector(size) for name in session.server.vectors}
+        setup = ValidatorSetup(device, session.run, session.config, vocabulary_sizes, self.vectors)
+        self.connection, there = context.Pipe()
+        self.process = context.Process(
+            target=run_validator, args=(setup, there), name="validator", daemon=True
+        )
+        self.process.start()
+        there.close()
+
+    def request(
+        self, *, to_validate: bool, workers: dict[int, dict[str, int]], alone: bool = False
+    ) -> None:
+        """Copy the server's state and have it saved and, if asked for, validated.
+
+        Args:
+            to_validate: Whether to validate it.
+            workers: The clocks of the workers.
+            alone: Whether no worker is running, so that all cores may be used.
+        """
+        assert not self.busy
+        for name, vector in self.session.server.vectors.items():
+            self.vectors[name].copy_(vector)
+        snapshot = self.session.snapshot(
+            to_validate=to_validate, vectors=self.vectors, workers=workers
+        )
+        self.busy, self._validating = True, to_validate
+        try:
+            self.connection.send(Request(snapshot.state, available_cores() if alone else 1))
+        except OSError:
+            self._fail("it has died")
+
+    def receive(self) -> None:
+        """Take one message from the process.
+
+        Raises:
+            TrainingError: The process has failed.
+        """
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            self._fail(f"exit code {self.process.exitcode}")
+        match message:
+            case Saved():
+                self.session.note_saved(message.updates)
+                self.busy = self._validating
+            case Validation():
+                self.session.note_validated(message)
+                self.busy = False
+            case Failure():
+                self._fail(message.text)
+
+    def _fail(self, cause: str) -> None:
+        log = self.session.run.logs / "validator.log"
+        log.write_text(cause, encoding="utf-8")
+        raise TrainingError(
+            f"saving or validating failed: {cause.strip().splitlines()[-1]}",
+            where=log,
+            remedy="remove the cause and run the same command again",
+        )
+
+    def drain(self) -> None:
+        """Wait for what is under way."""
+        while self.busy:
+            self.receive()
+
+    def stop(self) -> None:
+        """End the process at once; what it was writing is whole or not there."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+        self.busy = False
+
+    def save_here(self, workers: dict[int, dict[str, int]]) -> None:
+        """Save the server's state in this process, when the other one has ended."""
+        model = build_model(self.session.config.model, *self.vocabulary_sizes)
+        vectors = self.session.server.vectors
+        snapshot = self.session.snapshot(to_validate=False, vectors=vectors, workers=workers)
+        checkpoint.save(self.session.run, snapshot, FlatModel(model), self.session.config)
+        self.session.note_saved(snapshot.updates)

@@ -1,0 +1,131 @@
+"""A worker: it turns a window of batches into one push, on its own replica of the parameters.
+
+A plain object, free of processes: drivers run it in this process or in another.
+
+Shapes: P is the length of the parameter vector.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nmtasync.config.schema import Config
+from nmtasync.data.batches import collate
+from nmtasync.data.shards import ParallelShards
+from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.optim.flat import FlatModel
+from nmtasync.server.messages import Push
+from nmtasync.training.cursor import AssignedBatch
+from nmtasync.training.gradient import BatchFigures, add_gradient, batch_seed, clip_factor
+from nmtasync.training.local_optimizer import LocalOptimizer
+
+
+class Worker:
+    """Computes pushes.
+
+    Args:
+        index: Which worker this is, from 0 on.
+        flat: Its replica of the model. The gradient of a window is gathered in
+            `flat.gradients`, and fetched parameters are written to `flat.parameters`.
+        corpus: The training corpus.
+        config: The experiment.
+        sequence: The number of the last push that the server took from this worker.
+        batches: How many batches this worker has computed before.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        flat: FlatModel[SequenceToSequence],
+        corpus: ParallelShards,
+        config: Config,
+        sequence: int = 0,
+        batches: int = 0,
+    ) -> None:
+        self.index = index
+        self.flat = flat
+        self.corpus = corpus
+        self.config = config
+        self.sequence = sequence
+        self.batches = batches
+        self.versions: tuple[int, ...] = ()
+        self.local: LocalOptimizer | None = None
+        if self.local_batches_left > 0:
+            self.local = LocalOptimizer(flat, config)
+        flat.model.train()
+
+    @property
+    def local_batches_left(self) -> float:
+        """For how many more batches the local optimizer runs."""
+        limit = self.config.asynchronous.local_optimizer_batches
+        return math.inf if isinstance(limit, str) else limit - self.batches
+
+    def compute(self, window: Sequence[AssignedBatch]) -> Push:
+        """Compute the gradient of a window; its payload is left in `flat.gradients`.
+
+        The parameters must be those fetched last, of `versions`.
+        """
+        start = time.perf_counter()
+        self.flat.gradients.zero_()
+        figures = [self._compute_batch(assigned) for assigned in window]
+        target_words = sum(figure.target_words for figure in figures)
+        # the only place where the device and the host wait for each other
+        cross_entropy = float(torch.stack([f.cross_entropy for f in figures]).double().sum())
+        norm = float(self.flat.gradients.norm()) / max(target_words, 1)
+        factor = clip_factor(norm, self.config.optimizer.clip_norm)
+        if factor < 1.0:
+            self.flat.gradients.mul_(factor)
+        self.sequence += 1
+        return Push(
+            worker=self.index,
+            sequence=self.sequence,
+            base_versions=self.versions,
+            num_batches=len(figures),
+            target_words=target_words,
+            source_words=sum(figure.source_words for figure in figures),
+            cross_entropy=cross_entropy,
+            gradient_norm=norm,
+            compute_seconds=time.perf_counter() - start,
+        )
+
+    def _compute_batch(self, assigned: AssignedBatch) -> BatchFigures:
+        training = self.config.training
+        batch = collate(self.corpus, assigned.sentences).to(self.flat.parameters.device)
+        seed = batch_seed(training.seed, assigned.epoch, assigned.index)
+        local = self.local if self.local_batches_left > 0 else None
+        if local is None:
+            figures = add_gradient(self.flat, batch, training.label_smoothing, seed)
+        else:
+            with local.separate_gradient():
+                figures = add_gradient(self.flat, batch, training.label_smoothing, seed)
+            local.update(figures.target_words, max(self.versions, default=0) + 1)
+        self.batches += 1
+        return figures
+
+    def state_vectors(self) -> dict[str, Tensor]:
+        """The vectors [P] that a checkpoint must keep so that the worker goes on unchanged."""
+        if self.local is None:
+            return {}
+        names = (f"local_first_moment.{self.index}", f"local_second_moment.{self.index}")
+        return dict(zip(names, (self.local.first_moment, self.local.second_moment), strict=True))
+
+    def counts(self) -> dict[str, int]:
+        """The clocks that a checkpoint must keep besides the vectors."""
+        return {"batches": self.batches, "local_updates": self.local.updates if self.local else 0}
+
+    def restore(self, vectors: dict[str, Tensor], counts: dict[str, int]) -> None:
+        """Go on from what `state_vectors` and `counts` gave.
+
+        A local optimizer whose vectors were not kept begins anew.
+        """
+        self.batches = counts["batches"]
+        own = self.state_vectors()
+        if self.local is not None and own.keys() <= vectors.keys():
+            for name, vector in own.items():
+                vector.copy_(vectors[name])
+            self.local.updates = counts["local_updates"]
