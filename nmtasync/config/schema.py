@@ -48,7 +48,8 @@ class DataConfig:
     )
     max_ratio: float | None = option(
         4.0,
-        "Drop training pairs with one side this many times longer than the other, in pieces.",
+        "Drop training pairs with one side this many times longer than the other, in pieces; "
+        "pairs of at most 15 pieces a side pass.",
         minimum=1.0,
         stages=("preprocess",),
     )

@@ -20,6 +20,8 @@ from nmtasync.errors import UserError
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 
+SENTENCEPIECE_VERSION: str = sentencepiece.__version__
+
 JOINT_NAME, SOURCE_NAME, TARGET_NAME = "joint.model", "source.model", "target.model"
 
 # Sums of floats depend on how training is cut into threads, so their number is not the machine's.

@@ -1,0 +1,146 @@
+"""`nmtasync preprocess`: raw parallel text to RUN/vocab and RUN/data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nmtasync.config.load import Settings, parse_assignment
+from nmtasync.config.schema import DataConfig
+from nmtasync.errors import UserError
+from nmtasync.run_directory import RunDirectory
+
+from .options import config_options, read_settings, run_argument
+
+if TYPE_CHECKING:
+    from nmtasync.data.report import CorpusReport, PreprocessReport
+
+_PAIR = (click.Path(path_type=Path), click.Path(path_type=Path))
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--train",
+    type=_PAIR,
+    multiple=True,
+    required=True,
+    metavar="SRC TGT",
+    help="The two sides of a training corpus, plain text or gzip, line by line; may be repeated.",
+)
+@click.option(
+    "--valid",
+    type=_PAIR,
+    multiple=True,
+    required=True,
+    metavar="SRC TGT",
+    help="The two sides of the validation corpus, likewise; may be repeated.",
+)
+@config_options("preprocess")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the results of an earlier preprocess; refused if RUN holds checkpoints.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def preprocess(
+    run: Path,
+    train: tuple[tuple[Path, Path], ...],
+    valid: tuple[tuple[Path, Path], ...],
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    overwrite: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Clean parallel text, learn the vocabulary, write the binarised corpus.
+
+    Reads text files of UTF-8 with one sentence a line. Drops training pairs with an empty side,
+    duplicates, and pairs that are too long or too different in length; of the validation pairs
+    only those with an empty side. Then learns a SentencePiece vocabulary and writes RUN/vocab,
+    RUN/data, RUN/config.toml and RUN/manifest.json: all of them, or after an error none.
+
+    \b
+    Example, German to English from two corpora:
+      nmtasync preprocess runs/de-en \\
+        --train news.de.gz news.en.gz --train talks.de talks.en --valid dev.de dev.en \\
+        --source-language de --target-language en --vocab-size 16000
+    """
+    from nmtasync.data.corpus import PairPaths
+    from nmtasync.data.preprocess import preprocess as run_preprocess
+
+    from .progress import ProgressDisplay
+
+    config = _data_config(read_settings(config_file, assignments, flags), assignments)
+    with ProgressDisplay("pairs") as display:
+        report = run_preprocess(
+            RunDirectory(run),
+            [PairPaths(*pair) for pair in train],
+            [PairPaths(*pair) for pair in valid],
+            config,
+            overwrite=overwrite,
+            on_progress=display,
+        )
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _print_report(run, report)
+
+
+def _data_config(settings: Settings, assignments: tuple[str, ...]) -> DataConfig:
+    """Take this stage's section; a config file may hold the sections of later stages too."""
+    for text in assignments:
+        name, _ = parse_assignment(text)
+        if not name.startswith("data."):
+            raise UserError(
+                "has no effect on preprocess, which reads the section data",
+                where=f"--set {name}",
+                remedy="give it to `nmtasync train`",
+            )
+    section = {n.removeprefix("data."): v for n, v in settings.items() if n.startswith("data.")}
+    return DataConfig(**section)
+
+
+def _print_report(run: Path, report: PreprocessReport) -> None:
+    import rich.box
+    import rich.console
+    import rich.table
+
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("")
+    for name in ("pairs", "share"):
+        table.add_column(name, justify="right")
+    table.add_column("first", overflow="fold")
+    _add_corpus(table, "training", report.train)
+    table.add_section()
+    _add_corpus(table, "validation", report.valid)
+    console = rich.console.Console(highlight=False)
+    console.print(table, width=None if console.is_terminal else 160, no_wrap=True)
+    sizes = " and ".join(f"{n:,}" for n in report.vocabulary_sizes)
+    vocabulary = f"{report.vocabulary_sizes[0]:,} joint" if report.joint else sizes
+    train = report.train
+    click.echo(f"vocabulary       {vocabulary} pieces")
+    click.echo(
+        f"pieces per word  {train.source_pieces / train.source_words:.2f} source, "
+        f"{train.target_pieces / train.target_words:.2f} target"
+    )
+    click.echo(f"training words   {train.source_words:,} source, {train.target_words:,} target")
+    click.echo(f"time             {report.seconds:.1f} s")
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    click.echo(f"\nNext: nmtasync train {click.format_filename(run)}")
+
+
+def _add_corpus(table: Any, name: str, corpus: CorpusReport) -> None:
+    table.add_row(f"{name} pairs read", f"{corpus.num_read:,}", "", "")
+    for dropped in corpus.dropped:
+        table.add_row(
+            f"  {dropped.reason}",
+            f"{dropped.num_pairs:,}",
+            f"{dropped.num_pairs / corpus.num_read:.1%}",
+            dropped.example,
+        )
+    table.add_row("  kept", f"{corpus.num_kept:,}", f"{corpus.num_kept / corpus.num_read:.1%}", "")

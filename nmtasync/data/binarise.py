@@ -1,0 +1,108 @@
+"""The last pass of preprocessing: segment a staged corpus, filter by length, write its shards."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nmtasync.config.schema import DataConfig
+from nmtasync.data.cleaning import Verdict, judge_lengths
+from nmtasync.data.report import CorpusReport
+from nmtasync.data.shards import ParallelShards, write_shards
+from nmtasync.data.staging import OnProgress, StagedCorpus
+from nmtasync.data.vocabulary import VocabularyPair
+
+_CHUNK_PAIRS = 10_000
+
+SOURCE_TEXT, TARGET_TEXT = "source.txt", "target.txt"
+"""Beside the shards of an unfiltered corpus: its text, which BLEU on it needs."""
+
+
+def binarise(
+    corpus: StagedCorpus,
+    data: Path,
+    vocabularies: VocabularyPair,
+    filters: DataConfig | None,
+    on_progress: OnProgress,
+) -> CorpusReport:
+    """Segment a corpus and write its shards to data/NAME.
+
+    Args:
+        corpus: What to write; its verdicts get those of the filters added.
+        data: The parent of the shards' directory.
+        vocabularies: How to segment.
+        filters: Drop pairs by their length in pieces; None keeps all, as validation needs it, and
+            keeps their text beside the shards.
+        on_progress: Told how far it is.
+    """
+    directory = data / corpus.name
+    words, total, done = [0, 0], corpus.num_kept, 0
+    max_length = filters.max_length if filters else None
+    max_ratio = filters.max_ratio if filters else None
+    with write_shards(directory, vocabularies.source.size, vocabularies.target.size) as shards:
+        for pairs, sources, targets in _chunks(corpus):
+            on_progress(f"binarising ({corpus.name})", done, total)
+            source_ids = vocabularies.source.encode(sources)
+            target_ids = vocabularies.target.encode(targets)
+            verdicts = judge_lengths(
+                _lengths(source_ids),
+                _lengths(target_ids),
+                max_length=max_length,
+                max_ratio=max_ratio,
+            )
+            corpus.verdicts[pairs] = verdicts
+            kept = (verdicts == Verdict.KEPT).tolist()
+            shards.append(
+                list(itertools.compress(source_ids, kept)),
+                list(itertools.compress(target_ids, kept)),
+            )
+            words[0] += _count_words(itertools.compress(sources, kept))
+            words[1] += _count_words(itertools.compress(targets, kept))
+            done += len(pairs)
+    if filters is None:
+        _write_text(corpus, directory)
+    return _report(corpus, ParallelShards.open(directory), words)
+
+
+def _chunks(corpus: StagedCorpus) -> Iterator[tuple[npt.NDArray[np.int64], list[str], list[str]]]:
+    pairs = corpus.kept_pairs()
+    while chunk := list(itertools.islice(pairs, _CHUNK_PAIRS)):
+        numbers, sources, targets = zip(*chunk, strict=True)
+        yield np.array(numbers), list(sources), list(targets)
+
+
+def _lengths(sentences: list[list[int]]) -> npt.NDArray[np.int64]:
+    return np.fromiter(map(len, sentences), dtype=np.int64, count=len(sentences))
+
+
+def _count_words(lines: Iterable[str]) -> int:
+    return sum(len(line.split()) for line in lines)
+
+
+def _write_text(corpus: StagedCorpus, directory: Path) -> None:
+    with (
+        (directory / SOURCE_TEXT).open("w", encoding="utf-8", newline="\n") as sources,
+        (directory / TARGET_TEXT).open("w", encoding="utf-8", newline="\n") as targets,
+    ):
+        for _, source, target in corpus.kept_pairs():
+            sources.write(source + "\n")
+            targets.write(target + "\n")
+
+
+def _report(corpus: StagedCorpus, shards: ParallelShards, words: list[int]) -> CorpusReport:
+    longest = np.maximum(shards.source_lengths, shards.target_lengths).max(initial=0)
+    return CorpusReport(
+        files=corpus.files,
+        num_read=len(corpus),
+        num_kept=corpus.num_kept,
+        dropped=corpus.dropped(),
+        source_words=words[0],
+        target_words=words[1],
+        source_pieces=int(shards.source_lengths.sum(dtype=np.int64)),
+        target_pieces=int(shards.target_lengths.sum(dtype=np.int64)),
+        longest=int(longest),
+    )

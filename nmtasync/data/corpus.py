@@ -1,0 +1,184 @@
+"""Parallel text as users have it: two files, plain or gzipped, one sentence a line.
+
+Only a line feed ends a line (a carriage return before it belongs to the line's end). Other
+characters that Unicode calls line separators stay inside their line, so that both sides
+keep their numbering, as in every tool of the field.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from nmtasync.errors import UserError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_OTHER_MAGIC = {
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"PK\x03\x04": "zip",
+}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BUFFER_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class PairPaths:
+    """The two files of a parallel corpus; line i of one translates line i of the other."""
+
+    source: Path
+    target: Path
+
+
+class TextReader:
+    """Reads a text file once, from start to end, and hashes what it reads.
+
+    Gzip is recognised by its content, so pipes work, with or without compression.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        num_lines: Lines read so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.num_lines = 0
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the file's bytes, as they are on the disk; whole once all is read."""
+        return self._hash.hexdigest()
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines, without their ends.
+
+        Raises:
+            UserError: The file can't be read, is damaged, or is no UTF-8 text; with the line.
+        """
+        with open_input(self.path) as file:
+            buffered = io.BufferedReader(_HashingFile(file, self._hash), _BUFFER_BYTES)
+            magic = buffered.peek(8)[:8]
+            self._refuse_unknown_compression(magic)
+            if magic.startswith(_GZIP_MAGIC):
+                with gzip.GzipFile(fileobj=buffered) as unzipped:
+                    yield from self._lines(io.BufferedReader(unzipped, _BUFFER_BYTES))
+            else:
+                yield from self._lines(buffered)
+
+    def _refuse_unknown_compression(self, magic: bytes) -> None:
+        for start, name in _OTHER_MAGIC.items():
+            if magic.startswith(start):
+                message = f"is compressed with {name}; only plain text and gzip are read"
+                raise UserError(message, where=self.path, remedy="decompress it first")
+
+    def _lines(self, file: Iterable[bytes]) -> Iterator[str]:
+        try:
+            for raw in file:
+                self.num_lines += 1
+                yield self._decode(raw)
+        except EOFError:
+            where, remedy = f"{self.path}:{self.num_lines + 1}", "copy or download it again"
+            message = "the file is cut off in the middle: its gzip stream has no end"
+            raise UserError(message, where=where, remedy=remedy) from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            where, remedy = f"{self.path}:{self.num_lines + 1}", "copy or download it again"
+            raise UserError(f"is damaged: {error}", where=where, remedy=remedy) from None
+        except OSError as error:
+            raise UserError(f"can't be read: {error.strerror}", where=self.path) from None
+
+    def _decode(self, raw: bytes) -> str:
+        line = raw.removesuffix(b"\n").removesuffix(b"\r")
+        if self.num_lines == 1:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+        where = f"{self.path}:{self.num_lines}"
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            byte, column = error.object[error.start], error.start + 1
+            raise UserError(
+                f"invalid UTF-8: byte 0x{byte:02x} at byte {column} of the line",
+                where=where,
+                remedy="convert the file to UTF-8, for example with iconv, or remove the pair",
+            ) from None
+        if "\0" in text:
+            remedy = "convert it to UTF-8 if it is UTF-16, or remove the pair"
+            raise UserError("the line holds a NUL character", where=where, remedy=remedy)
+        return text
+
+
+def read_pairs(source: TextReader, target: TextReader) -> Iterator[tuple[str, str]]:
+    """Read two files side by side.
+
+    Raises:
+        UserError: They differ in length, or as `TextReader`.
+    """
+    sources, targets = iter(source), iter(target)
+    while True:
+        left, right = next(sources, None), next(targets, None)
+        if left is not None and right is not None:
+            yield left, right
+        elif left is None and right is None:
+            return
+        else:
+            for _ in targets if left is None else sources:
+                pass  # count the rest
+            raise _unequal(source, target)
+
+
+def _unequal(source: TextReader, target: TextReader) -> UserError:
+    """Say how two files differ in length, after both have been read."""
+    shorter, longer = sorted((source, target), key=lambda reader: reader.num_lines)
+    return UserError(
+        f"the two sides differ in length: {longer.path} has {longer.num_lines:,} lines, "
+        f"{shorter.path} has {shorter.num_lines:,}; this line is the first without a partner",
+        where=f"{longer.path}:{shorter.num_lines + 1}",
+        remedy="give files that translate each other line by line",
+    )
+
+
+def open_input(path: Path) -> BinaryIO:
+    """Open a file that the user has named.
+
+    Raises:
+        UserError: It is missing, a directory, or not readable.
+    """
+    try:
+        return path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise UserError("there is no such file", where=path, remedy="check the path") from None
+    except IsADirectoryError:
+        raise UserError("is a directory, not a text file", where=path) from None
+    except OSError as error:
+        raise UserError(f"can't be read: {error.strerror}", where=path) from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read a whole text file, plain or gzipped; errors as of `TextReader`."""
+    return list(TextReader(path))
+
+
+class _HashingFile(io.RawIOBase):
+    """A raw file whose bytes pass through a hash on their way."""
+
+    def __init__(self, file: BinaryIO, hasher: hashlib._Hash) -> None:
+        self._file = file
+        self._hash = hasher
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self._hash.update(data)
+        return len(data)

@@ -1,0 +1,130 @@
+"""The stage `preprocess`: raw parallel text to a vocabulary and binarised, memory-mapped corpora.
+
+Three passes: read and clean, learn the vocabulary, segment and write. Corpora may be larger than
+memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+
+from nmtasync.config.load import to_toml
+from nmtasync.config.schema import Config, DataConfig
+from nmtasync.data.binarise import binarise
+from nmtasync.data.cleaning import mark_duplicates
+from nmtasync.data.corpus import PairPaths, open_input
+from nmtasync.data.installation import installation
+from nmtasync.data.report import PreprocessReport, write_manifest
+from nmtasync.data.staging import OnProgress, StagedCorpus, stage_corpus
+from nmtasync.data.vocabulary import Vocabulary, VocabularyPair, learn_vocabulary
+from nmtasync.errors import UserError
+from nmtasync.run_directory import RunDirectory, explain_write_errors
+
+VOCABULARY_SAMPLE_PAIRS = 1_000_000
+"""The vocabulary is learned from so many pairs at the most, spread evenly over the corpus."""
+
+
+def preprocess(
+    run: RunDirectory,
+    train: Sequence[PairPaths],
+    valid: Sequence[PairPaths],
+    config: DataConfig,
+    *,
+    overwrite: bool = False,
+    on_progress: OnProgress = lambda step, done, total: None,
+) -> PreprocessReport:
+    """Clean parallel text, learn the vocabulary and write the binarised corpora into RUN.
+
+    Training pairs are filtered and deduplicated; of the validation pairs only those with an empty
+    side are dropped. RUN gets everything or, after an error, nothing.
+
+    Args:
+        run: Where the results go.
+        train: The training corpus, in one or several pairs of files.
+        valid: The validation corpus, likewise.
+        config: Vocabulary and filters.
+        overwrite: Whether to replace the results of an earlier preprocessing.
+        on_progress: Told how far it is.
+
+    Returns:
+        What was read, dropped and written.
+
+    Raises:
+        UserError: An input can't be used, or RUN is taken.
+        NmtasyncError: The disk is full.
+    """
+    start = time.perf_counter()
+    for paths in (*train, *valid):  # before RUN is touched
+        open_input(paths.source).close()
+        open_input(paths.target).close()
+    with explain_write_errors(run.root), run.lock(), installation(run, overwrite=overwrite) as out:
+        training = stage_corpus(
+            "train",
+            train,
+            out / "train",
+            max_length=config.max_length,
+            on_progress=on_progress,
+        )
+        validation = stage_corpus(
+            "valid", valid, out / "valid", max_length=None, on_progress=on_progress
+        )
+        if config.deduplicate:
+            mark_duplicates(training.verdicts, training.keys)
+        for corpus in (training, validation):
+            _refuse_nothing_left(corpus)
+        vocabularies = _learn(training, config, on_progress)
+        (out / "vocab").mkdir()
+        vocabularies.save(out / "vocab")
+        reports = []
+        for corpus, filters in ((training, config), (validation, None)):
+            reports.append(binarise(corpus, out / "data", vocabularies, filters, on_progress))
+            _refuse_nothing_left(corpus)
+            shutil.rmtree(corpus.directory)
+        report = PreprocessReport(
+            train=reports[0],
+            valid=reports[1],
+            overlap=validation.count_shared(training),
+            vocabulary_sizes=(vocabularies.source.size, vocabularies.target.size),
+            joint=vocabularies.joint,
+            vocabulary_digest=vocabularies.digest(),
+            max_length=config.max_length,
+            seconds=time.perf_counter() - start,
+        )
+        (out / "config.toml").write_text(to_toml(Config(data=config), only=["data"]), "utf-8")
+        write_manifest(out, config, report)
+    return report
+
+
+def _learn(corpus: StagedCorpus, config: DataConfig, on_progress: OnProgress) -> VocabularyPair:
+    def learn(lines: Iterable[str], name: str) -> Vocabulary:
+        on_progress(f"learning the {name} vocabulary", 0, None)
+        return learn_vocabulary(
+            lines,
+            size=config.vocab_size,
+            algorithm=config.vocab_type,
+            byte_fallback=config.byte_fallback,
+            character_coverage=config.character_coverage,
+            where=f"{name} vocabulary",
+        )
+
+    if config.joint_vocabulary:
+        both = itertools.chain.from_iterable(corpus.sample(VOCABULARY_SAMPLE_PAIRS))
+        joint = learn(both, "joint")
+        return VocabularyPair(joint, joint, joint=True)
+    sources = (source for source, _ in corpus.sample(VOCABULARY_SAMPLE_PAIRS))
+    targets = (target for _, target in corpus.sample(VOCABULARY_SAMPLE_PAIRS))
+    return VocabularyPair(learn(sources, "source"), learn(targets, "target"), joint=False)
+
+
+def _refuse_nothing_left(corpus: StagedCorpus) -> None:
+    if corpus.num_kept:
+        return
+    reasons = ", ".join(f"{d.num_pairs:,} {d.reason}" for d in corpus.dropped())
+    raise UserError(
+        f"none of the {len(corpus):,} pairs is left after cleaning ({reasons})",
+        where=corpus.files[0][0].path,
+        remedy="check that these are the right files",
+    )

@@ -1,0 +1,177 @@
+"""The first reading of a raw corpus: checked, cleaned, and set down for the later passes.
+
+Inputs are read once, so pipes will do; what follows reads the staged copy. Besides it, only a
+verdict and a key for each pair are held in memory: 9 bytes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nmtasync.data.cleaning import Keys, Verdict, Verdicts, clean_line, judge_text, pair_key
+from nmtasync.data.corpus import PairPaths, TextReader, read_pairs
+from nmtasync.errors import UserError
+
+OnProgress = Callable[[str, int, int | None], None]
+"""Called with what is being done, how many pairs are done, and of how many if that is known."""
+
+_REPORT_PAIRS = 10_000
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that was read.
+
+    Attributes:
+        path: Its path, as the user named it.
+        sha256: The hash of its bytes.
+        num_lines: Its lines.
+    """
+
+    path: Path
+    sha256: str
+    num_lines: int
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Pairs that were dropped for one reason.
+
+    Attributes:
+        reason: Why.
+        num_pairs: How many.
+        example: File and line of the first.
+    """
+
+    reason: str
+    num_pairs: int
+    example: str
+
+
+@dataclass(frozen=True)
+class StagedCorpus:
+    """A corpus that has been read and cleaned.
+
+    Attributes:
+        name: "train" or "valid".
+        directory: Holds source.txt and target.txt, with a line for every pair that was read.
+        files: What was read, the two sides of each pair of files together.
+        verdicts: A `Verdict` for each pair; later passes add theirs: [N].
+        keys: A hash of each pair: [N].
+    """
+
+    name: str
+    directory: Path
+    files: list[tuple[InputFile, InputFile]]
+    verdicts: Verdicts
+    keys: Keys
+
+    def __len__(self) -> int:
+        """Count the pairs that were read."""
+        return len(self.verdicts)
+
+    @property
+    def num_kept(self) -> int:
+        """Count the pairs that no pass has dropped so far."""
+        return int(np.count_nonzero(self.verdicts == Verdict.KEPT))
+
+    def dropped(self) -> list[Dropped]:
+        """Count the pairs dropped so far, by reason."""
+        result = []
+        for verdict in Verdict:
+            pairs = np.flatnonzero(self.verdicts == verdict)
+            if verdict != Verdict.KEPT and len(pairs):
+                result.append(Dropped(verdict.reason, len(pairs), self._origin(int(pairs[0]))))
+        return result
+
+    def kept_pairs(self) -> Iterator[tuple[int, str, str]]:
+        """Yield number, source and target of each pair that no pass has dropped so far."""
+        sides = [(self.directory / name).open("rb") for name in ("source.txt", "target.txt")]
+        with sides[0] as sources, sides[1] as targets:
+            verdicts = self.verdicts.tobytes()  # as they are now; later passes add theirs
+            lines = zip(verdicts, sources, targets, strict=True)
+            for i, (verdict, source, target) in enumerate(lines):
+                if verdict == Verdict.KEPT:
+                    yield i, source[:-1].decode(), target[:-1].decode()
+
+    def sample(self, most: int) -> Iterator[tuple[str, str]]:
+        """Yield the kept pairs, or so many of them, spread evenly over the corpus."""
+        total = self.num_kept
+        size = min(most, total)
+        for j, (_, source, target) in enumerate(self.kept_pairs()):
+            if j * size // total != (j + 1) * size // total:
+                yield source, target
+
+    def count_shared(self, other: StagedCorpus) -> int:
+        """Count the kept pairs that were also read in another corpus."""
+        return int(np.isin(self.keys[self.verdicts == Verdict.KEPT], other.keys).sum())
+
+    def _origin(self, pair: int) -> str:
+        """Name the file and line of a pair's source side."""
+        for source, _ in self.files:
+            if pair < source.num_lines:
+                return f"{source.path}:{pair + 1}"
+            pair -= source.num_lines
+        raise AssertionError("no such pair")
+
+
+def stage_corpus(
+    name: str,
+    corpora: Sequence[PairPaths],
+    directory: Path,
+    *,
+    max_length: int | None,
+    on_progress: OnProgress,
+) -> StagedCorpus:
+    """Read a corpus and set it down, cleaned.
+
+    Args:
+        name: "train" or "valid".
+        corpora: Its files.
+        directory: Where to put the copy.
+        max_length: The most pieces of a side, to drop what is too long for any vocabulary; None
+            keeps everything but empty sides.
+        on_progress: Told how far it is.
+
+    Raises:
+        UserError: A file can't be used, or all of them are empty.
+    """
+    directory.mkdir()
+    files: list[tuple[InputFile, InputFile]] = []
+    verdicts, keys = bytearray(), array("Q")
+    with (
+        (directory / "source.txt").open("w", encoding="utf-8", newline="\n") as sources,
+        (directory / "target.txt").open("w", encoding="utf-8", newline="\n") as targets,
+    ):
+        for paths in corpora:
+            readers = TextReader(paths.source), TextReader(paths.target)
+            for left, right in read_pairs(*readers):
+                source, target = clean_line(left), clean_line(right)
+                verdict = judge_text(source, target, max_length)
+                if verdict == Verdict.TOO_LONG:
+                    source = target = ""  # its verdict stays, its megabytes need not
+                sources.write(source + "\n")
+                targets.write(target + "\n")
+                keys.append(pair_key(source, target))
+                verdicts.append(verdict)
+                if len(verdicts) % _REPORT_PAIRS == 0:
+                    on_progress(f"reading ({name})", len(verdicts), None)
+            files.append((_input_file(readers[0]), _input_file(readers[1])))
+    if not verdicts:
+        raise UserError("is empty", where=corpora[0].source, remedy="give a file with sentences")
+    return StagedCorpus(
+        name,
+        directory,
+        files,
+        np.frombuffer(verdicts, dtype=np.uint8),
+        np.frombuffer(keys, dtype=np.uint64),
+    )
+
+
+def _input_file(reader: TextReader) -> InputFile:
+    return InputFile(reader.path, reader.sha256, reader.num_lines)
