@@ -17,7 +17,7 @@ _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 """The logits that are held at a time: what a CPU's cache holds, or enough to fill a GPU."""
 
 
-def loss_sums(  # noqa: PLR0917 (a batch's parts, in the order of the batch)
+def loss_sums(
     model: SequenceToSequence,
     source: Tensor,
     source_mask: Tensor,
@@ -84,7 +84,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: PLR0917 (autograd passes them by position)
+    def forward(
         ctx: Any,
         outputs: Tensor,
         weight: Tensor,
@@ -136,10 +136,5 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, by_smoothed: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients that `forward` has computed."""
         by_outputs, by_weight, by_bias = ctx.saved_tensors
-        return (
-            by_outputs * by_smoothed,
-            by_weight * by_smoothed,
-            by_bias * by_smoothed,
-            None,
-            None,
-        )
+        scaled = by_outputs * by_smoothed, by_weight * by_smoothed, by_bias * by_smoothed
+        return *scaled, None, None, None
