@@ -94,7 +94,7 @@ class ModelConfig:
     )
     state_dimension: int | None = option(
         None,
-        "Width of the recurrent states; 'none' means twice the dimension.",
+        "Width of the recurrent states, in each direction; 'none' means the dimension.",
         unit="elements",
         minimum=1,
         only_if=("model.type", "rnn"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from nmtasync.config.schema import ModelConfig
 from nmtasync.errors import UserError
 from nmtasync.models.embeddings import Embeddings
+from nmtasync.models.rnn import RecurrentNetwork
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.models.transformer import Transformer
 
 
 def build_model(config: ModelConfig, source_size: int, target_size: int) -> SequenceToSequence:
@@ -29,13 +31,13 @@ def build_model(config: ModelConfig, source_size: int, target_size: int) -> Sequ
     match config.type:
         case "transformer":
             return _build_transformer(config, embeddings)
+        case "rnn":
+            return _build_rnn(config, embeddings)
         case unknown:
             raise AssertionError(unknown)
 
 
 def _build_transformer(config: ModelConfig, embeddings: Embeddings) -> SequenceToSequence:
-    from nmtasync.models.transformer import Transformer
-
     heads = config.heads or max(1, config.dimension // 64)
     if config.dimension % heads:
         raise UserError(
@@ -50,6 +52,17 @@ def _build_transformer(config: ModelConfig, embeddings: Embeddings) -> SequenceT
         dimension=config.dimension,
         heads=heads,
         feed_forward=config.feed_forward or 4 * config.dimension,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        dropout=config.dropout,
+    )
+
+
+def _build_rnn(config: ModelConfig, embeddings: Embeddings) -> SequenceToSequence:
+    return RecurrentNetwork(
+        embeddings,
+        dimension=config.dimension,
+        state_size=config.state_dimension or config.dimension,
         encoder_layers=config.encoder_layers,
         decoder_layers=config.decoder_layers,
         dropout=config.dropout,
