@@ -168,11 +168,15 @@ class Session:
         every = self.config.training.validate_every
         return self.server.updates // every > self._last_validated_updates // every
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether there are updates that no checkpoint has."""
+        return self.server.updates > self._last_saved_updates
+
     def save_due(self) -> bool:
         """Whether the last checkpoint is older than `training.save_every_minutes`."""
         old = self.seconds - self._last_saved_seconds
-        fresh = self.server.updates > self._last_saved_updates
-        return fresh and old >= 60 * self.config.training.save_every_minutes
+        return self.unsaved and old >= 60 * self.config.training.save_every_minutes
 
     def snapshot(
         self, *, to_validate: bool, vectors: dict[str, Tensor], workers: dict[int, dict[str, int]]

@@ -11,6 +11,12 @@ STOP_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 EXIT_CODES = {"interrupted": 130, "terminated": 143}
 
 
+def leave_signals_to_main() -> None:
+    """Ignore in a child process what a terminal or a service manager sends to all processes."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def on_stop_signal(request: Callable[[str], None]) -> Iterator[None]:
     """While the context lasts, call `request` with the reason at the first signal to stop."""

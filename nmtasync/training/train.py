@@ -71,7 +71,7 @@ def experiment_config(run: RunDirectory, settings: Settings) -> Config:
     kept = read_toml(run.config)
     for name, value in settings.items():
         if _belongs_to_preprocessing(OPTIONS[name]) and value != (
-            there := manifest["data_config"][OPTIONS[name].key]
+            there := manifest["options"][OPTIONS[name].key]
         ):
             raise UserError(
                 f"is {value!r}, but {run.root} was preprocessed with {there!r}",
@@ -194,11 +194,13 @@ class _Run:
                     driver.validate_restored()
                 reason = driver.train()
             except Exception:
-                driver.finish(validate=False)
+                if session.unsaved:
+                    driver.finish(validate=False)
                 raise
             self.reporter.flush(session.clocks())
             computing = self.reporter.computing()
             driver.finish(validate=reason not in EXIT_CODES)
+            reason = session.stop_request or reason
             self.reporter.end(reason, session.clocks())
         return TrainingSummary(
             reason=reason,

@@ -15,6 +15,9 @@ from nmtasync.training.session import Session
 from nmtasync.training.validator_process import Request, Saved, ValidatorSetup, run_validator
 from nmtasync.training.worker_process import Failure
 
+POLL_SECONDS = 0.2
+"""How often a request to stop is looked for while a validation is waited for."""
+
 
 class ValidatorClient:
     """Has snapshots saved and validated by a process of their own.
@@ -40,6 +43,7 @@ class ValidatorClient:
         self.vocabulary_sizes = vocabulary_sizes
         self.busy = False
         self._validating = False
+        self._saved = False
         size = session.server.parameters.numel()
         self.vectors = {name: shared_vector(size) for name in session.server.vectors}
         setup = ValidatorSetup(device, session.run, session.config, vocabulary_sizes, self.vectors)
@@ -66,7 +70,7 @@ class ValidatorClient:
         snapshot = self.session.snapshot(
             to_validate=to_validate, vectors=self.vectors, workers=workers
         )
-        self.busy, self._validating = True, to_validate
+        self.busy, self._validating, self._saved = True, to_validate, False
         try:
             self.connection.send(Request(snapshot.state, available_cores() if alone else 1))
         except OSError:
@@ -86,6 +90,7 @@ class ValidatorClient:
         match message:
             case Saved():
                 self.session.note_saved(message.updates)
+                self._saved = True
                 self.busy = self._validating
             case Validation():
                 self.session.note_validated(message)
@@ -103,9 +108,12 @@ class ValidatorClient:
         )
 
     def drain(self) -> None:
-        """Wait for what is under way."""
+        """Wait for what is under way; a validation is given up when someone stops training."""
         while self.busy:
-            self.receive()
+            if self.connection.poll(POLL_SECONDS):
+                self.receive()
+            elif self.session.stop_request and self._saved:
+                self.stop()
 
     def stop(self) -> None:
         """End the process at once; what it was writing is whole or not there."""

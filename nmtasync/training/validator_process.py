@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -17,6 +16,7 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training import checkpoint
 from nmtasync.training.checkpoint import Snapshot
+from nmtasync.training.signals import leave_signals_to_main
 from nmtasync.training.validation import Validator
 from nmtasync.training.worker_process import Failure
 
@@ -68,7 +68,7 @@ def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
         connection: Carries `Request` from the main process; `Saved`, then `Validation` where it
             was asked for, or `Failure`, to it.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_main()
     try:
         model = build_model(setup.config.model, *setup.vocabulary_sizes).to(setup.device)
         flat = FlatModel(model)

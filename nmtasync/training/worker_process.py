@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -15,6 +14,7 @@ from nmtasync.models.build import build_model
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.transport import Slot
 from nmtasync.training.cursor import AssignedBatch
+from nmtasync.training.signals import leave_signals_to_main
 from nmtasync.training.worker import Worker
 
 
@@ -81,7 +81,7 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
         setup: Who and what.
         connection: Carries `Ready`, `Push` and `Failure` to the main process, `Task` from it.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
+    leave_signals_to_main()
     torch.set_num_threads(setup.threads)
     try:
         worker = _build(setup)

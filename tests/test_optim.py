@@ -1,0 +1,115 @@
+"""The flat vector, Adam on its slices, schedules and smoothing."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from nmtasync.config.schema import ScheduleConfig
+from nmtasync.optim.adam import Adam
+from nmtasync.optim.flat import SHARD_ALIGNMENT, FlatModel, flat_size, shard_bounds
+from nmtasync.optim.schedules import learning_rate_at
+from nmtasync.optim.smoothing import smooth
+
+
+def tied_model() -> nn.Module:
+    model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 7), nn.Linear(7, 7))
+    model[2].weight = model[1].weight
+    return model
+
+
+def test_parameters_and_gradients_are_views_of_the_vectors():
+    model = tied_model()
+    before = [p.detach().clone() for p in model.parameters()]
+    flat = FlatModel(model)
+    assert flat.size == flat_size(model)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    model(torch.ones(3, 5)).sum().backward()
+    assert flat.gradients.norm() > 0
+    norms = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    assert torch.allclose(flat.gradients.norm(), norms)
+    flat.parameters.fill_(2.0)
+    assert all((p == 2.0).all() for p in model.parameters())
+
+
+def test_a_flat_model_computes_what_the_model_did():
+    torch.manual_seed(1)
+    model = tied_model()
+    x = torch.randn(4, 5)
+    before = model(x)
+    FlatModel(model)
+    assert torch.equal(model(x), before)
+
+
+@given(blocks=st.integers(1, 300), num_shards=st.integers(1, 12))
+def test_shards_cover_the_vector_once_at_aligned_bounds(blocks, num_shards):
+    size = blocks * SHARD_ALIGNMENT
+    if num_shards > blocks:
+        with pytest.raises(ValueError, match="shards"):
+            shard_bounds(size, num_shards)
+        return
+    bounds = shard_bounds(size, num_shards)
+    assert [i for b in bounds for i in range(b.start, b.stop)] == list(range(size))
+    assert all(b.start % SHARD_ALIGNMENT == 0 and b.stop > b.start for b in bounds)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 3, 7])
+def test_adam_on_shards_is_torch_adam_on_the_whole_bit_for_bit(num_shards):
+    size = 64 * 41
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randn(size, generator=generator)
+    reference = nn.Parameter(start.clone())
+    optimizer = torch.optim.Adam([reference], lr=0.01, betas=(0.9, 0.98), eps=1e-9, fused=True)
+    ours = start.clone()
+    moments = torch.zeros(2, size)
+    shards = [
+        (b, Adam(ours[b], moments[0][b], moments[1][b], 1e-9))
+        for b in shard_bounds(size, num_shards)
+    ]
+    for number in range(1, 8):
+        gradient = torch.randn(size, generator=generator)
+        reference.grad = gradient / 17
+        optimizer.step()
+        for bounds, adam in shards:
+            adam.update(
+                gradient[bounds].clone(),
+                divisor=17,
+                number=number,
+                learning_rate=0.01,
+                beta1=0.9,
+                beta2=0.98,
+            )
+        assert torch.equal(ours, reference.data)
+
+
+def test_learning_rate_rises_to_its_peak_and_falls_with_the_root():
+    config = ScheduleConfig(learning_rate=2.0, warmup_updates=10)
+    rates = [learning_rate_at(n, 1, config) for n in range(1, 200)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[9] == 2.0
+    assert rates[4 * 10 - 1] == pytest.approx(1.0)
+    assert learning_rate_at(1, 1, ScheduleConfig(warmup_updates=0, decay="none")) == 1e-3
+
+
+@pytest.mark.parametrize(("scaling", "factor"), [("linear", 4.0), ("sqrt", 2.0), ("none", 1.0)])
+def test_the_learning_rate_grows_with_the_words_of_an_update(scaling, factor):
+    config = ScheduleConfig(words_scaling=scaling, reference_words=1000, warmup_updates=0)
+    one, four = (learning_rate_at(5, words, config) for words in (1000, 4000))
+    assert four / one == pytest.approx(factor)
+
+
+def test_smoothing_is_the_mean_that_its_weights_describe():
+    values = [torch.tensor([float(v)]) for v in (3, -1, 4, 1, -5, 9)]
+    average = torch.tensor([2.0])
+    weights, expected = [1.0], [2.0]
+    for t, value in enumerate(values, start=1):
+        smooth(average, value, t, decay=0.5)
+        d = max(0.5, 9 / (t + 10))
+        weights = [w * (1 - d) for w in weights] + [d]
+        expected.append(float(value))
+    assert math.isclose(sum(weights), 1.0)
+    total = sum(w * e for w, e in zip(weights, expected, strict=True))
+    assert float(average) == pytest.approx(total, rel=1e-6)

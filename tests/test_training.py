@@ -1,0 +1,281 @@
+"""Whole runs in this process and through the real command line: resume, faults, limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, TOY_MODEL
+from rich.console import Console
+from safetensors.torch import load_file
+
+from nmtasync.config.schema import DataConfig
+from nmtasync.data.corpus import PairPaths
+from nmtasync.data.preprocess import preprocess
+from nmtasync.data.shards import ParallelShards
+from nmtasync.errors import TrainingError, UserError
+from nmtasync.run_directory import RunDirectory
+from nmtasync.training import checkpoint
+from nmtasync.training.checkpoint import load_model
+from nmtasync.training.train import TrainingSummary, train
+from nmtasync.training.validation import Validator
+
+
+def train_toy(run: RunDirectory, *, resume: bool = True, **changes: object) -> TrainingSummary:
+    settings = {**TOY_MODEL, **{key.replace("__", "."): v for key, v in changes.items()}}
+    console = Console(file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    return train(run, settings, resume=resume, console=console)
+
+
+def events(run: RunDirectory, event: str) -> list[dict]:
+    lines = (run.logs / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+
+def final_state(run: RunDirectory) -> tuple[dict[str, torch.Tensor], dict]:
+    latest = checkpoint.pointed(run, "latest")
+    path = run.checkpoints / str(latest)
+    state = json.loads((path / "state.json").read_text("utf-8"))
+    return load_file(path / "training.safetensors"), state
+
+
+def words_of_an_epoch(run: RunDirectory) -> int:
+    """All target pieces of the corpus, and an end for each sentence."""
+    corpus = ParallelShards.open(run.data / "train")
+    return int(corpus.target_lengths.sum()) + len(corpus)
+
+
+PARTS = ("train", "valid")
+
+LOCAL = {
+    "asynchronous__optimizer_delay": 2,
+    "asynchronous__local_optimizer_batches": "always",
+}
+
+
+@pytest.mark.parametrize("options", [{}, LOCAL], ids=["plain", "delay and local optimizer"])
+def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(tmp_path, toy_run, options):
+    other = RunDirectory(shutil.copytree(toy_run.root, tmp_path / "other"))
+    options = {**options, "training__validate_every": 4}
+    train_toy(toy_run, training__max_updates=13, **options)
+    for updates in (5, 6, 13):
+        train_toy(other, training__max_updates=updates, **options)
+    (whole, whole_state), (pieces, pieces_state) = final_state(toy_run), final_state(other)
+    assert whole.keys() == pieces.keys()
+    assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+    for key in ("cursor", "progress", "workers", "versions"):
+        assert whole_state[key] == pieces_state[key]
+
+
+def test_what_was_scored_is_what_is_saved(toy_run):
+    """Validate the saved model anew, through the loader that evaluation uses."""
+    train_toy(toy_run, training__max_updates=6, training__validate_every=3)
+    for entry in events(toy_run, "valid"):
+        model, config, _ = load_model(toy_run, str(entry["updates"]))
+        again = Validator(toy_run, model, config, "cpu").cross_entropy()
+        assert again == pytest.approx(entry["cross_entropy"], rel=1e-9)
+
+
+def test_the_moving_average_is_what_is_saved(toy_run):
+    train_toy(toy_run, training__max_updates=5)
+    vectors, _ = final_state(toy_run)
+    model, _, _ = load_model(toy_run, "latest")
+    saved = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert not torch.equal(vectors["average"], vectors["parameters"])
+    assert saved.double().norm() == pytest.approx(float(vectors["average"].double().norm()))
+
+
+def test_epochs_end_when_each_batch_has_been_used(toy_run):
+    summary = train_toy(toy_run, training__max_epochs=2)
+    assert summary.epochs == 2
+    assert summary.target_words == 2 * words_of_an_epoch(toy_run)
+
+
+def test_patience_ends_training_and_the_best_checkpoint_stays(toy_run):
+    summary = train_toy(
+        toy_run,
+        schedule__learning_rate=0.0,
+        training__validate_every=1,
+        training__patience=3,
+        training__keep_checkpoints=1,
+    )
+    assert summary.updates == 4, "the first is the best, three more are not better"
+    assert checkpoint.pointed(toy_run, "best") == 1
+    assert checkpoint.list_checkpoints(toy_run) == [1, 4]
+
+
+def test_two_workers_train_with_the_staleness_of_two(toy_run):
+    summary = train_toy(
+        toy_run,
+        asynchronous__devices="cpu,cpu",
+        training__max_epochs=2,
+        training__log_every_seconds=0.0,
+    )
+    lines = events(toy_run, "train")
+    assert summary.updates == lines[-1]["updates"] == len(lines)
+    assert max(line["staleness_max"] for line in lines) >= 1
+    assert {int(w) for w in summary.computing} == {0, 1}
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_two_workers_use_each_batch_once_over_a_resume(toy_run):
+    two = {"asynchronous__devices": "cpu,cpu", "training__log_every_seconds": 0.0}
+    train_toy(toy_run, training__max_updates=7, **two)
+    summary = train_toy(toy_run, training__max_updates=None, training__max_epochs=1, **two)
+    assert summary.target_words == words_of_an_epoch(toy_run)
+
+
+def start_training(run: RunDirectory, *arguments: str) -> subprocess.Popen[str]:
+    settings = [f"--set={name}={_toml(value)}" for name, value in TOY_MODEL.items()]
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", "train", str(run.root), *settings, *arguments],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def wait_for_line(process: subprocess.Popen[str], *words: str) -> str:
+    """Read what a process prints until a line has all the words."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if all(word in line for word in words):
+            return line
+    raise AssertionError(f"never printed {words}: {''.join(seen)}")
+
+
+def children(pid: int) -> list[int]:
+    """The worker and validator processes of a training process."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            parent = int(stat.rpartition(")")[2].split()[1])
+            if parent == pid and b"spawn_main" in command:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+ENDLESS = ("--devices=cpu,cpu", "--set=training.log_every_seconds=0", "--validate-every=1000000")
+
+
+def test_a_killed_worker_is_replaced_and_training_goes_on(toy_run):
+    process = start_training(toy_run, *ENDLESS, "--max-epochs=60")
+    wait_for_line(process, "update", "loss")
+    victim = children(process.pid)[1]  # the validator is the first that is started
+    os.kill(victim, signal.SIGKILL)
+    wait_for_line(process, "killed by signal 9")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    happened = Counter(entry["what"] for entry in events(toy_run, "worker"))
+    assert happened == {"was killed by signal 9": 1}
+    _, state = final_state(toy_run)
+    once = words_of_an_epoch(toy_run)
+    assert state["progress"]["target_words"] == 60 * once, "each batch exactly once"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+def test_a_stop_signal_saves_and_the_same_command_goes_on(toy_run, number, code, devices):
+    process = start_training(toy_run, *ENDLESS, f"--devices={devices}")
+    wait_for_line(process, "update", "loss")
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "Go on with: nmtasync train" in output
+    stopped = checkpoint.pointed(toy_run, "latest")
+    assert stopped
+    summary = train_toy(toy_run, asynchronous__devices="cpu", training__max_updates=stopped + 2)
+    assert summary.updates == stopped + 2
+
+
+@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+def test_kill_9_leaves_a_checkpoint_to_go_on_from_and_no_process_behind(toy_run, devices):
+    process = start_training(
+        toy_run, "--set=training.log_every_seconds=0", f"--devices={devices}", "--validate-every=5"
+    )
+    wait_for_line(process, "validation at update")
+    left = children(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    for pid in left:  # they see their pipe close
+        _wait_gone(pid)
+    stopped = checkpoint.pointed(toy_run, "latest")
+    assert stopped and checkpoint.list_checkpoints(toy_run)
+    summary = train_toy(toy_run, asynchronous__devices="cpu", training__max_updates=stopped + 2)
+    assert summary.updates == stopped + 2
+
+
+def _wait_gone(pid: int) -> None:
+    """Wait until a process that is not our child has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([descriptor], [], [], 60)[0], f"process {pid} lives on"
+    finally:
+        os.close(descriptor)
+
+
+def test_training_that_diverges_ends_with_what_to_do(toy_run):
+    with pytest.raises(TrainingError, match=r"diverged.*learning_rate"):
+        train_toy(toy_run, schedule__learning_rate=1e30, schedule__warmup_updates=0)
+
+
+def test_two_trainings_in_one_run_are_refused(toy_run):
+    with toy_run.lock(), pytest.raises(UserError, match="in use by another"):
+        train_toy(toy_run, training__max_updates=1)
+
+
+def test_another_vocabulary_is_refused(toy_run, toy_corpus, tmp_path):
+    train_toy(toy_run, training__max_updates=1)
+    files = [PairPaths(toy_corpus / f"{part}.src", toy_corpus / f"{part}.tgt") for part in PARTS]
+    other = RunDirectory(tmp_path / "other")
+    preprocess(
+        other,
+        files[:1],
+        files[1:],
+        DataConfig(vocab_size=46, vocab_type="bpe", byte_fallback=False),
+    )
+    shutil.copy(other.vocab / "joint.model", toy_run.vocab / "joint.model")
+    with pytest.raises(UserError, match="another vocabulary"):
+        train_toy(toy_run, training__max_updates=2)
+    with pytest.raises(UserError, match="another vocabulary"):
+        load_model(toy_run)
+
+
+def test_another_model_than_the_checkpoints_is_refused(toy_run):
+    train_toy(toy_run, training__max_updates=1)
+    with pytest.raises(UserError, match=r"model\.dimension.*no-resume"):
+        train_toy(toy_run, training__max_updates=2, model__dimension=32)
+    summary = train_toy(toy_run, resume=False, training__max_updates=2, model__dimension=32)
+    assert summary.updates == 2
+
+
+def test_options_of_preprocessing_cannot_change_afterwards(toy_run):
+    with pytest.raises(UserError, match=r"data\.vocab_size.*was preprocessed with 46"):
+        train_toy(toy_run, data__vocab_size=90)

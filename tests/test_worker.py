@@ -1,0 +1,189 @@
+"""One worker against plain PyTorch, and what local optimizers may and may not touch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TOY_MODEL
+from torch import nn
+
+from nmtasync.config.load import resolve
+from nmtasync.config.schema import Config
+from nmtasync.data.batches import collate, plan_epoch
+from nmtasync.data.shards import ParallelShards
+from nmtasync.models.build import build_model
+from nmtasync.models.loss import loss_sums
+from nmtasync.optim.flat import FlatModel
+from nmtasync.optim.schedules import learning_rate_at
+from nmtasync.run_directory import RunDirectory
+from nmtasync.server.server import Server
+from nmtasync.training.cursor import AssignedBatch
+from nmtasync.training.gradient import batch_seed
+from nmtasync.training.worker import Worker
+
+VOCABULARY = 46
+
+
+def toy_config(**changes: object) -> Config:
+    names = {key.replace("__", "."): value for key, value in changes.items()}
+    return resolve(TOY_MODEL, names)
+
+
+def toy_model(config: Config) -> nn.Module:
+    torch.manual_seed(5)
+    return build_model(config.model, VOCABULARY, VOCABULARY)
+
+
+class OneWorker:
+    """A server and a worker in this process."""
+
+    def __init__(self, run: RunDirectory, config: Config, num_shards: int = 1) -> None:
+        self.flat = FlatModel(toy_model(config))
+        corpus = ParallelShards.open(run.data / "train")
+        self.server = Server(
+            self.flat.parameters.clone(), num_shards, config.optimizer, config.schedule
+        )
+        self.worker = Worker(0, self.flat, corpus, config)
+        self.worker.versions = self.server.fetch(self.flat.parameters)
+        self.batches = assigned_batches(corpus, config)
+        self.delay = config.asynchronous.optimizer_delay
+
+    def push(self) -> None:
+        window = [next(self.batches) for _ in range(self.delay)]
+        push = self.worker.compute(window)
+        reply = self.server.exchange(push, self.flat.gradients, self.flat.parameters)
+        self.worker.versions = reply.versions
+
+
+def assigned_batches(corpus: ParallelShards, config: Config):
+    lengths = corpus.source_lengths, corpus.target_lengths
+    plan = plan_epoch(
+        *lengths, batch_tokens=config.data.batch_tokens, seed=config.training.seed, epoch=0
+    )
+    return (AssignedBatch(0, index, sentences) for index, sentences in enumerate(plan))
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+@pytest.mark.parametrize("delay", [1, 2])
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_one_worker_is_a_plain_loop_of_torch_adam_bit_for_bit(
+    toy_run, num_shards, delay, clip_norm
+):
+    config = toy_config(
+        asynchronous__optimizer_delay=delay,
+        optimizer__clip_norm=clip_norm,
+        schedule__warmup_updates=3,
+    )
+    ours = OneWorker(toy_run, config, num_shards)
+    flat = FlatModel(toy_model(config))
+    flat.model.train()
+    vector = nn.Parameter(flat.parameters)
+    adam = torch.optim.Adam([vector], betas=(0.9, 0.98), eps=1e-9, fused=True)
+    corpus = ParallelShards.open(toy_run.data / "train")
+    batches = assigned_batches(corpus, config)
+    for update in range(1, 7):
+        flat.gradients.zero_()
+        words = 0
+        for _ in range(delay):
+            assigned = next(batches)
+            batch = collate(corpus, assigned.sentences)
+            torch.manual_seed(batch_seed(config.training.seed, 0, assigned.index))
+            loss, _ = loss_sums(
+                flat.model,
+                batch.source,
+                batch.source_mask,
+                batch.target_input,
+                batch.target,
+                config.training.label_smoothing,
+            )
+            loss.backward()
+            words += batch.target_words
+        norm = float(flat.gradients.norm()) / words
+        if clip_norm is not None:
+            assert norm > clip_norm, "or this tests no clipping"
+            flat.gradients.mul_(clip_norm / norm)
+        vector.grad = flat.gradients / words
+        adam.param_groups[0]["lr"] = learning_rate_at(update, words, config.schedule)
+        adam.step()
+        ours.push()
+        assert torch.equal(ours.server.parameters, vector.data), f"update {update}"
+
+
+def test_a_loop_over_the_models_own_parameters_agrees(toy_run):
+    # with a usual epsilon Adam makes whole steps of gradients that are only rounding errors
+    config = toy_config(optimizer__clip_norm=None, optimizer__epsilon=1e-4, model__dropout=0.0)
+    ours = OneWorker(toy_run, config)
+    model = toy_model(config)
+    adam = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-4)
+    corpus = ParallelShards.open(toy_run.data / "train")
+    batches = assigned_batches(corpus, config)
+    for update in range(1, 6):
+        batch = collate(corpus, next(batches).sentences)
+        logits = model.logits(model(batch.source, batch.source_mask, batch.target_input))
+        loss = nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch.target.flatten(), ignore_index=0, label_smoothing=0.1
+        )
+        adam.zero_grad()
+        loss.backward()
+        adam.param_groups[0]["lr"] = learning_rate_at(update, 1, config.schedule)
+        adam.step()
+        ours.push()
+    expected = FlatModel(model).parameters
+    assert torch.allclose(ours.server.parameters, expected, atol=1e-6, rtol=0.0)
+
+
+def test_zero_local_batches_are_local_optimizers_off(toy_run):
+    off = OneWorker(toy_run, toy_config(asynchronous__optimizer_delay=2))
+    config = toy_config(asynchronous__optimizer_delay=2, asynchronous__local_optimizer_batches=4)
+    exhausted = OneWorker(toy_run, config)
+    exhausted.worker.batches = 4
+    on = OneWorker(toy_run, config)
+    for _ in range(3):
+        for each in (off, exhausted, on):
+            each.push()
+    assert torch.equal(off.server.parameters, exhausted.server.parameters)
+    assert not torch.equal(off.server.parameters, on.server.parameters), "or nothing was tested"
+
+
+def test_local_steps_move_the_replica_and_never_a_shard(toy_run):
+    config = toy_config(
+        asynchronous__optimizer_delay=3, asynchronous__local_optimizer_batches="always"
+    )
+    one = OneWorker(toy_run, config)
+    before = {name: vector.clone() for name, vector in one.server.vectors.items()}
+    one.worker.compute([next(one.batches) for _ in range(3)])
+    assert not torch.equal(one.flat.parameters, one.server.parameters)
+    for name, vector in one.server.vectors.items():
+        assert torch.equal(vector, before[name]), name
+
+
+def test_a_push_after_local_steps_is_the_sum_of_the_gradients_on_the_way(toy_run):
+    """Recomputed by hand: the local Adam as torch's, the gradients added up beside it."""
+    config = toy_config(
+        asynchronous__optimizer_delay=3,
+        asynchronous__local_optimizer_batches="always",
+        optimizer__clip_norm=None,
+    )
+    one = OneWorker(toy_run, config)
+    flat = FlatModel(toy_model(config))
+    flat.model.train()
+    vector = nn.Parameter(flat.parameters)
+    adam = torch.optim.Adam([vector], lr=0.0, betas=(0.93, 0.993), eps=1e-9, fused=True)
+    total = torch.zeros_like(flat.gradients)
+    window = [next(one.batches) for _ in range(3)]
+    corpus = ParallelShards.open(toy_run.data / "train")
+    for assigned in window:
+        batch = collate(corpus, assigned.sentences)
+        torch.manual_seed(batch_seed(config.training.seed, 0, assigned.index))
+        flat.gradients.zero_()
+        loss, _ = loss_sums(
+            flat.model, batch.source, batch.source_mask, batch.target_input, batch.target, 0.1
+        )
+        loss.backward()
+        total += flat.gradients
+        vector.grad = flat.gradients / batch.target_words
+        adam.param_groups[0]["lr"] = learning_rate_at(1, batch.target_words, config.schedule)
+        adam.step()
+    one.worker.compute(window)
+    assert torch.equal(one.flat.gradients, total)
+    assert torch.equal(one.flat.parameters, vector.data)
