@@ -139,8 +139,8 @@ def _unequal(source: TextReader, target: TextReader) -> UserError:
     """Say how two files differ in length, after both have been read."""
     shorter, longer = sorted((source, target), key=lambda reader: reader.num_lines)
     return UserError(
-        f"the two sides differ in length: {longer.path} has {longer.num_lines:,} lines, "
-        f"{shorter.path} has {shorter.num_lines:,}; this line is the first without a partner",
+        f"this line has no partner: {source.path} has {source.num_lines:,} lines, {target.path} "
+        f"has {target.num_lines:,}",
         where=f"{longer.path}:{shorter.num_lines + 1}",
         remedy="give files that translate each other line by line",
     )

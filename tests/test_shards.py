@@ -1,0 +1,107 @@
+"""Binarised corpora: what is written is what is read, and damage is noticed."""
+
+import pickle
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nmtasync.data.shards import ParallelShards, write_shards
+from nmtasync.errors import UserError
+
+Sentences = list[list[int]]
+
+
+def write(directory: Path, pairs: list[tuple[list[int], list[int]]], chunk: int, size: int) -> None:
+    with write_shards(directory, size, size) as writer:
+        for start in range(0, len(pairs), chunk):
+            part = pairs[start : start + chunk]
+            writer.append([source for source, _ in part], [target for _, target in part])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(4, 65_535), max_size=5),
+            st.lists(st.integers(4, 65_535), max_size=5),
+        ),
+        max_size=7,
+    ),
+    st.integers(1, 3),
+    st.sampled_from([65_536, 65_537]),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    pairs: list[tuple[list[int], list[int]]],
+    chunk: int,
+    size: int,
+) -> None:
+    directory = tmp_path_factory.mktemp("shards") / "corpus"
+    write(directory, pairs, chunk, size)
+    shards = pickle.loads(pickle.dumps(ParallelShards.open(directory)))
+    assert [
+        (shards.source(i).tolist(), shards.target(i).tolist()) for i in range(len(shards))
+    ] == pairs
+    assert shards.source_lengths.tolist() == [len(source) for source, _ in pairs]
+    assert shards.target_lengths.tolist() == [len(target) for _, target in pairs]
+
+
+def test_the_largest_id_of_each_width_survives(tmp_path: Path) -> None:
+    for size in (65_536, 65_537, 200_000):
+        directory = tmp_path / str(size)
+        write(directory, [([size - 1], [4, size - 1])], 1, size)
+        shards = ParallelShards.open(directory)
+        assert shards.target(0).tolist() == [4, size - 1]
+        assert shards.source_tokens.itemsize == (2 if size <= 65_536 else 4)
+
+
+def test_an_error_while_writing_leaves_what_was_there(tmp_path: Path) -> None:
+    directory = tmp_path / "corpus"
+    write(directory, [([5], [6])], 1, 100)
+
+    def fail_midway() -> None:
+        with write_shards(directory, 100, 100) as writer:
+            writer.append([[7]], [[8]])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_midway()
+    assert ParallelShards.open(directory).source(0).tolist() == [5]
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_writing_needs_little_memory(tmp_path: Path) -> None:
+    chunk: Sentences = [[5] * 50 for _ in range(200)]
+    tracemalloc.start()
+    with write_shards(tmp_path / "corpus", 100, 100) as writer:
+        for _ in range(100):
+            writer.append(chunk, chunk)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    written_bytes = (tmp_path / "corpus" / "source.tokens").stat().st_size
+    assert written_bytes == 2_000_000
+    assert peak_bytes < written_bytes / 4
+
+
+@pytest.mark.parametrize("name", ["source.tokens", "target.offsets", "shards.json"])
+def test_cut_or_missing_files_are_refused(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "corpus"
+    write(directory, [([5, 6], [7])], 1, 100)
+    content = (directory / name).read_bytes()
+    (directory / name).write_bytes(content[:-1])
+    with pytest.raises(UserError, match="preprocess again"):
+        ParallelShards.open(directory)
+    (directory / name).unlink()
+    with pytest.raises(UserError, match="preprocess again"):
+        ParallelShards.open(directory)
+
+
+def test_pickling_copies_no_tokens(tmp_path: Path) -> None:
+    write(tmp_path / "corpus", [([5] * 10_000, [6] * 10_000)], 1, 100)
+    shards = ParallelShards.open(tmp_path / "corpus")
+    assert isinstance(shards.source_tokens, np.memmap)
+    assert len(pickle.dumps(shards)) < 1000
