@@ -162,6 +162,16 @@ def open_input(path: Path) -> BinaryIO:
         raise UserError(f"can't be read: {error.strerror}", where=path) from None
 
 
+def check_input(path: Path) -> None:
+    """Refuse a file that can't be opened, without reading it; pipes open only once.
+
+    Raises:
+        UserError: It is missing, a directory, or not readable.
+    """
+    if not path.is_fifo():
+        open_input(path).close()
+
+
 def read_lines(path: Path) -> list[str]:
     """Read a whole text file, plain or gzipped; errors as of `TextReader`."""
     return list(TextReader(path))

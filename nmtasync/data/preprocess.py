@@ -15,7 +15,7 @@ from nmtasync.config.load import to_toml
 from nmtasync.config.schema import Config, DataConfig
 from nmtasync.data.binarise import binarise
 from nmtasync.data.cleaning import mark_duplicates
-from nmtasync.data.corpus import PairPaths, open_input
+from nmtasync.data.corpus import PairPaths, check_input
 from nmtasync.data.installation import installation
 from nmtasync.data.report import PreprocessReport, write_manifest
 from nmtasync.data.staging import OnProgress, StagedCorpus, stage_corpus
@@ -58,8 +58,8 @@ def preprocess(
     """
     start = time.perf_counter()
     for paths in (*train, *valid):  # before RUN is touched
-        open_input(paths.source).close()
-        open_input(paths.target).close()
+        check_input(paths.source)
+        check_input(paths.target)
     with explain_write_errors(run.root), run.lock(), installation(run, overwrite=overwrite) as out:
         training = stage_corpus(
             "train",
