@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,8 +118,8 @@ def _print_report(run: Path, report: PreprocessReport) -> None:
     _add_corpus(table, "training", report.train)
     table.add_section()
     _add_corpus(table, "validation", report.valid)
-    console = rich.console.Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 160, no_wrap=True)
+    width = None if sys.stdout.isatty() else 160  # a pipe has none, and paths are long
+    rich.console.Console(highlight=False, width=width).print(table)
     sizes = " and ".join(f"{n:,}" for n in report.vocabulary_sizes)
     vocabulary = f"{report.vocabulary_sizes[0]:,} joint" if report.joint else sizes
     train = report.train

@@ -1,0 +1,161 @@
+"""`nmtasync preprocess` as users meet it: reports, bad input in one line, the set-up of RUN."""
+
+import gzip
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nmtasync.data.shards import ParallelShards
+
+CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+TEST_DATA = os.environ.get("NMTASYNC_TEST_DATA")
+
+
+def arguments(corpus: Path, run: Path) -> list[object]:
+    train = [corpus / "train.src", corpus / "train.tgt"]
+    valid = [corpus / "valid.src", corpus / "valid.tgt"]
+    return ["preprocess", run, "--train", *train, "--valid", *valid]
+
+
+SMALL = ["--vocab-size", "300", "--no-deduplicate"]
+
+
+def test_the_report_for_people_and_for_programs(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    run = tmp_path / "run"
+    shown = nmtasync(*arguments(toy_corpus, run), *SMALL)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    for words in ("training pairs read", "300 joint", f"Next: nmtasync train {run}"):
+        assert words in shown.stdout
+    again = nmtasync(*arguments(toy_corpus, run), "--vocab-size", "299", "--overwrite", "--json")
+    report = json.loads(again.stdout)
+    assert report["vocabulary"]["source_size"] == 299
+    train = report["train"]
+    (duplicates,) = train["dropped"]
+    assert duplicates["reason"] == "duplicate"
+    assert train["num_kept"] == 300 - duplicates["num_pairs"]
+    assert len(ParallelShards.open(run / "data" / "train")) == train["num_kept"]
+
+
+def test_a_config_file_sets_what_flags_override(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    config = tmp_path / "all.toml"
+    config.write_text("[data]\nvocab_size = 290\nmax_length = 7\n[model]\ndimension = 64\n")
+    result = nmtasync(
+        *arguments(toy_corpus, tmp_path / "run"),
+        *("--config", config, "--vocab-size", 295, "--set", "data.deduplicate=false", "--json"),
+    )
+    report = json.loads(result.stdout)
+    assert report["vocabulary"]["source_size"] == 295
+    assert report["train"]["longest"] <= 7
+    assert {dropped["reason"] for dropped in report["train"]["dropped"]} == {"too long"}
+
+
+def test_an_unjoint_vocabulary_needs_no_other_option(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    run = tmp_path / "run"
+    result = nmtasync(
+        *arguments(toy_corpus, run), "--no-joint-vocabulary", "--vocab-size", 280, "--json"
+    )
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (run / "vocab").iterdir()) == [
+        "source.model",
+        "target.model",
+    ]
+
+
+def spoil(corpus: Path, name: str, content: bytes | None) -> None:
+    if content is None:
+        (corpus / name).unlink()
+    else:
+        (corpus / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("train.src", None, "train.src: there is no such file"),
+        ("train.tgt", b"one\ntwo\n", "train.src:3: this line has no partner"),
+        ("train.tgt", b"ok\nb\xe4d\n", "train.tgt:2: invalid UTF-8"),
+        ("valid.src", b"ok\n\xff\n", "valid.src:2: invalid UTF-8"),
+        ("train.src", gzip.compress(b"a\n" * 99_999)[:-9], "cut off"),
+        ("valid.tgt", b"", "valid.src:1: this line has no partner"),
+    ],
+)
+def test_bad_files(
+    tmp_path: Path,
+    toy_corpus: Path,
+    nmtasync: CommandLine,
+    name: str,
+    content: bytes | None,
+    expected: str,
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for path in toy_corpus.iterdir():
+        (corpus / path.name).write_bytes(path.read_bytes())
+    spoil(corpus, name, content)
+    refuses(nmtasync(*arguments(corpus, tmp_path / "run"), *SMALL), expected)
+    left = {path.name for path in (tmp_path / "run").glob("*")}
+    assert left <= {".lock"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--vocab-size", "9000"], "too small for a vocabulary of 9000 pieces"),
+        (["--vocab-size", "20"], "too few"),
+        (["--set", "model.dimension=64"], "no effect on preprocess"),
+        (["--set", "data.vocab_sise=64"], "did you mean data.vocab_size?"),
+    ],
+)
+def test_bad_options(
+    tmp_path: Path,
+    toy_corpus: Path,
+    nmtasync: CommandLine,
+    options: list[str],
+    expected: str,
+) -> None:
+    refuses(nmtasync(*arguments(toy_corpus, tmp_path / "run"), *options), expected)
+
+
+def test_empty_corpus_and_run_that_is_a_file(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    (tmp_path / "empty").touch()
+    pair = [tmp_path / "empty"] * 2
+    refuses(nmtasync("preprocess", tmp_path / "run", "--train", *pair, "--valid", *pair), "empty")
+    taken = arguments(toy_corpus, tmp_path / "empty")
+    result = nmtasync(*taken)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def refuses(result: "subprocess.CompletedProcess[str]", expected: str) -> None:
+    """Expect exit code 2, nothing on standard output and one line that says why."""
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("nmtasync: error: ")
+    assert result.stderr.count("\n") == 1
+    assert expected in result.stderr
+
+
+@pytest.mark.skipif(TEST_DATA is None, reason="NMTASYNC_TEST_DATA names no folder of corpora")
+def test_multi30k(tmp_path: Path, nmtasync: CommandLine) -> None:
+    corpus = Path(str(TEST_DATA)) / "multi30k"
+    result = nmtasync(
+        *("preprocess", tmp_path / "run", "--json"),
+        *("--train", corpus / "train.de.gz", corpus / "train.en.gz"),
+        *("--valid", corpus / "val.de.gz", corpus / "val.en.gz"),
+    )
+    report = json.loads(result.stdout)
+    assert (report["train"]["num_read"], report["train"]["num_kept"]) == (29_000, 28_997)
+    assert report["valid"]["num_kept"] == 1014
+    assert report["train"]["source_pieces"] < 1.5 * report["train"]["source_words"]
