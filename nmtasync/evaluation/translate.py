@@ -33,7 +33,8 @@ class Translator:
         vocabularies: The subwords of both sides.
         config: How to search.
         device: Where the model lies.
-        on_warning: Is told about input that can't be translated as it is.
+        on_warning: Is told about a line that can't be translated as it is: its place in the
+            list, from 0, and what is wrong.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Translator:
         vocabularies: VocabularyPair,
         config: DecodingConfig,
         device: torch.device | str = "cpu",
-        on_warning: Callable[[str], None] | None = None,
+        on_warning: Callable[[int, str], None] | None = None,
     ) -> None:
         self.model = model
         self.vocabularies = vocabularies
@@ -93,8 +94,8 @@ class Translator:
         for line, ids in enumerate(self.vocabularies.source.encode(list(lines))):
             if len(ids) > MAX_SOURCE_PIECES and self.on_warning:
                 self.on_warning(
-                    f"line {line + 1} has {len(ids)} pieces; only the first {MAX_SOURCE_PIECES} "
-                    "are translated"
+                    line,
+                    f"has {len(ids):,} pieces; only the first {MAX_SOURCE_PIECES:,} are translated",
                 )
             if ids and lines[line].strip():
                 sources[line] = [*ids[:MAX_SOURCE_PIECES], EOS]

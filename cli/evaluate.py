@@ -1,0 +1,122 @@
+"""`nmtasync evaluate`: test sets to RUN/evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nmtasync.errors import UserError
+from nmtasync.run_directory import RunDirectory
+
+from .decoding import TrainedModel, load_trained, model_options, read_decoding
+from .options import config_options, run_argument
+
+if TYPE_CHECKING:
+    from nmtasync.evaluation.test_sets import Evaluation, TestSet
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--test",
+    "tests",
+    type=(str, click.Path(path_type=Path), click.Path(path_type=Path)),
+    multiple=True,
+    required=True,
+    metavar="NAME SRC REF",
+    help="A test set: its name, the source and the reference, plain text or gzip, line by line; "
+    "may be repeated.",
+)
+@model_options
+@config_options("evaluate")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as a JSON array.")
+def evaluate(
+    run: Path,
+    tests: tuple[tuple[str, Path, Path], ...],
+    checkpoint: str,
+    device: str,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Translate test sets and measure BLEU, chrF and TER.
+
+    Scores are sacrebleu's, cased and detokenised, with its signatures. For each test set,
+    RUN/evaluation/NAME.hyp holds the translations and NAME.json the scores. A blank line is
+    translated to a blank line. Search options come from RUN/config.toml, then --config, then
+    --set, then flags; the last one wins.
+
+    \b
+    Example:
+      nmtasync evaluate runs/de-en --test flickr16 test16.de test16.en \\
+        --test flickr17 test17.de.gz test17.en.gz --beam-size 8
+    """
+    from nmtasync.evaluation.test_sets import describe, write
+
+    directory = RunDirectory(run)
+    directory.read_manifest()
+    decoding = read_decoding(run, config_file, assignments, flags)
+    test_sets = _read(tests)
+
+    trained = load_trained(run, checkpoint, device, decoding)
+    descriptions = []
+    for test_set in test_sets:
+        evaluation = _evaluate(trained, test_set)
+        description = describe(evaluation, trained.translator, trained.checkpoint)
+        write(directory, evaluation, description)
+        descriptions.append(description)
+    if as_json:
+        click.echo(json.dumps(descriptions, indent=2, ensure_ascii=False))
+    else:
+        _print(run, descriptions)
+
+
+def _read(tests: tuple[tuple[str, Path, Path], ...]) -> list[TestSet]:
+    """Read all test sets before anything else, so that a wrong path is told at once."""
+    from nmtasync.evaluation.test_sets import read_test_set
+
+    names = [name for name, _, _ in tests]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError("is the name of two test sets", where=f"--test {name}")
+    return [read_test_set(*test) for test in tests]
+
+
+def _evaluate(trained: TrainedModel, test_set: TestSet) -> Evaluation:
+    from nmtasync.evaluation.test_sets import evaluate as evaluate_test_set
+
+    from .progress import ProgressDisplay
+
+    def warn(line: int, message: str) -> None:
+        place = f"{test_set.files['source']['path']}:{line + 1}"
+        click.echo(f"nmtasync: warning: {place}: {message}", err=True)
+
+    def show(done: int, total: int) -> None:
+        display(f"translating {test_set.name}", done, total)
+
+    trained.translator.on_warning = warn
+    language = trained.config.data.target_language
+    with ProgressDisplay("sentences") as display:
+        return evaluate_test_set(trained.translator, test_set, language, show)
+
+
+def _print(run: Path, descriptions: list[dict[str, Any]]) -> None:
+    width = max(len(description["name"]) for description in descriptions)
+    for result in descriptions:
+        scores = "  ".join(
+            f"{label} {result[key]['score']:.2f}"
+            for label, key in (("BLEU", "bleu"), ("chrF2", "chrf"), ("TER", "ter"))
+        )
+        click.echo(
+            f"{result['name']:{width}}  {scores}  "
+            f"({result['sentences']:,} sentences in {result['seconds']:.1f} s)"
+        )
+    first = descriptions[0]
+    beam = first["decoding"]["beam_size"]
+    click.echo(f"\nBLEU       {first['bleu']['signature']}")
+    click.echo(f"model      update {first['checkpoint']:,}, beam {beam}")
+    click.echo(f"results    {click.format_filename(RunDirectory(run).evaluation)}")

@@ -1,0 +1,152 @@
+"""Test sets: read, translate, score, and keep the result in RUN/evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nmtasync
+from nmtasync.data.corpus import TextReader, read_pairs
+from nmtasync.errors import UserError
+from nmtasync.evaluation.metrics import Score, score
+from nmtasync.evaluation.translate import Progress, Translator
+from nmtasync.run_directory import (
+    RunDirectory,
+    explain_write_errors,
+    write_atomically,
+    write_json,
+)
+
+_MAX_NAME_BYTES = 200
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Sentences and their reference translations.
+
+    Attributes:
+        name: What its results are called.
+        files: Path and SHA-256 of "source" and "reference".
+        sources: The sentences.
+        references: One translation of each.
+    """
+
+    __test__ = False  # pytest takes the name for a class of tests
+
+    name: str
+    files: dict[str, dict[str, str]]
+    sources: list[str]
+    references: list[str]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of a test set.
+
+    Attributes:
+        test_set: The set.
+        hypotheses: The translations.
+        scores: BLEU, chrF and TER.
+        seconds: What translating took.
+    """
+
+    test_set: TestSet
+    hypotheses: list[str]
+    scores: dict[str, Score]
+    seconds: float
+
+
+def read_test_set(name: str, source: Path, reference: Path) -> TestSet:
+    """Read the two sides of a test set, plain or gzipped.
+
+    Raises:
+        UserError: The name is no file name, a file can't be read, the sides differ in length or
+            are empty.
+    """
+    check_name(name)
+    readers = TextReader(source), TextReader(reference)
+    pairs = list(read_pairs(*readers))
+    if not pairs:
+        raise UserError("holds no sentence", where=source, remedy="give the text of the test set")
+    sides = zip(("source", "reference"), readers, strict=True)
+    return TestSet(
+        name=name,
+        files={side: {"path": str(r.path), "sha256": r.sha256} for side, r in sides},
+        sources=[source for source, _ in pairs],
+        references=[reference for _, reference in pairs],
+    )
+
+
+def check_name(name: str) -> None:
+    """See that results can be kept under a name.
+
+    Raises:
+        UserError: It is no plain file name.
+    """
+    too_long = len(name.encode("utf-8", "replace")) > _MAX_NAME_BYTES
+    if not name or name.startswith(".") or too_long or not name.isprintable() or "/" in name:
+        raise UserError(
+            "the name of a test set must be a plain file name",
+            where=f"--test {name!r}",
+            remedy="choose one like newstest2016",
+        )
+
+
+def evaluate(
+    translator: Translator,
+    test_set: TestSet,
+    target_language: str | None,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Translate a test set and score the translations.
+
+    Args:
+        translator: What is evaluated.
+        test_set: What it is evaluated on.
+        target_language: Its code, as `metrics.score` takes it.
+        on_progress: Is called after each batch.
+    """
+    start = time.monotonic()
+    hypotheses = translator.translate(test_set.sources, on_progress)
+    seconds = time.monotonic() - start
+    scores = score(hypotheses, test_set.references, target_language)
+    return Evaluation(test_set, hypotheses, scores, seconds)
+
+
+def describe(evaluation: Evaluation, translator: Translator, checkpoint: int) -> dict[str, Any]:
+    """Make the content of NAME.json.
+
+    Args:
+        evaluation: The result.
+        translator: What was evaluated.
+        checkpoint: The updates of the model.
+    """
+    return {
+        "name": evaluation.test_set.name,
+        **evaluation.scores,
+        "checkpoint": checkpoint,
+        "sentences": len(evaluation.hypotheses),
+        "seconds": round(evaluation.seconds, 3),
+        "decoding": dataclasses.asdict(translator.config),
+        **evaluation.test_set.files,
+        "nmtasync": nmtasync.__version__,
+    }
+
+
+def write(run: RunDirectory, evaluation: Evaluation, description: dict[str, Any]) -> None:
+    """Write NAME.hyp and then NAME.json, so that scores never stand beside older translations.
+
+    Raises:
+        UserError: RUN/evaluation can't be written.
+    """
+    name = evaluation.test_set.name
+    scores = run.evaluation / f"{name}.json"
+    with explain_write_errors(run.evaluation):
+        run.evaluation.mkdir(exist_ok=True)
+        scores.unlink(missing_ok=True)
+        text = "".join(line + "\n" for line in evaluation.hypotheses)
+        write_atomically(run.evaluation / f"{name}.hyp", text)
+        write_json(scores, description)
