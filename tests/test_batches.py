@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmtasync.data import batches as batches_module
-from nmtasync.data.batches import collate, pad_sources, plan_epoch
+from nmtasync.data.batches import collate, plan_epoch
 from nmtasync.data.shards import ParallelShards, write_shards
 from nmtasync.data.vocabulary import BOS, EOS, PAD
 
@@ -109,6 +109,3 @@ def test_collate_against_a_plain_loop(tmp_path: Path) -> None:
     assert batch.source_words == sum(len(sources[i]) + 1 for i in rows)
     assert batch.target_words == sum(len(targets[i]) + 1 for i in rows)
     assert batch.source.dtype == batch.target_input.dtype == torch.int64
-    padded, mask = pad_sources([sources[i] for i in rows])
-    assert torch.equal(padded, batch.source)
-    assert torch.equal(mask, batch.source_mask)

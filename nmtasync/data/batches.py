@@ -138,18 +138,3 @@ def _gather(
     matrix = np.where(columns == lengths[:, None], np.int64(EOS), np.int64(PAD))
     matrix[real] = tokens[(starts[:, None] + columns)[real]]
     return matrix, int(lengths.sum()) + len(rows)
-
-
-def pad_sources(sentences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Pad encoded source sentences for translation.
-
-    Args:
-        sentences: Ids without EOS: B sequences.
-
-    Returns:
-        The ids, EOS last, then PAD: [B, S]; and a mask that is True where there is no padding.
-    """
-    width = max(len(sentence) for sentence in sentences) + 1
-    rows = [[*sentence, EOS] + [PAD] * (width - 1 - len(sentence)) for sentence in sentences]
-    source = torch.tensor(rows, dtype=torch.int64)
-    return source, source != PAD

@@ -166,14 +166,15 @@ class _SideWriter:
         self.num_tokens = 0
         self._tokens: BinaryIO = _tokens_path(directory, side).open("wb")
         self._offsets: BinaryIO = _offsets_path(directory, side).open("wb")
-        np.zeros(1, _OFFSET).tofile(self._offsets)
+        self._offsets.write(np.zeros(1, _OFFSET).tobytes())
 
     def append(self, sentences: Sequence[Sequence[int]]) -> None:
         lengths = np.fromiter((len(s) for s in sentences), dtype=_OFFSET, count=len(sentences))
-        (self.num_tokens + np.cumsum(lengths, dtype=_OFFSET)).tofile(self._offsets)
+        ends = self.num_tokens + np.cumsum(lengths, dtype=_OFFSET)
+        self._offsets.write(ends.tobytes())  # unlike tofile, tells a full disk from other errors
         total = int(lengths.sum())
         flat = (token for sentence in sentences for token in sentence)
-        np.fromiter(flat, dtype=self.dtype, count=total).tofile(self._tokens)
+        self._tokens.write(np.fromiter(flat, dtype=self.dtype, count=total).tobytes())
         self.num_tokens += total
 
     def close(self) -> None:
