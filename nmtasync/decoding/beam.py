@@ -143,20 +143,25 @@ class _Search:
             already is no longer filled: it scores minus infinity.
         """
         sentences, num_live = live.scores.shape
-        log_probabilities = logits.float().log_softmax(1).view(sentences, num_live, -1)
-        log_probabilities[:, :, [PAD, UNK, BOS]] = _NEVER
+        logits = logits.float()
+        normalizers = logits.logsumexp(1)
+        logits[:, [PAD, UNK, BOS]] = _NEVER
         length = live.history.shape[2]
         for row, sentence in enumerate(live.sentences):
             if length == self.limits[sentence]:
-                log_probabilities[row, :, :EOS] = _NEVER
-                log_probabilities[row, :, EOS + 1 :] = _NEVER
-        total = (live.scores.unsqueeze(2) + log_probabilities).view(sentences, -1)
-        scores, places = total.topk(min(self.beam_size, total.shape[1]))
-        vocabulary = log_probabilities.shape[2]
+                last = logits[row * num_live : (row + 1) * num_live]
+                last[:, :EOS] = _NEVER
+                last[:, EOS + 1 :] = _NEVER
+        # The best of a sentence are among the best of its hypotheses.
+        best, pieces = logits.topk(min(self.beam_size, logits.shape[1]), dim=1)
+        total = best - normalizers.unsqueeze(1) + live.scores.view(-1, 1)
+        total = total.view(sentences, -1)
+        scores, places = total.topk(min(self.beam_size, total.shape[1]), dim=1)
         free = [self.beam_size - len(self.finished[sentence]) for sentence in live.sentences]
         taken = torch.arange(scores.shape[1]) >= torch.tensor(free)[:, None]
         scores = scores.masked_fill(taken.to(scores.device), _NEVER)
-        return places % vocabulary, places // vocabulary, scores
+        tokens = pieces.view(sentences, -1).gather(1, places)
+        return tokens, places // best.shape[1], scores
 
     def _finish(self, ends: Tensor, parents: Tensor, scores: Tensor, live: _Live) -> None:
         """Keep the hypotheses that have ended, where `ends` is True [N, beam_size]."""

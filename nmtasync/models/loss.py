@@ -6,6 +6,7 @@ D dimension, V target vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from nmtasync.models.sequence_to_sequence import PAD, SequenceToSequence
 
-_CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
-"""The logits that are held at a time: what a CPU's cache holds, or enough to fill a GPU."""
+_CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
+"""The most logits that are held at a time; smaller chunks read the weights too often."""
 
 
 def loss_sums(
@@ -96,13 +97,17 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         """Sum the loss chunk by chunk; arguments as in `smoothed_cross_entropy`."""
         size, vocabulary = outputs.shape[0], weight.shape[0]
         chunk_bytes = _CHUNK_BYTES.get(outputs.device.type, _CHUNK_BYTES["cuda"])
-        rows = max(1, chunk_bytes // (vocabulary * weight.element_size()))
+        most_rows = max(1, chunk_bytes // (vocabulary * weight.element_size()))
+        chunks = max(1, math.ceil(size / most_rows))
+        rows = max(1, math.ceil(size / chunks))  # of equal size, none a leftover
         weight_sum, bias_sum = weight.sum(0), bias.sum()
         cross_entropy = torch.zeros((), dtype=weight.dtype, device=weight.device)
         uniform = cross_entropy.clone()  # minus the mean over V of log p
         if with_gradient:
             by_outputs = torch.empty_like(outputs)
-            by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+            spread = -smoothing / vocabulary  # the gradient's share that is the same everywhere
+            by_weight = (spread * outputs.sum(0)).expand_as(weight).contiguous()
+            by_bias = torch.full_like(bias, spread * size)
         for start in range(0, size, rows):
             part, right = outputs[start : start + rows], target[start : start + rows]
             logits = torch.addmm(bias, part, weight.t())
@@ -121,12 +126,10 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
                 by_weight.addmm_(exponentials.t(), scaled)
                 by_bias += sums.reciprocal().squeeze(1) @ exponentials
         if with_gradient:
-            by_outputs -= (1.0 - smoothing) * weight[target] + smoothing / vocabulary * weight_sum
+            by_outputs -= (1.0 - smoothing) * weight[target] - spread * weight_sum
             by_weight.index_add_(0, target, outputs, alpha=smoothing - 1.0)
-            by_weight -= smoothing / vocabulary * outputs.sum(0)
             ones = torch.ones_like(target, dtype=bias.dtype)
             by_bias.index_add_(0, target, ones, alpha=smoothing - 1.0)
-            by_bias -= smoothing * size / vocabulary
             ctx.save_for_backward(by_outputs, by_weight, by_bias)
         smoothed = (1.0 - smoothing) * cross_entropy + smoothing * uniform
         ctx.mark_non_differentiable(cross_entropy)
