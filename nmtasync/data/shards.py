@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -169,11 +170,11 @@ class _SideWriter:
         self._offsets.write(np.zeros(1, _OFFSET).tobytes())
 
     def append(self, sentences: Sequence[Sequence[int]]) -> None:
-        lengths = np.fromiter((len(s) for s in sentences), dtype=_OFFSET, count=len(sentences))
+        lengths = np.fromiter(map(len, sentences), dtype=_OFFSET, count=len(sentences))
         ends = self.num_tokens + np.cumsum(lengths, dtype=_OFFSET)
         self._offsets.write(ends.tobytes())  # unlike tofile, tells a full disk from other errors
         total = int(lengths.sum())
-        flat = (token for sentence in sentences for token in sentence)
+        flat = itertools.chain.from_iterable(sentences)
         self._tokens.write(np.fromiter(flat, dtype=self.dtype, count=total).tobytes())
         self.num_tokens += total
 
