@@ -124,9 +124,9 @@ def explain_write_errors(place: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or place
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NmtasyncError(
-                "no space left on the disk",
+                f"the disk or its quota is full: {os.strerror(error.errno)}",
                 where=where,
                 remedy="free some and run the same command again",
             ) from None
@@ -136,7 +136,7 @@ def explain_write_errors(place: Path | str) -> Iterator[None]:
             ) from None
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise UserError(f"is in the way: {error.strerror}", where=where) from None
-        raise
+        raise NmtasyncError(f"input or output failed: {error.strerror}", where=where) from None
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -217,7 +217,7 @@ def test_kill_9_leaves_a_checkpoint_to_go_on_from_and_no_process_behind(toy_run,
     process = start_training(
         toy_run, "--set=training.log_every_seconds=0", f"--devices={devices}", "--validate-every=5"
     )
-    wait_for_line(process, "validation at update")
+    wait_for_line(process, "validation of update")
     left = children(process.pid)
     process.kill()
     process.communicate(timeout=60)

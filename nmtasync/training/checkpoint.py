@@ -11,6 +11,7 @@ is the same state, so a checkpoint is never written twice.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,10 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         code = str(error).rpartition("os error ")[2].partition(")")[0]
         if not code.isdigit():
             raise
-        raise OSError(int(code), str(error), str(path)) from error
+        raise OSError(int(code), os.strerror(int(code)), str(path)) from None
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # the library makes it private
 
 
 def _sweep(run: RunDirectory) -> None:

@@ -62,12 +62,14 @@ class Display:
         else:
             self.message(_line(figures, clocks, done))
 
-    def validation(self, validation: Validation, best: bool, num_since_best: int) -> None:
-        """Show a validation."""
+    def validation(
+        self, validation: Validation, best: bool, num_since_best: int, seconds: float
+    ) -> None:
+        """Show a validation; `seconds` is the time now, later than that of the checkpoint."""
         bleu = "" if validation.bleu is None else f" · BLEU {validation.bleu:.2f} (greedy)"
         verdict = "best so far" if best else f"best was {num_since_best} before"
         self.message(
-            f"[{duration(validation.time_seconds)}] validation at update {validation.updates:,}: "
+            f"[{duration(seconds)}] validation of update {validation.updates:,}: "
             f"cross-entropy {validation.cross_entropy:.4f}{bleu} · {verdict}"
         )
 

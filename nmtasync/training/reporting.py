@@ -101,14 +101,11 @@ class Reporter:
         self, validation: Validation, best: bool, num_since_best: int, clocks: Figures
     ) -> None:
         """Note a validation; its own clocks are those of the moment that it measured."""
-        clocks = {
-            **clocks,
-            "updates": validation.updates,
-            "time_seconds": validation.time_seconds,
-        }
+        now = clocks["time_seconds"]
+        measured = {"updates": validation.updates, "time_seconds": validation.time_seconds}
         figures = {"cross_entropy": validation.cross_entropy, "bleu": validation.bleu, "best": best}
-        self._write("valid", figures, clocks)
-        self.display.validation(validation, best, num_since_best)
+        self._write("valid", figures, {**clocks, **measured})
+        self.display.validation(validation, best, num_since_best, now)
 
     def checkpoint(self, updates: int, clocks: Figures) -> None:
         """Note a checkpoint."""

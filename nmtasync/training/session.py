@@ -99,10 +99,6 @@ class Session:
         """Time since training began, over resumes."""
         return time.monotonic() - self._start
 
-    def restored(self) -> None:
-        """Note that the server has been restored from a checkpoint, which needs no saving."""
-        self._last_saved_updates = self._last_validated_updates = self.server.updates
-
     def next_window(self, worker: int) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""
         return self.cursor.draw(worker, self.config.asynchronous.optimizer_delay)

@@ -100,20 +100,23 @@ def train(
         UserError: The configuration or RUN is not usable.
         TrainingError: Training could not go on.
     """
+    run.read_manifest()  # before the lock, which would make the directory
     with run.lock():
         config = experiment_config(run, settings)
         devices = resolve_devices(config.asynchronous.devices)
-        latest = checkpoint.pointed(run, "latest") if resume else None
         digest = VocabularyPair.load(run.vocab).digest()
+        latest = checkpoint.pointed(run, "latest") if resume else None
         state = None if latest is None else checkpoint.read_state(run, latest, digest)
         if state is not None:
             _check_same_model(config, checkpoint.read_config(state, run.checkpoints))
-        else:
-            checkpoint.discard_all(run)
-        with explain_write_errors(run.config):
-            write_atomically(run.config, to_toml(config))
         with Display(console, config.training) as display:
-            return _Run(run, config, devices, digest, state, display).train()
+            parts = _Run(run, config, devices, digest, state)
+            # nothing has been written so far: a refused call changes nothing
+            if state is None:
+                checkpoint.discard_all(run)
+            with explain_write_errors(run.config):
+                write_atomically(run.config, to_toml(config))
+            return parts.train(display)
 
 
 def _check_same_model(config: Config, trained: Config) -> None:
@@ -138,9 +141,8 @@ class _Run:
         devices: list[str],
         digest: str,
         state: dict[str, Any] | None,
-        display: Display,
     ) -> None:
-        self.run, self.config, self.devices, self.display = run, config, devices, display
+        self.run, self.config, self.devices, self.digest = run, config, devices, digest
         self.state = state
         self.updates = 0 if state is None else int(state["updates"])
         vectors = None if state is None else checkpoint.read_vectors(run, self.updates)
@@ -160,22 +162,14 @@ class _Run:
         num_shards = config.asynchronous.num_shards or len(devices)
         initial = self.flat.parameters.clone()
         try:
-            server = Server(initial, num_shards, config.optimizer, config.schedule)
+            self.server = Server(initial, num_shards, config.optimizer, config.schedule)
         except ValueError as error:
             raise UserError(str(error), where="asynchronous.num_shards") from None
-        self.reporter = Reporter(run, display, config.training.log_every_seconds, self.updates)
-        history = ValidationHistory(run, config.training.validate_metric, self.updates)
-        cursor = BatchCursor(self._plan, config.training.max_epochs)
-        progress = Progress() if state is None else Progress(**state["progress"])
-        before = 0.0 if state is None else float(state["time_seconds"])
-        self.session = Session(
-            run, config, server, cursor, history, self.reporter, digest, progress, before
-        )
+        self.cursor = BatchCursor(self._plan, config.training.max_epochs)
         if state is not None and vectors is not None:
             sequences = {int(k): v for k, v in state["last_sequences"].items()}
-            server.restore(vectors, self.updates, sequences)
-            self.session.restored()
-            cursor.restore(state["cursor"])
+            self.server.restore(vectors, self.updates, sequences)
+            self.cursor.restore(state["cursor"])
         self.vectors = vectors or {}
 
     def _plan(self, epoch: int) -> Plan:
@@ -183,25 +177,45 @@ class _Run:
         seed, batch_tokens = self.config.training.seed, self.config.data.batch_tokens
         return plan_epoch(*lengths, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
 
-    def train(self) -> TrainingSummary:
+    def _session(self, reporter: Reporter) -> Session:
+        state, metric = self.state, self.config.training.validate_metric
+        return Session(
+            self.run,
+            self.config,
+            self.server,
+            self.cursor,
+            ValidationHistory(self.run, metric, self.updates),
+            reporter,
+            self.digest,
+            Progress() if state is None else Progress(**state["progress"]),
+            0.0 if state is None else float(state["time_seconds"]),
+        )
+
+    def train(self, display: Display) -> TrainingSummary:
         """Drive the run to its end."""
-        session = self.session
-        self._introduce()
-        with contextlib.closing(self.reporter), on_stop_signal(self._request_stop):
-            driver = self._driver()
+        reporter = Reporter(self.run, display, self.config.training.log_every_seconds, self.updates)
+        session = self._session(reporter)
+        display.message(self._introduction())
+
+        def request_stop(reason: str) -> None:
+            session.stop_request = reason
+            display.message(f"{reason}: saving; once more to end at once")
+
+        with contextlib.closing(reporter), on_stop_signal(request_stop):
+            driver = self._driver(session)
             try:
-                if self._owes_validation():
+                if self._owes_validation(session):
                     driver.validate_restored()
                 reason = driver.train()
             except Exception:
                 if session.unsaved:
                     driver.finish(validate=False)
                 raise
-            self.reporter.flush(session.clocks())
-            computing = self.reporter.computing()
+            reporter.flush(session.clocks())
+            computing = reporter.computing()
             driver.finish(validate=reason not in EXIT_CODES)
             reason = session.stop_request or reason
-            self.reporter.end(reason, session.clocks())
+            reporter.end(reason, session.clocks())
         return TrainingSummary(
             reason=reason,
             exit_code=EXIT_CODES.get(reason, 0),
@@ -215,29 +229,25 @@ class _Run:
             num_parameters=self.num_parameters,
         )
 
-    def _request_stop(self, reason: str) -> None:
-        self.session.stop_request = reason
-        self.display.message(f"{reason}: saving; once more to end at once")
-
-    def _owes_validation(self) -> bool:
+    def _owes_validation(self, session: Session) -> bool:
         state = self.state
-        done = self.session.history.includes(self.updates)
+        done = session.history.includes(self.updates)
         return state is not None and bool(state["to_validate"]) and not done
 
-    def _driver(self) -> InlineDriver | LocalDriver:
+    def _driver(self, session: Session) -> InlineDriver | LocalDriver:
         workers = {} if self.state is None else self.state["workers"]
         if self.alone:
-            driver = InlineDriver(self.session, self.flat, self.corpus, self.devices[0])
+            driver = InlineDriver(session, self.flat, self.corpus, self.devices[0])
             driver.restore(self.vectors, workers)
             return driver
         batches = {int(index): counts["batches"] for index, counts in workers.items()}
-        return LocalDriver(self.session, self.devices, self.threads, self.sizes, batches)
+        return LocalDriver(session, self.devices, self.threads, self.sizes, batches)
 
-    def _introduce(self) -> None:
+    def _introduction(self) -> str:
         names = ", ".join(self.devices)
         plural = "worker" if self.alone else "workers"
         start = f"resuming at update {self.updates:,}" if self.state else "starting"
-        self.display.message(
+        return (
             f"{start}: {self.config.model.type}, {self.num_parameters / 1e6:.1f} million "
             f"parameters; {len(self.corpus):,} pairs; {len(self.devices)} {plural} ({names}), "
             f"{self.threads} thread(s) each, delay {self.config.asynchronous.optimizer_delay}"

@@ -1,0 +1,59 @@
+# Two commands on a fresh machine with Python 3.11+, git and make: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/demo
+DEVICES ?= cpu,cpu
+SET ?=
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-system check format docs bench clean
+
+help: ## Show what there is
+	@echo "make TARGET [VARIABLE=value]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
+	  while IFS='|' read -r target text; do printf '  %-12s %s\n' $$target "$$text"; done
+	@echo "Variables of demo: RUN=$(RUN) DEVICES=$(DEVICES) SET=\"--set model.type=rnn\""
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nmtasync needs Python 3.11 or newer; name one: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@echo "Installing into $(VENV); this takes a minute or two"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(INSTALLED) ## Make .venv and install nmtasync into it, with the versions of constraints.txt
+	@echo "Ready: $(BIN)/nmtasync --help"
+
+demo: $(INSTALLED) ## Generate a corpus, preprocess, train with 2 asynchronous workers, evaluate
+	@PATH="$(abspath $(BIN)):$$PATH" RUN="$(RUN)" DEVICES="$(DEVICES)" SET="$(SET)" recipes/demo/run
+
+test: $(INSTALLED) ## Run the tests
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not system"
+
+test-system: $(INSTALLED) ## Run the tests that train for minutes
+	$(BIN)/python -m pytest -q -m system --timeout 1800
+
+check: $(INSTALLED) ## What CI runs: format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(INSTALLED) ## Write docs/configuration.md anew from the schema
+	$(BIN)/python -m nmtasync.config.reference > docs/configuration.md
+
+bench: $(INSTALLED) ## Measure speed, side by side, on this machine
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean: ## Remove the environment and what the demo made
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
