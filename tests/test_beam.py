@@ -13,7 +13,8 @@ from nmtasync.data.vocabulary import BOS, EOS, PAD, UNK
 from nmtasync.decoding import beam
 from nmtasync.decoding.beam import Hypothesis, beam_search
 from nmtasync.models.build import build_model
-from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.models.embeddings import Embeddings
+from nmtasync.models.sequence_to_sequence import DecoderState, Encoded, SequenceToSequence
 
 SIZE = 13
 CONFIGS = {
@@ -131,6 +132,48 @@ def test_translations_do_not_depend_on_the_batch(model: SequenceToSequence, beam
         )
         assert alone[0][0].ids == together[row][0].ids
         assert alone[0][0].score == pytest.approx(together[row][0].score, abs=1e-5)
+
+
+class Scripted(SequenceToSequence):
+    """Ends at once with probability 0.4; or begins with 4 (0.13), goes on so and ends after 7."""
+
+    def encode(self, source: torch.Tensor, source_mask: torch.Tensor) -> Encoded:
+        return Encoded(source, source_mask)
+
+    def start(self, encoded: Encoded) -> Generated:
+        return Generated(0)
+
+    def decode_step(
+        self, tokens: torch.Tensor, state: DecoderState
+    ) -> tuple[torch.Tensor, Generated]:
+        assert isinstance(state, Generated)
+        probabilities = torch.full((len(tokens), SIZE), 1e-4)
+        if state.pieces == 0:
+            probabilities[:, 5:] = 0.47 / (SIZE - 5)
+            probabilities[:, [EOS, 4]] = torch.tensor([0.4, 0.13])
+        else:
+            probabilities[:, 4 if state.pieces < 7 else EOS] = 1.0
+        return probabilities.log(), Generated(state.pieces + 1)
+
+    def reorder(self, state: DecoderState, rows: torch.Tensor) -> DecoderState:
+        return state
+
+    def decode(self, encoded: Encoded, target_input: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated(DecoderState):
+    pieces: int
+
+
+def test_search_does_not_end_while_a_longer_hypothesis_can_still_win() -> None:
+    """After one piece it is worse, at any length up to 2; at its own length it is better."""
+    model = Scripted(Embeddings(SIZE, SIZE, 2, "all"))
+    source, mask = make_source([3])
+    assert search(model, source, mask, beam_size=2)[0][0].ids == [4] * 7
+    not_normalized = search(model, source, mask, beam_size=2, length_normalization=0.0)
+    assert not_normalized[0][0].ids == []
 
 
 def test_a_model_that_never_ends_is_stopped_by_the_source_s_length() -> None:

@@ -154,8 +154,13 @@ def test_translate_keeps_the_count_of_lines(call: Call, trained: Path) -> None:
     assert call("translate", trained, stdin="\n\n").stdout == "\n\n"
 
 
-def test_n_best_lists_number_the_lines(call: Call, trained: Path) -> None:
+@pytest.mark.parametrize("chunk_bytes", [1 << 16, 7])
+def test_n_best_lists_number_the_lines(
+    chunk_bytes: int, call: Call, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the lines come in several pieces."""
     best = call("translate", trained, stdin="eins zwei\n\ndrei\n").stdout.split("\n")
+    monkeypatch.setattr("cli.translate._READ_BYTES", chunk_bytes)
     result = call("translate", trained, "--n-best", 3, stdin="eins zwei\n\ndrei\n")
     rows = [line.split(" ||| ") for line in result.stdout.split("\n")[:-1]]
     assert [row[0] for row in rows] == ["0"] * 3 + ["1"] + ["2"] * 3
