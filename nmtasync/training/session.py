@@ -8,6 +8,7 @@ Shapes: P is the length of the parameter vector.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ class Session:
         vocabulary_digest: Hash of RUN/vocab, for checkpoints.
         progress: What was done before.
         seconds_before: Time that training took before.
+        clock: Tells the time in seconds, from any zero on; a simulator brings its own.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Session:
         vocabulary_digest: str,
         progress: Progress,
         seconds_before: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.run = run
         self.config = config
@@ -88,7 +91,8 @@ class Session:
         self.vocabulary_digest = vocabulary_digest
         self.progress = progress
         self.stop_request: str | None = None
-        self._start = time.monotonic() - seconds_before
+        self._clock = clock
+        self._start = clock() - seconds_before
         self._unusable_pushes = 0
         self._last_saved_updates = server.updates
         self._last_saved_seconds = seconds_before
@@ -97,7 +101,7 @@ class Session:
     @property
     def seconds(self) -> float:
         """Time since training began, over resumes."""
-        return time.monotonic() - self._start
+        return self._clock() - self._start
 
     def next_window(self, worker: int) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""
