@@ -45,11 +45,12 @@ class Reply:
         versions: The version of each shard in the payload.
         applied: Whether the push changed anything: not if it was a repeat or not finite.
         staleness: For each shard, how many updates the push came late.
-        learning_rate: The learning rate of the update.
+        learning_rate: Of the update that the push made; None if it made none, but waits in a
+            buffer.
     """
 
     sequence: int
     versions: tuple[int, ...]
     applied: bool
     staleness: tuple[int, ...]
-    learning_rate: float
+    learning_rate: float | None

@@ -45,7 +45,7 @@ class InlineDriver:
     def train(self) -> str:
         """Train until there is a reason to stop; return it."""
         session, worker = self.session, self.worker
-        worker.versions = session.server.fetch(self.flat.parameters)
+        worker.versions = session.server.fetch(self.flat.parameters, 0)
         while (reason := session.stop_reason()) is None:
             push = worker.compute(session.next_window(0))
             reply = session.exchange(push, self.flat.gradients, self.flat.parameters)

@@ -23,6 +23,7 @@ class Interval:
 
     start: float = field(default_factory=time.monotonic)
     pushes: int = 0
+    updates: int = 0
     target_words: int = 0
     source_words: int = 0
     cross_entropy: float = 0.0
@@ -38,7 +39,9 @@ class Interval:
         self.source_words += push.source_words
         self.cross_entropy += push.cross_entropy
         self.gradient_norm += push.gradient_norm
-        self.learning_rate = reply.learning_rate
+        if reply.learning_rate is not None:
+            self.updates += 1
+            self.learning_rate = reply.learning_rate
         self.staleness.append(sum(reply.staleness) / len(reply.staleness))
         self.staleness_max = max(self.staleness_max, *reply.staleness)
 
@@ -49,7 +52,7 @@ class Interval:
             "loss": self.cross_entropy / self.target_words,
             "source_words_per_second": self.source_words / seconds,
             "target_words_per_second": self.target_words / seconds,
-            "target_words_per_update": self.target_words / self.pushes,
+            "target_words_per_update": self.target_words / max(self.updates, 1),
             "learning_rate": self.learning_rate,
             "gradient_norm": self.gradient_norm / self.pushes,
             "staleness_mean": sum(self.staleness) / self.pushes,

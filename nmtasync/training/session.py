@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nmtasync.config.schema import Config
 from nmtasync.errors import TrainingError
+from nmtasync.optim.schedules import delay_at
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
@@ -105,7 +106,8 @@ class Session:
 
     def next_window(self, worker: int) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""
-        return self.cursor.draw(worker, self.config.asynchronous.optimizer_delay)
+        delay = delay_at(self.server.updates, self.config.asynchronous)
+        return self.cursor.draw(worker, delay)
 
     def exchange(self, push: Push, payload: Tensor, landing: Tensor) -> Reply:
         """Let the server take a push, and count it.
@@ -194,6 +196,7 @@ class Session:
             self._last_validated_updates = self.server.updates
         state = {
             **self.clocks(),
+            "rule": self.server.counts(),
             "versions": list(self.server.versions),
             "to_validate": to_validate,
             "vocabulary": self.vocabulary_digest,

@@ -162,13 +162,13 @@ class _Run:
         num_shards = config.asynchronous.num_shards or len(devices)
         initial = self.flat.parameters.clone()
         try:
-            self.server = Server(initial, num_shards, config.optimizer, config.schedule)
+            self.server = Server(initial, num_shards, config, len(devices))
         except ValueError as error:
             raise UserError(str(error), where="asynchronous.num_shards") from None
         self.cursor = BatchCursor(self._plan, config.training.max_epochs)
         if state is not None and vectors is not None:
             sequences = {int(k): v for k, v in state["last_sequences"].items()}
-            self.server.restore(vectors, self.updates, sequences)
+            self.server.restore(vectors, self.updates, sequences, state["rule"])
             self.cursor.restore(state["cursor"])
         self.vectors = vectors or {}
 

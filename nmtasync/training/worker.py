@@ -72,12 +72,17 @@ class Worker:
         """
         start = time.perf_counter()
         self.flat.gradients.zero_()
+        if self.local is not None:
+            self.local.begin_window()
         figures = [self._compute_batch(assigned) for assigned in window]
         target_words = sum(figure.target_words for figure in figures)
         # the only place where the device and the host wait for each other
         cross_entropy = float(torch.stack([f.cross_entropy for f in figures]).double().sum())
+        if self.local is not None:
+            self.local.end_window(target_words)
         norm = float(self.flat.gradients.norm()) / max(target_words, 1)
-        factor = clip_factor(norm, self.config.optimizer.clip_norm)
+        whole = self.config.asynchronous.local_push == "delta"  # each local step was clipped
+        factor = 1.0 if whole else clip_factor(norm, self.config.optimizer.clip_norm)
         if factor < 1.0:
             self.flat.gradients.mul_(factor)
         self.sequence += 1
