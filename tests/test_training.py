@@ -62,7 +62,16 @@ LOCAL = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, LOCAL], ids=["plain", "delay and local optimizer"])
+BUFFER = {"asynchronous__rule": "buffer", "asynchronous__buffer_pushes": 3}
+COMPENSATED = {"asynchronous__rule": "delay-compensation+staleness-aware"}
+OUTER = {**LOCAL, "asynchronous__local_push": "delta", "asynchronous__rule": "outer-nesterov"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, LOCAL, BUFFER, COMPENSATED, OUTER],
+    ids=["plain", "delay and local optimizer", "buffer", "compensation", "outer Nesterov"],
+)
 def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(tmp_path, toy_run, options):
     other = RunDirectory(shutil.copytree(toy_run.root, tmp_path / "other"))
     options = {**options, "training__validate_every": 4}
@@ -125,6 +134,21 @@ def test_two_workers_train_with_the_staleness_of_two(toy_run):
     assert max(line["staleness_max"] for line in lines) >= 1
     assert {int(w) for w in summary.computing} == {0, 1}
     assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+@pytest.mark.parametrize("options", [BUFFER, COMPENSATED, OUTER], ids=["buffer", "dc", "outer"])
+def test_two_workers_learn_with_every_rule(toy_run, options):
+    train_toy(
+        toy_run,
+        asynchronous__devices="cpu,cpu",
+        training__max_epochs=4,
+        training__log_every_seconds=0.0,
+        schedule__learning_rate=1e-2,
+        schedule__warmup_updates=10,
+        **options,
+    )
+    losses = [line["loss"] for line in events(toy_run, "train")]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
 def test_two_workers_use_each_batch_once_over_a_resume(toy_run):
