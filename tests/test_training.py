@@ -67,10 +67,17 @@ COMPENSATED = {"asynchronous__rule": "delay-compensation+staleness-aware"}
 OUTER = {**LOCAL, "asynchronous__local_push": "delta", "asynchronous__rule": "outer-nesterov"}
 
 
+DROPPING = {
+    "asynchronous__drop_rate": 0.9,
+    "asynchronous__drop_warmup_pushes": 8,
+    "asynchronous__drop_local_gradient": True,
+}
+
+
 @pytest.mark.parametrize(
     "options",
-    [{}, LOCAL, BUFFER, COMPENSATED, OUTER],
-    ids=["plain", "delay and local optimizer", "buffer", "compensation", "outer Nesterov"],
+    [{}, LOCAL, BUFFER, COMPENSATED, OUTER, DROPPING],
+    ids=["plain", "delay and local optimizer", "buffer", "compensation", "outer", "dropping"],
 )
 def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(tmp_path, toy_run, options):
     other = RunDirectory(shutil.copytree(toy_run.root, tmp_path / "other"))
@@ -136,7 +143,11 @@ def test_two_workers_train_with_the_staleness_of_two(toy_run):
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
-@pytest.mark.parametrize("options", [BUFFER, COMPENSATED, OUTER], ids=["buffer", "dc", "outer"])
+@pytest.mark.parametrize(
+    "options",
+    [BUFFER, COMPENSATED, OUTER, DROPPING],
+    ids=["buffer", "compensation", "outer", "dropping"],
+)
 def test_two_workers_learn_with_every_rule(toy_run, options):
     train_toy(
         toy_run,

@@ -27,6 +27,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_rules(config, changed)
     _refuse_betas(config, changed)
     _refuse_local(config, changed)
+    _refuse_dropping(config, changed)
     _refuse_rest(config)
 
 
@@ -113,7 +114,9 @@ def _refuse_local(config: Config, changed: set[str]) -> None:
     options = config.asynchronous
     batches = "asynchronous.local_optimizer_batches"
     if options.local_optimizer_batches == 0:
-        keys = ("beta1", "beta2", "beta_points", "learning_rate", "push")
+        keys = ["push"]
+        if not options.drop_local_gradient:
+            keys += ["beta1", "beta2", "beta_points", "learning_rate"]
         for name in (f"asynchronous.local_{key}" for key in keys):
             if name in changed:
                 raise _inert(name, f"while {batches} is 0", f"remove it or set {batches}")
@@ -138,6 +141,21 @@ def _refuse_local(config: Config, changed: set[str]) -> None:
             "while asynchronous.optimizer_delay is 1, because every push is followed by a fetch "
             "that replaces the replica",
             "raise optimizer_delay or set local_optimizer_batches to 0",
+        )
+
+
+def _refuse_dropping(config: Config, changed: set[str]) -> None:
+    options = config.asynchronous
+    if options.drop_rate is None:
+        for name in ("asynchronous.drop_warmup_pushes", "asynchronous.drop_local_gradient"):
+            if name in changed:
+                remedy = "remove it or set drop_rate"
+                raise _inert(name, "while asynchronous.drop_rate is 'none'", remedy)
+    elif options.local_optimizer_batches != 0 and options.drop_local_gradient:
+        raise UserError(
+            "uses the worker's own Adam, and so do asynchronous.local_optimizer_batches",
+            where="asynchronous.drop_local_gradient",
+            remedy="drop one of them",
         )
 
 

@@ -283,6 +283,24 @@ class AsynchronousConfig:
         "(times the target words, so that rules treat both alike).",
         choices=("gradient", "delta"),
     )
+    drop_rate: float | None = option(
+        None,
+        "Gradient dropping: keep this share of each gradient, its smallest elements, on the "
+        "worker until they have grown, and push the rest; 'none' is off.",
+        minimum=0.0,
+        maximum=0.99999,
+    )
+    drop_warmup_pushes: int = option(
+        0,
+        "Gradient dropping: raise the rate linearly from 0 for this long.",
+        unit="pushes of a worker",
+        minimum=0,
+    )
+    drop_local_gradient: bool = option(
+        False,
+        "Gradient dropping: the worker applies what it keeps to its own replica, by an Adam of "
+        "its own, after each fetch.",
+    )
     num_shards: int | None = option(
         None, "Shards of the parameter vector; 'none' means one for each worker.", minimum=1
     )

@@ -23,6 +23,7 @@ class Push:
         cross_entropy: Sum over the target words, in nats.
         gradient_norm: Global norm of the gradient per target word, before clipping.
         compute_seconds: Time that the worker spent computing it.
+        num_values: How many values a sparse payload has (see `sparse`); None if it is dense.
     """
 
     worker: int
@@ -34,6 +35,7 @@ class Push:
     cross_entropy: float
     gradient_norm: float
     compute_seconds: float
+    num_values: int | None = None
 
 
 @dataclass(frozen=True)

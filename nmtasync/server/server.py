@@ -19,6 +19,7 @@ from nmtasync.optim.smoothing import smooth
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.rules.base import Rule, ShardPush
 from nmtasync.server.rules.build import build_rule, rule_vectors
+from nmtasync.server.sparse import unpack
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Server:
             state = {name: vector[bounds] for name, vector in self.vectors.items()}
             self.shards.append(Shard(bounds, build_rule(config, num_workers, state)))
         self.last_sequences: dict[int, int] = {}
+        self._unpacked: Tensor | None = None
 
     @property
     def parameters(self) -> Tensor:
@@ -116,11 +118,19 @@ class Server:
         if usable and not repeated:
             bases = zip(self.versions, push.base_versions, strict=True)
             staleness = tuple(version - base for version, base in bases)
+            if push.num_values is not None:
+                payload = unpack(payload, push.num_values, self._dense())
             for shard, late in zip(self.shards, staleness, strict=True):
                 learning_rate = self._apply(shard, push, payload[shard.bounds], late)
         versions = self.fetch(landing, push.worker)
         applied = usable and not repeated
         return Reply(push.sequence, versions, applied, staleness, learning_rate)
+
+    def _dense(self) -> Tensor:
+        """Room [P] to write sparse payloads out; it is no part of the state."""
+        if self._unpacked is None:
+            self._unpacked = torch.empty_like(self.parameters)
+        return self._unpacked
 
     def _apply(self, shard: Shard, push: Push, gradient: Tensor, staleness: int) -> float | None:
         arriving = ShardPush(push.worker, gradient, push.target_words, shard.version, staleness)
