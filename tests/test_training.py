@@ -129,20 +129,6 @@ def test_patience_ends_training_and_the_best_checkpoint_stays(toy_run):
     assert checkpoint.list_checkpoints(toy_run) == [1, 4]
 
 
-def test_two_workers_train_with_the_staleness_of_two(toy_run):
-    summary = train_toy(
-        toy_run,
-        asynchronous__devices="cpu,cpu",
-        training__max_epochs=2,
-        training__log_every_seconds=0.0,
-    )
-    lines = events(toy_run, "train")
-    assert summary.updates == lines[-1]["updates"] == len(lines)
-    assert max(line["staleness_max"] for line in lines) >= 1
-    assert {int(w) for w in summary.computing} == {0, 1}
-    assert lines[-1]["loss"] < lines[0]["loss"]
-
-
 @pytest.mark.parametrize(
     "options",
     [BUFFER, COMPENSATED, OUTER, DROPPING],
@@ -213,6 +199,19 @@ def children(pid: int) -> list[int]:
 
 
 ENDLESS = ("--devices=cpu,cpu", "--set=training.log_every_seconds=0", "--validate-every=1000000")
+
+
+def test_two_workers_overtake_each_other(toy_run):
+    """Each learns of the other's pushes: staleness appears, and both compute."""
+    process = start_training(toy_run, *ENDLESS)
+    wait_for_line(process, "staleness", "(max 1)")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert max(line["staleness_max"] for line in events(toy_run, "train")) >= 1
+    (end,) = events(toy_run, "end")
+    assert end["computing"].keys() == {"0", "1"}
+    lines = events(toy_run, "train")
+    assert [line["updates"] for line in lines] == list(range(1, len(lines) + 1)), "one line each"
 
 
 def test_a_killed_worker_is_replaced_and_training_goes_on(toy_run):
