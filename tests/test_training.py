@@ -310,6 +310,13 @@ def test_another_model_than_the_checkpoints_is_refused(toy_run):
     assert summary.updates == 2
 
 
+@pytest.mark.parametrize("change", [{"data__batch_tokens": 400}, {"training__seed": 2}])
+def test_resumed_with_other_batches_training_goes_on_at_the_next_epoch(toy_run, change):
+    train_toy(toy_run, training__max_updates=10)
+    summary = train_toy(toy_run, training__max_updates=12, **change)
+    assert 1 < summary.epochs < 2 and summary.updates == 12
+
+
 def test_options_of_preprocessing_cannot_change_afterwards(toy_run):
     with pytest.raises(UserError, match=r"data\.vocab_size.*was preprocessed with 46"):
         train_toy(toy_run, data__vocab_size=90)

@@ -169,8 +169,17 @@ class _Run:
         if state is not None and vectors is not None:
             sequences = {int(k): v for k, v in state["last_sequences"].items()}
             self.server.restore(vectors, self.updates, sequences, state["rule"])
-            self.cursor.restore(state["cursor"])
+            self.cursor.restore(self._data_position(state))
         self.vectors = vectors or {}
+
+    def _data_position(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Where to go on in the corpus: at the next epoch if this one is cut otherwise now."""
+        trained = checkpoint.read_config(state, self.run.checkpoints)
+        same_seed = trained.training.seed == self.config.training.seed
+        if same_seed and trained.data.batch_tokens == self.config.data.batch_tokens:
+            position: dict[str, Any] = state["cursor"]
+            return position
+        return {"epoch": state["cursor"]["epoch"] + 1, "position": 0, "returned": []}
 
     def _plan(self, epoch: int) -> Plan:
         lengths = self.corpus.source_lengths, self.corpus.target_lengths
