@@ -209,7 +209,9 @@ def test_two_workers_overtake_each_other(toy_run):
     process.communicate(timeout=120)
     assert max(line["staleness_max"] for line in events(toy_run, "train")) >= 1
     (end,) = events(toy_run, "end")
-    assert end["computing"].keys() == {"0", "1"}
+    assert end["workers"].keys() == {"0", "1"}
+    for spent in end["workers"].values():
+        assert spent["computing"] > 0 and sum(spent.values()) == pytest.approx(1, abs=1e-3)
     lines = events(toy_run, "train")
     assert [line["updates"] for line in lines] == list(range(1, len(lines) + 1)), "one line each"
 

@@ -49,6 +49,7 @@ class Reply:
         staleness: For each shard, how many updates the push came late.
         learning_rate: Of the update that the push made; None if it made none, but waits in a
             buffer.
+        update_norm: How far it has moved the parameters, where that was asked for.
     """
 
     sequence: int
@@ -56,3 +57,4 @@ class Reply:
     applied: bool
     staleness: tuple[int, ...]
     learning_rate: float | None
+    update_norm: float | None = None

@@ -98,7 +98,9 @@ class Server:
             shard.rule.fetched(worker)
         return self.versions
 
-    def exchange(self, push: Push, payload: Tensor, landing: Tensor) -> Reply:
+    def exchange(
+        self, push: Push, payload: Tensor, landing: Tensor, *, measure_update: bool = False
+    ) -> Reply:
         """Apply a push and hand out the fresh parameters.
 
         A push that was taken before (its sequence number says so) changes nothing, and neither
@@ -108,6 +110,8 @@ class Server:
             push: The header.
             payload: [P], the gradient summed over the target words; it may be overwritten.
             landing: [P], where the worker wants the parameters.
+            measure_update: Whether to measure how far the update moves the parameters, which
+                takes a copy of them.
         """
         repeated = push.sequence <= self.last_sequences.get(push.worker, 0)
         usable = push.target_words > 0 and math.isfinite(push.gradient_norm)
@@ -115,6 +119,7 @@ class Server:
         learning_rate: float | None = None
         if not repeated:
             self.last_sequences[push.worker] = push.sequence
+        before = self.parameters.clone() if measure_update else None
         if usable and not repeated:
             bases = zip(self.versions, push.base_versions, strict=True)
             staleness = tuple(version - base for version, base in bases)
@@ -124,7 +129,10 @@ class Server:
                 learning_rate = self._apply(shard, push, payload[shard.bounds], late)
         versions = self.fetch(landing, push.worker)
         applied = usable and not repeated
-        return Reply(push.sequence, versions, applied, staleness, learning_rate)
+        norm = None
+        if before is not None and learning_rate is not None:
+            norm = float(before.sub_(self.parameters).norm())
+        return Reply(push.sequence, versions, applied, staleness, learning_rate, norm)
 
     def _dense(self) -> Tensor:
         """Room [P] to write sparse payloads out; it is no part of the state."""

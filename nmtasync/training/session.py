@@ -120,14 +120,17 @@ class Session:
         Raises:
             TrainingError: Too many pushes in a row could not be used.
         """
-        reply = self.server.exchange(push, payload, landing)
+        start = time.perf_counter()
+        measure = self.reporter.wants_update_norm
+        reply = self.server.exchange(push, payload, landing, measure_update=measure)
+        exchange_seconds = time.perf_counter() - start
         self.cursor.finish(push.worker)
         if reply.applied:
             self._unusable_pushes = 0
             self.progress.add(push)
         else:
             self._count_unusable(push)
-        self.reporter.pushed(push, reply, self.clocks())
+        self.reporter.pushed(push, reply, exchange_seconds, self.clocks())
         return reply
 
     def _count_unusable(self, push: Push) -> None:

@@ -27,7 +27,7 @@ from nmtasync.training.display import Display
 from nmtasync.training.history import Validation, ValidationHistory
 from nmtasync.training.inline import InlineDriver
 from nmtasync.training.local import LocalDriver
-from nmtasync.training.reporting import Reporter
+from nmtasync.training.reporting import Reporter, TimeSpent
 from nmtasync.training.session import Progress, Session
 from nmtasync.training.signals import EXIT_CODES, on_stop_signal
 
@@ -45,7 +45,7 @@ class TrainingSummary:
         source_words: Seen in training, over resumes.
         target_words: Likewise.
         best: The best validation, if there was one.
-        computing: What share of the time each worker computed, from 0 to 1.
+        workers: What share of the time each worker computed, exchanged and waited.
         num_parameters: Of the model, tied ones counted once.
     """
 
@@ -57,7 +57,7 @@ class TrainingSummary:
     source_words: int
     target_words: int
     best: Validation | None
-    computing: dict[int, float]
+    workers: dict[int, TimeSpent]
     num_parameters: int
 
 
@@ -221,10 +221,10 @@ class _Run:
                     driver.finish(validate=False)
                 raise
             reporter.flush(session.clocks())
-            computing = reporter.computing()
+            workers = reporter.time_spent()
             driver.finish(validate=reason not in EXIT_CODES)
             reason = session.stop_request or reason
-            reporter.end(reason, session.clocks())
+            reporter.end(reason, workers, session.clocks())
         return TrainingSummary(
             reason=reason,
             exit_code=EXIT_CODES.get(reason, 0),
@@ -234,7 +234,7 @@ class _Run:
             source_words=session.progress.source_words,
             target_words=session.progress.target_words,
             best=session.history.best,
-            computing=computing,
+            workers=workers,
             num_parameters=self.num_parameters,
         )
 

@@ -156,10 +156,10 @@ class Worker:
     def restore(self, vectors: dict[str, Tensor], counts: dict[str, int]) -> None:
         """Go on from what `state_vectors` and `counts` gave.
 
-        A vector that was not kept begins anew.
+        What was not kept, as by the driver of several workers, begins anew.
         """
         self.batches = counts["batches"]
-        self._pushed_words = counts["pushed_words"]
+        self._pushed_words = counts.get("pushed_words", 0)
         own = self.state_vectors()
         for name in own.keys() & vectors.keys():
             own[name].copy_(vectors[name])
