@@ -148,6 +148,7 @@ def _refuse_inert(config: Config, settings: Mapping[str, Any]) -> None:
                 where=name,
                 remedy=f"remove it or set {condition[0]} to {condition[1]!r}",
             )
+    _refuse_in_synchronous_training(config)
     local = config.asynchronous.local_optimizer_batches
     if local != 0 and config.asynchronous.optimizer_delay == 1:
         raise UserError(
@@ -168,6 +169,23 @@ def _refuse_inert(config: Config, settings: Mapping[str, Any]) -> None:
             where="training.validate_metric",
             remedy="set it to 'cross_entropy'",
         )
+
+
+_ASYNCHRONOUS_ONLY = ("local_optimizer_batches", "local_beta1", "local_beta2", "num_shards")
+
+
+def _refuse_in_synchronous_training(config: Config) -> None:
+    """Refuse options of what synchronous workers, who share every update, do not have."""
+    if config.asynchronous.driver != "synchronous":
+        return
+    for key in _ASYNCHRONOUS_ONLY:
+        name = f"asynchronous.{key}"
+        if get(config, name) != OPTIONS[name].default:
+            raise UserError(
+                "has no effect while asynchronous.driver is 'synchronous'",
+                where=name,
+                remedy="remove it or set asynchronous.driver to 'local'",
+            )
 
 
 def get(config: Config, name: str) -> Any:

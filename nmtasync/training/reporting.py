@@ -82,12 +82,15 @@ class Reporter:
 
     def pushed(self, push: Push, reply: Reply, clocks: Figures) -> None:
         """Note a push, and write a line when it is time."""
-        seconds = self.compute_seconds.get(push.worker, 0.0) + push.compute_seconds
-        self.compute_seconds[push.worker] = seconds
+        self.computed(push.worker, push.compute_seconds)
         if reply.applied:
             self._interval.add(push, reply)
         if time.monotonic() - self._interval.start >= self.log_every_seconds:
             self.flush(clocks)
+
+    def computed(self, worker: int, seconds: float) -> None:
+        """Note for how long a worker has computed."""
+        self.compute_seconds[worker] = self.compute_seconds.get(worker, 0.0) + seconds
 
     def flush(self, clocks: Figures) -> None:
         """Write the line of the interval that has not been written yet."""
