@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_training import (
     children,
     events,
@@ -24,8 +26,10 @@ from test_training import (
 
 from nmtasync.config.load import resolve
 from nmtasync.errors import TrainingError, UserError
+from nmtasync.optim.flat import SHARD_ALIGNMENT
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server import owned_shard
+from nmtasync.server.collectives import rank_bounds
 from nmtasync.server.owned_shard import OwnedShard
 from nmtasync.training import checkpoint, rank_process, synchronous
 from nmtasync.training.device import refuse_repeated_gpus
@@ -72,9 +76,10 @@ def same_state(run: RunDirectory, expected: tuple[dict[str, torch.Tensor], dict]
 @pytest.mark.parametrize("number", [1, 3])
 def test_an_epoch_of_ranks_is_one_worker_with_their_number_as_delay(toy_run, reference, number):
     """Bit for bit; where three ranks share what is left of the epoch, some have no batch."""
-    expected = reference(number, training__max_epochs=1, **UNCLIPPED)
+    options = {**UNCLIPPED, "training__max_epochs": 1, "data__batch_tokens": 95}
+    expected = reference(number, **options)
     assert number == 1 or expected[1]["batches"] % number, "or no rank goes without"
-    summary = train_toy(toy_run, training__max_epochs=1, **ranks(number), **UNCLIPPED)
+    summary = train_toy(toy_run, **ranks(number), **options)
     same_state(toy_run, expected)
     assert summary.epochs == 1
     assert summary.target_words == words_of_an_epoch(toy_run)
@@ -103,6 +108,28 @@ def test_the_norm_of_the_sum_is_clipped_whatever_the_order_of_the_sum(toy_run, r
     assert all(line["gradient_norm"] > 0.05 for line in events(toy_run, "train")), "or none is"
     for name, vector in vectors.items():
         assert torch.allclose(vector, expected[name], atol=1e-6, rtol=0.0), name
+
+
+def test_ranks_that_keep_their_vectors_to_themselves_do_the_same(toy_run, reference, monkeypatch):
+    """What GPUs do, with Gloo in place of NCCL; a death takes them back to the last snapshot."""
+    options = {"training__max_updates": 7, "training__validate_every": 3, **UNCLIPPED}
+    expected = reference(2, **options)
+    monkeypatch.setattr(synchronous, "works_in_shared_memory", lambda devices: False)
+    monkeypatch.setattr(synchronous, "run_rank", dying_rank)
+    monkeypatch.setenv("TEST_INSTANT", "with its gradient half done")
+    train_toy(toy_run, **ranks(2), **options)
+    same_state(toy_run, expected)
+    assert len(events(toy_run, "worker")) == 1
+
+
+@given(blocks=st.integers(1, 40), number=st.integers(1, 9))
+def test_the_shards_of_ranks_are_aligned_equal_and_everything(blocks, number):
+    size = blocks * SHARD_ALIGNMENT
+    bounds = rank_bounds(size, number)
+    assert [i for each in bounds for i in range(size)[each]] == list(range(size))
+    lengths = [each.stop - each.start for each in bounds]
+    assert all(each.start % SHARD_ALIGNMENT == 0 for each in bounds)
+    assert all(length == lengths[0] for length in lengths[: size // lengths[0]])
 
 
 def dying_rank(setup: RankSetup, connection: Connection) -> None:

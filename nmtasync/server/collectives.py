@@ -11,7 +11,7 @@ Shapes: P is the length of the vector, N the number of ranks, n the length of a 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -97,6 +97,11 @@ class SharedMemoryCollective:
         dist.barrier()
 
 
+# their names since PyTorch 2.13, and before
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+_all_gather: Any = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+
+
 class GroupCollective:
     """The collective of a process group, for GPUs: reduce-scatter and all-gather.
 
@@ -120,7 +125,7 @@ class GroupCollective:
 
     def sum_gradients(self) -> Tensor:
         """Reduce-scatter."""
-        dist.reduce_scatter_tensor(self._sum, self._gradients)
+        _reduce_scatter(self._sum, self._gradients)
         return self._sum[: self._own_length]
 
     def gather(self, figures: Tensor) -> Tensor:
@@ -129,7 +134,7 @@ class GroupCollective:
 
     def share_parameters(self) -> None:
         """All-gather, in place."""
-        dist.all_gather_into_tensor(self._parameters, self._own_parameters)
+        _all_gather(self._parameters, self._own_parameters)
 
 
 def _gather(figures: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ class RankSetup:
         vocabulary_sizes: Of source and target.
         vectors: [P] by name, in shared memory: the state that the ranks update.
         marks: See `OwnedShard`.
-        gradients: [P] of each rank, in shared memory; none on GPUs.
+        gradients: [P] of each rank, in shared memory; none where ranks keep their vectors, and
+            their part of the state, to themselves.
         rendezvous: A file by which the ranks find each other; it does not exist before.
     """
 
@@ -324,7 +325,7 @@ def _build(setup: RankSetup) -> Rank:
     device = setup.devices[setup.index]
     num_ranks, parameters = len(setup.devices), setup.vectors["parameters"]
     collective: Collective
-    if device == "cpu":
+    if setup.gradients:
         collective = SharedMemoryCollective(setup.index, setup.gradients, parameters)
     else:
         collective = GroupCollective(setup.index, num_ranks, parameters.numel(), device)

@@ -50,6 +50,11 @@ STRANDED_SECONDS = 10.0
 """A rank that lost the others is itself the cause if no other has died for so long."""
 
 
+def works_in_shared_memory(devices: list[str]) -> bool:
+    """Whether the ranks compute with vectors in shared memory, or with copies on their devices."""
+    return devices[0] == "cpu"
+
+
 @dataclass
 class RankHandle:
     """A rank as the main process sees it.
@@ -110,8 +115,8 @@ class SynchronousDriver:
             share(vector)
         self._kept = session.state(to_validate=False, workers=self._rank_counts())
         size = session.server.parameters.numel()
-        self.on_cpu = devices[0] == "cpu"
-        self.gradients = [shared_vector(size) for _ in devices] if self.on_cpu else []
+        self.in_place = works_in_shared_memory(devices)
+        self.gradients = [shared_vector(size) for _ in devices] if self.in_place else []
         self.marks = share(torch.zeros(len(devices), dtype=torch.int64))
         self.directory = tempfile.TemporaryDirectory(prefix="nmtasync-")
         self.generation = 0
@@ -255,7 +260,7 @@ class SynchronousDriver:
 
     def _publish(self) -> None:
         """Have the ranks bring their shards to shared memory; on CPUs they are there."""
-        if self.on_cpu:
+        if self.in_place:
             return
         for rank in self.ranks:
             self._send(rank, Publish(self.session.server.updates))
