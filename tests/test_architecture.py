@@ -138,6 +138,7 @@ FLAGS = {
     "train": {
         "--config",
         "--devices",
+        "--driver",
         "--optimizer-delay",
         "--local-optimizer-batches",
         "--max-minutes",

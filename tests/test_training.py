@@ -258,14 +258,14 @@ def test_kill_9_leaves_a_checkpoint_to_go_on_from_and_no_process_behind(toy_run,
     process.kill()
     process.communicate(timeout=60)
     for pid in left:  # they see their pipe close
-        _wait_gone(pid)
+        wait_gone(pid)
     stopped = checkpoint.pointed(toy_run, "latest")
     assert stopped and checkpoint.list_checkpoints(toy_run)
     summary = train_toy(toy_run, asynchronous__devices="cpu", training__max_updates=stopped + 2)
     assert summary.updates == stopped + 2
 
 
-def _wait_gone(pid: int) -> None:
+def wait_gone(pid: int) -> None:
     """Wait until a process that is not our child has ended."""
     try:
         descriptor = os.pidfd_open(pid)

@@ -28,6 +28,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_betas(config, changed)
     _refuse_local(config, changed)
     _refuse_dropping(config, changed)
+    _refuse_in_synchronous_training(config, changed)
     _refuse_rest(config)
 
 
@@ -157,6 +158,21 @@ def _refuse_dropping(config: Config, changed: set[str]) -> None:
             where="asynchronous.drop_local_gradient",
             remedy="drop one of them",
         )
+
+
+def _refuse_in_synchronous_training(config: Config, changed: set[str]) -> None:
+    """Refuse options of what synchronous workers, who share every update, do not have."""
+    if config.asynchronous.driver != "synchronous":
+        return
+    shared = {"driver", "devices", "optimizer_delay", "delay_warmup_updates", "threads"}
+    for field in OPTIONS.values():
+        about_workers = field.section == "asynchronous" and field.key not in shared
+        if about_workers and field.key != "max_restarts" and field.name in changed:
+            raise _inert(
+                field.name,
+                "while asynchronous.driver is 'synchronous'",
+                "remove it or set asynchronous.driver to 'local'",
+            )
 
 
 def _refuse_rest(config: Config) -> None:

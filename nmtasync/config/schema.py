@@ -201,6 +201,13 @@ class AsynchronousConfig:
         "be named more than once. 'auto' is every GPU, else one CPU worker for each core.",
         stages=("train",),
     )
+    driver: str = option(
+        "local",
+        "How the workers come together: 'local' is asynchronous; 'synchronous' sums the gradients "
+        "of all workers for each update.",
+        choices=("local", "synchronous"),
+        stages=("train",),
+    )
     optimizer_delay: int = option(
         1,
         "Mini-batches that a worker sums up between two pushes.",

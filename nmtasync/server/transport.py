@@ -63,7 +63,19 @@ def shared_vector(size: int) -> Tensor:
     Raises:
         NmtasyncError: The shared memory of this machine or container is too small.
     """
-    num_bytes = 4 * size
+    return share(torch.zeros(size))
+
+
+def share(vector: Tensor) -> Tensor:
+    """Move a vector of this process into shared memory; views of it move along.
+
+    Returns:
+        The vector itself.
+
+    Raises:
+        NmtasyncError: The shared memory of this machine or container is too small.
+    """
+    num_bytes = vector.numel() * vector.element_size()
     if os.path.isdir(_SHARED_MEMORY):  # noqa: PTH112
         free = os.statvfs(_SHARED_MEMORY)
         if free.f_bavail * free.f_frsize < num_bytes:
@@ -73,7 +85,6 @@ def shared_vector(size: int) -> Tensor:
                 remedy="enlarge it (docker run --shm-size) or use fewer workers",
             )
     try:
-        vector = torch.zeros(size)
         vector.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         if os.strerror(errno.ENOSPC) not in str(error):

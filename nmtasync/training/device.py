@@ -55,3 +55,15 @@ def resolve_device(name: str, num_gpus: int | None = None) -> str:
         have = f"has {num_gpus} GPU(s)" if num_gpus else "has no GPU that PyTorch can use"
         raise UserError(f"there is no {name}: this machine {have}", where="asynchronous.devices")
     return name
+
+
+def refuse_repeated_gpus(devices: list[str]) -> None:
+    """Raise a `UserError` where two ranks of synchronous training would share a GPU."""
+    gpus = [name for name in devices if name != "cpu"]
+    if len(set(gpus)) < len(gpus):
+        raise UserError(
+            f"names a GPU twice in {','.join(devices)}, which NCCL does not allow while "
+            "asynchronous.driver is 'synchronous'",
+            where="asynchronous.devices",
+            remedy="name each GPU once, or raise data.batch_tokens or optimizer_delay instead",
+        )

@@ -6,7 +6,6 @@ after another, replaces workers that die, and has a further process save and val
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -16,6 +15,7 @@ import torch.multiprocessing as mp
 from nmtasync.errors import TrainingError
 from nmtasync.server.messages import Push
 from nmtasync.server.transport import Slot
+from nmtasync.training.death import cause_of_death
 from nmtasync.training.session import Session
 from nmtasync.training.validator_client import ValidatorClient
 from nmtasync.training.worker_process import Failure, Ready, Task, WorkerSetup, run_worker
@@ -171,14 +171,9 @@ class LocalDriver:
                 self._give_task(other, self.session.server.fetch(other.slot.landing, other.index))
 
     def _log_death(self, worker: WorkerHandle) -> None:
-        code = worker.process.exitcode
-        cause = f"killed by signal {-code}" if code is not None and code < 0 else "failed"
-        if worker.last_words:
-            log = self.session.run.logs / f"worker-{worker.index}.log"
-            with log.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{worker.last_words}\n")
-            cause = f"failed: {worker.last_words.strip().splitlines()[-1]}"
-        self.session.reporter.worker(worker.index, f"was {cause}", self.session.clocks())
+        session = self.session
+        cause = cause_of_death(session.run, worker.index, worker.process, worker.last_words)
+        session.reporter.worker(worker.index, f"was {cause}", session.clocks())
 
     def _give_up(self, worker: WorkerHandle) -> None:
         del self.workers[worker.index]

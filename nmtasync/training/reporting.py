@@ -124,12 +124,16 @@ class Reporter:
             exchange_seconds: How long the server took for it.
             clocks: When.
         """
-        self._computed.update({push.worker: push.compute_seconds})
+        self.computed(push.worker, push.compute_seconds)
         self._exchanged.update({push.worker: exchange_seconds})
         if reply.applied:
             self._interval.add(push, reply)
         if time.monotonic() - self._interval.start >= self.log_every_seconds:
             self.flush(clocks)
+
+    def computed(self, worker: int, seconds: float) -> None:
+        """Note for how long a worker has computed."""
+        self._computed.update({worker: seconds})
 
     def flush(self, clocks: Figures) -> None:
         """Write the line of the interval that has not been written yet."""

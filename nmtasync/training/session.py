@@ -125,13 +125,26 @@ class Session:
         reply = self.server.exchange(push, payload, landing, measure_update=measure)
         exchange_seconds = time.perf_counter() - start
         self.cursor.finish(push.worker)
+        self.count(push, reply, exchange_seconds)
+        return reply
+
+    def count(self, push: Push, reply: Reply, exchange_seconds: float = 0.0) -> None:
+        """Count and report a push that the shards have taken, or refused.
+
+        Args:
+            push: The header.
+            reply: The answer.
+            exchange_seconds: How long the server took for it.
+
+        Raises:
+            TrainingError: Too many pushes in a row could not be used.
+        """
         if reply.applied:
             self._unusable_pushes = 0
             self.progress.add(push)
         else:
             self._count_unusable(push)
         self.reporter.pushed(push, reply, exchange_seconds, self.clocks())
-        return reply
 
     def _count_unusable(self, push: Push) -> None:
         self._unusable_pushes += 1
@@ -197,7 +210,12 @@ class Session:
         self._last_saved_seconds = self.seconds
         if to_validate:
             self._last_validated_updates = self.server.updates
-        state = {
+        scored = vectors.get("average", vectors["parameters"])
+        return Snapshot(scored, vectors, self.state(to_validate=to_validate, workers=workers))
+
+    def state(self, *, to_validate: bool, workers: dict[int, dict[str, int]]) -> dict[str, Any]:
+        """Everything about this moment but the vectors; arguments as in `snapshot`."""
+        return {
             **self.clocks(),
             "rule": self.server.counts(),
             "versions": list(self.server.versions),
@@ -208,8 +226,18 @@ class Session:
             "last_sequences": {str(k): v for k, v in self.server.last_sequences.items()},
             "workers": {str(k): v for k, v in workers.items()},
         }
-        scored = vectors.get("average", vectors["parameters"])
-        return Snapshot(scored, vectors, state)
+
+    def rewind(self, state: dict[str, Any], vectors: dict[str, Tensor]) -> None:
+        """Go back to an earlier moment, because what came after it is lost.
+
+        Args:
+            state: What `state` said then.
+            vectors: [P] by name, a copy of the server's of then.
+        """
+        sequences = {int(k): v for k, v in state["last_sequences"].items()}
+        self.server.restore(vectors, state["updates"], sequences, state["rule"])
+        self.cursor.restore(state["cursor"])
+        self.progress = Progress(**state["progress"])
 
     def note_saved(self, updates: int) -> None:
         """Report a checkpoint that has been written, and delete old ones."""

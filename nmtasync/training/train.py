@@ -22,7 +22,7 @@ from nmtasync.run_directory import RunDirectory, explain_write_errors, write_ato
 from nmtasync.server.server import Server
 from nmtasync.training import checkpoint
 from nmtasync.training.cursor import BatchCursor, Plan
-from nmtasync.training.device import available_cores, resolve_devices
+from nmtasync.training.device import available_cores, refuse_repeated_gpus, resolve_devices
 from nmtasync.training.display import Display
 from nmtasync.training.history import Validation, ValidationHistory
 from nmtasync.training.inline import InlineDriver
@@ -30,6 +30,7 @@ from nmtasync.training.local import LocalDriver
 from nmtasync.training.reporting import Reporter, TimeSpent
 from nmtasync.training.session import Progress, Session
 from nmtasync.training.signals import EXIT_CODES, on_stop_signal
+from nmtasync.training.synchronous import SynchronousDriver
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def train(
     with run.lock():
         config = experiment_config(run, settings)
         devices = resolve_devices(config.asynchronous.devices)
+        if config.asynchronous.driver == "synchronous":
+            refuse_repeated_gpus(devices)
         digest = VocabularyPair.load(run.vocab).digest()
         latest = checkpoint.pointed(run, "latest") if resume else None
         state = None if latest is None else checkpoint.read_state(run, latest, digest)
@@ -243,21 +246,26 @@ class _Run:
         done = session.history.includes(self.updates)
         return state is not None and bool(state["to_validate"]) and not done
 
-    def _driver(self, session: Session) -> InlineDriver | LocalDriver:
+    def _driver(self, session: Session) -> InlineDriver | LocalDriver | SynchronousDriver:
         workers = {} if self.state is None else self.state["workers"]
         if self.alone:
             driver = InlineDriver(session, self.flat, self.corpus, self.devices[0])
             driver.restore(self.vectors, workers)
             return driver
         batches = {int(index): counts["batches"] for index, counts in workers.items()}
-        return LocalDriver(session, self.devices, self.threads, self.sizes, batches)
+        several = (session, self.devices, self.threads, self.sizes, batches)
+        if self.config.asynchronous.driver == "synchronous":
+            return SynchronousDriver(*several)
+        return LocalDriver(*several)
 
     def _introduction(self) -> str:
         names = ", ".join(self.devices)
+        synchronous = not self.alone and self.config.asynchronous.driver == "synchronous"
         plural = "worker" if self.alone else "workers"
         start = f"resuming at update {self.updates:,}" if self.state else "starting"
         return (
             f"{start}: {self.config.model.type}, {self.num_parameters / 1e6:.1f} million "
             f"parameters; {len(self.corpus):,} pairs; {len(self.devices)} {plural} ({names}), "
             f"{self.threads} thread(s) each, delay {self.config.asynchronous.optimizer_delay}"
+            f"{', synchronous' if synchronous else ''}"
         )

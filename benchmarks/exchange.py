@@ -1,0 +1,140 @@
+"""How long a push and a fetch take, against the least that they must do on this machine.
+
+A worker process and this one, the server, exchange as `nmtasync train` lets them: a gradient in
+shared memory, a header through a pipe, one Adam update, the parameters in shared memory. The
+floor is a bare copy of the parameters and one step of torch's fused Adam, with as many threads.
+Exchange and floor take turns; medians of all turns, with the middle half of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import torch
+import torch.multiprocessing as mp
+
+from nmtasync.config.schema import OptimizerConfig, ScheduleConfig
+from nmtasync.server.messages import Push
+from nmtasync.server.server import Server
+from nmtasync.server.transport import Slot
+from nmtasync.training.worker_process import Task
+
+WORDS = 3_000
+
+
+def push_and_fetch(slot: Slot, connection: Connection) -> None:
+    """The worker: write a gradient, wait for the start, exchange, say how long it took."""
+    torch.set_num_threads(1)
+    size = slot.mailbox.numel()
+    gradient = torch.randn(1 << 20) * WORDS
+    for sequence in range(1, 10**9):
+        for start in range(0, size, len(gradient)):
+            part = slot.mailbox[start : start + len(gradient)]
+            part.copy_(gradient[: len(part)])
+        connection.send("ready")
+        if connection.recv() == "end":
+            return
+        begin = time.perf_counter()
+        connection.send(Push(0, sequence, (sequence - 1,), 1, WORDS, WORDS, 1.0, 1.0, 0.1))
+        assert isinstance(connection.recv(), Task)
+        connection.send(time.perf_counter() - begin)
+
+
+class Exchange:
+    """A server with one worker process."""
+
+    def __init__(self, size: int, smoothing: float | None) -> None:
+        optimizer = OptimizerConfig(smoothing=smoothing)
+        self.server = Server(torch.zeros(size), 1, optimizer, ScheduleConfig())
+        self.slot = Slot.allocate(size)
+        context = mp.get_context("spawn")
+        self.connection, there = context.Pipe()
+        self.process = context.Process(target=push_and_fetch, args=(self.slot, there), daemon=True)
+        self.process.start()
+        there.close()
+
+    def seconds(self) -> float:
+        """Take one push, as the local driver does, and return the worker's time."""
+        assert self.connection.recv() == "ready"
+        self.connection.send("go")
+        push = self.connection.recv()
+        reply = self.server.exchange(push, self.slot.mailbox, self.slot.landing)
+        self.connection.send(Task([], reply.versions))
+        seconds = self.connection.recv()
+        assert isinstance(seconds, float)
+        return seconds
+
+    def close(self) -> None:
+        """End the worker."""
+        self.connection.recv()
+        self.connection.send("end")
+        self.process.join()
+
+
+class Floor:
+    """The bare work: a copy and a fused Adam step."""
+
+    def __init__(self, size: int) -> None:
+        self.parameters = torch.nn.Parameter(torch.zeros(size))
+        self.parameters.grad = torch.randn(size)
+        self.landing = torch.zeros(size)
+        self.adam = torch.optim.Adam([self.parameters], lr=1e-3, fused=True)
+
+    def copy(self) -> None:
+        """Copy the parameters."""
+        self.landing.copy_(self.parameters.data)
+
+    def step(self) -> None:
+        """Make one step."""
+        self.adam.step()
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Return the seconds that it takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def measure(size: int, smoothing: float | None, turns: int) -> None:
+    """Print a table for one setting."""
+    exchange, floor = Exchange(size, smoothing), Floor(size)
+    rows: dict[str, list[float]] = {"copy": [], "fused Adam step": [], "exchange": []}
+    for turn in range(turns + 3):
+        row = (timed(floor.copy), timed(floor.step), exchange.seconds())
+        if turn >= 3:  # before that, memory is touched for the first time
+            for times, seconds in zip(rows.values(), row, strict=True):
+                times.append(seconds)
+    exchange.close()
+    print(f"\n{size / 1e6:.0f} million parameters, smoothing {smoothing or 'off'}")
+    rows["floor"] = [a + b for a, b in zip(rows["copy"], rows["fused Adam step"], strict=True)]
+    rows["ratio"] = [a / b for a, b in zip(rows["exchange"], rows["floor"], strict=True)]
+    for name, times in rows.items():
+        low, middle, high = statistics.quantiles(times, n=4)
+        unit, factor = ("", 1.0) if name == "ratio" else (" ms", 1000.0)
+        print(
+            f"  {name:16} {middle * factor:8.2f}{unit:3} "
+            f"({low * factor:.2f} to {high * factor:.2f})"
+        )
+
+
+def main() -> None:
+    """Measure without and with the moving average."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parameters", type=int, default=60_000_000)
+    parser.add_argument("--turns", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=1, help="of server and floor")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    size = -(-arguments.parameters // 64) * 64
+    print(f"threads of the server and of the floor: {arguments.threads}")
+    for smoothing in (None, 1e-4):
+        measure(size, smoothing, arguments.turns)
+
+
+if __name__ == "__main__":
+    main()
