@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 import torch
 import torch.multiprocessing as mp
 
-from nmtasync.config.schema import OptimizerConfig, ScheduleConfig
+from nmtasync.config.schema import Config, OptimizerConfig
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
 from nmtasync.server.transport import Slot
@@ -48,8 +48,8 @@ class Exchange:
     """A server with one worker process."""
 
     def __init__(self, size: int, smoothing: float | None) -> None:
-        optimizer = OptimizerConfig(smoothing=smoothing)
-        self.server = Server(torch.zeros(size), 1, optimizer, ScheduleConfig())
+        config = Config(optimizer=OptimizerConfig(smoothing=smoothing))
+        self.server = Server(torch.zeros(size), 1, config, num_workers=1)
         self.slot = Slot.allocate(size)
         context = mp.get_context("spawn")
         self.connection, there = context.Pipe()

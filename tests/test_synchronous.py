@@ -83,7 +83,7 @@ def test_an_epoch_of_ranks_is_one_worker_with_their_number_as_delay(toy_run, ref
     same_state(toy_run, expected)
     assert summary.epochs == 1
     assert summary.target_words == words_of_an_epoch(toy_run)
-    assert set(summary.computing) == set(range(number))
+    assert set(summary.workers) == set(range(number))
 
 
 def test_resumed_from_and_into_other_drivers_is_never_interrupted_bit_for_bit(toy_run, reference):

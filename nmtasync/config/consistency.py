@@ -24,11 +24,11 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     """
     changed = {name for name, value in settings.items() if value != OPTIONS[name].default}
     _refuse_unmet_conditions(config, changed)
+    _refuse_in_synchronous_training(config, changed)
     _refuse_rules(config, changed)
     _refuse_betas(config, changed)
     _refuse_local(config, changed)
     _refuse_dropping(config, changed)
-    _refuse_in_synchronous_training(config, changed)
     _refuse_rest(config)
 
 
