@@ -13,6 +13,7 @@ from typing import Any
 
 from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS, SECTIONS, Config
+from nmtasync.config.simulation import check_simulation
 from nmtasync.errors import UserError
 
 Settings = dict[str, Any]
@@ -135,6 +136,7 @@ def resolve(*layers: Settings) -> Config:
         sections[section] = section_type(**given)
     config = Config(**sections)
     _refuse_inert(config, settings)
+    check_simulation(config)
     return config
 
 

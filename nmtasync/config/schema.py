@@ -168,6 +168,13 @@ class ScheduleConfig:
 class AsynchronousConfig:
     """The workers, and how they push and fetch."""
 
+    driver: str = option(
+        "local",
+        "How workers run: processes of this machine, or one process that simulates them, and "
+        "time, exactly; see [simulation].",
+        choices=("local", "simulated"),
+        stages=("train",),
+    )
     devices: str = option(
         "auto",
         "One worker for each device named, for example cpu,cpu or cuda:0,cuda:1; a device may "
@@ -207,6 +214,72 @@ class AsynchronousConfig:
     )
     max_restarts: int = option(
         3, "How often a worker that died is replaced, one after another without a push.", minimum=0
+    )
+
+
+_SIMULATED = ("asynchronous.driver", "simulated")
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """Simulated workers: how fast they are, when they fail, what takes how much virtual time."""
+
+    speeds: str = option(
+        "1",
+        "One number for each worker, for example 1,1,2,4; a worker of speed 2 computes twice as "
+        "fast. asynchronous.devices names the one device on which all of them are computed.",
+        stages=("train",),
+        only_if=_SIMULATED,
+    )
+    speed_jitter: float = option(
+        0.0,
+        "Relative standard deviation of the time that a batch takes; log-normal, seeded.",
+        minimum=0.0,
+        maximum=10.0,
+        stages=("train",),
+        only_if=_SIMULATED,
+    )
+    failures: str | None = option(
+        None,
+        "When workers die and return, in virtual seconds: 1@100-200,0@350 lets worker 1 die at "
+        "100 and return at 200, and worker 0 die at 350 for good.",
+        stages=("train",),
+        only_if=_SIMULATED,
+    )
+    seconds_per_batch: float = option(
+        1.0,
+        "Time of a batch at speed 1, besides that of its words.",
+        unit="seconds",
+        minimum=0.0,
+        only_if=_SIMULATED,
+    )
+    seconds_per_target_word: float = option(
+        0.0,
+        "Time of each target word of a batch at speed 1.",
+        unit="seconds",
+        minimum=0.0,
+        only_if=_SIMULATED,
+    )
+    exchange_latency_seconds: float = option(
+        0.0,
+        "Time until a message between worker and server begins to arrive, in each direction.",
+        unit="seconds",
+        minimum=0.0,
+        only_if=_SIMULATED,
+    )
+    exchange_bytes_per_second: float | None = option(
+        None,
+        "Bandwidth between a worker and the server, in each direction; 'none' is infinite.",
+        unit="bytes per second",
+        minimum=1.0,
+        only_if=_SIMULATED,
+    )
+    replay: str | None = option(
+        None,
+        "Repeat the run whose RUN/logs/exchanges.jsonl this is: the same batches by the same "
+        "workers, pushed in the same order.",
+        stages=("train",),
+        only_if=_SIMULATED,
     )
 
 
@@ -302,6 +375,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     asynchronous: AsynchronousConfig = field(default_factory=AsynchronousConfig)
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
