@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +20,9 @@ Figures = dict[str, Any]
 
 @dataclass
 class Interval:
-    """What has been pushed since the last line."""
+    """What has been pushed since the last line, which was written at `start` (seconds)."""
 
-    start: float = field(default_factory=time.monotonic)
+    start: float
     pushes: int = 0
     target_words: int = 0
     source_words: int = 0
@@ -42,13 +43,13 @@ class Interval:
         self.staleness.append(sum(reply.staleness) / len(reply.staleness))
         self.staleness_max = max(self.staleness_max, *reply.staleness)
 
-    def figures(self) -> Figures:
-        """Sum the interval up."""
-        seconds = max(time.monotonic() - self.start, 1e-9)
+    def figures(self, now: float) -> Figures:
+        """Sum the interval up; there is no pace where no time has passed, virtual as it may be."""
+        seconds = now - self.start
         return {
             "loss": self.cross_entropy / self.target_words,
-            "source_words_per_second": self.source_words / seconds,
-            "target_words_per_second": self.target_words / seconds,
+            "source_words_per_second": self.source_words / seconds if seconds else None,
+            "target_words_per_second": self.target_words / seconds if seconds else None,
             "target_words_per_update": self.target_words / self.pushes,
             "learning_rate": self.learning_rate,
             "gradient_norm": self.gradient_norm / self.pushes,
@@ -65,10 +66,16 @@ class Reporter:
         display: What the user sees.
         log_every_seconds: How often a line of training figures is written.
         updates: Where this run (re)starts, for TensorBoard.
+        clock: Tells the time in seconds, from any zero on.
     """
 
     def __init__(
-        self, run: RunDirectory, display: Display, log_every_seconds: float, updates: int
+        self,
+        run: RunDirectory,
+        display: Display,
+        log_every_seconds: float,
+        updates: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.display = display
         self.log_every_seconds = log_every_seconds
@@ -76,8 +83,9 @@ class Reporter:
             run.logs.mkdir(parents=True, exist_ok=True)
             self._metrics = (run.logs / "metrics.jsonl").open("a", encoding="utf-8")
             self._board = SummaryWriter(str(run.logs), purge_step=updates)
-        self._interval = Interval()
-        self._begin = time.monotonic()
+        self._clock = clock
+        self._begin = clock()
+        self._interval = Interval(self._begin)
         self.compute_seconds: dict[int, float] = {}
 
     def pushed(self, push: Push, reply: Reply, clocks: Figures) -> None:
@@ -86,14 +94,16 @@ class Reporter:
         self.compute_seconds[push.worker] = seconds
         if reply.applied:
             self._interval.add(push, reply)
-        if time.monotonic() - self._interval.start >= self.log_every_seconds:
+        seconds = self._clock() - self._interval.start
+        if seconds >= self.log_every_seconds and seconds > 0:
             self.flush(clocks)
 
     def flush(self, clocks: Figures) -> None:
         """Write the line of the interval that has not been written yet."""
-        interval, self._interval = self._interval, Interval()
+        now = self._clock()
+        interval, self._interval = self._interval, Interval(now)
         if interval.pushes:
-            figures = interval.figures()
+            figures = interval.figures(now)
             self._write("train", figures, clocks)
             self.display.training(figures, clocks)
 
@@ -122,8 +132,10 @@ class Reporter:
 
     def computing(self) -> dict[int, float]:
         """What share of the time each worker computed, from 0 to 1."""
-        seconds = max(time.monotonic() - self._begin, 1e-9)
-        return {w: round(s / seconds, 4) for w, s in sorted(self.compute_seconds.items())}
+        seconds = max(self._clock() - self._begin, 1e-9)
+        # virtual workers may have begun before this process did
+        shares = {w: min(s / seconds, 1.0) for w, s in sorted(self.compute_seconds.items())}
+        return {worker: round(share, 4) for worker, share in shares.items()}
 
     def _write(self, event: str, figures: Figures, clocks: Figures) -> None:
         line = json.dumps({"event": event, **clocks, **figures})
