@@ -28,6 +28,7 @@ TOY_MODEL = {
     "training.validate_bleu": False,
     "training.validate_metric": "cross_entropy",
     "asynchronous.devices": "cpu",
+    "asynchronous.threads": 1,  # tests run beside each other
 }
 """Settings of a model so small that a batch takes a few milliseconds."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from nmtasync.config.consistency import refuse_inconsistent
 from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS, SECTIONS, Config
+from nmtasync.config.simulation import check_simulation
 from nmtasync.errors import UserError
 
 Settings = dict[str, Any]
@@ -136,6 +137,7 @@ def resolve(*layers: Settings) -> Config:
         sections[section] = section_type(**given)
     config = Config(**sections)
     refuse_inconsistent(config, settings)
+    check_simulation(config)
     return config
 
 

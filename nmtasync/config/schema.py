@@ -195,17 +195,18 @@ class ScheduleConfig:
 class AsynchronousConfig:
     """The workers, and how they push and fetch."""
 
+    driver: str = option(
+        "local",
+        "How the workers come together: 'local' is asynchronous, in processes of this machine; "
+        "'simulated' is asynchronous in one process and virtual time, see [simulation]; "
+        "'synchronous' sums the gradients of all workers for each update.",
+        choices=("local", "simulated", "synchronous"),
+        stages=("train",),
+    )
     devices: str = option(
         "auto",
         "One worker for each device named, for example cpu,cpu or cuda:0,cuda:1; a device may "
         "be named more than once. 'auto' is every GPU, else one CPU worker for each core.",
-        stages=("train",),
-    )
-    driver: str = option(
-        "local",
-        "How the workers come together: 'local' is asynchronous; 'synchronous' sums the gradients "
-        "of all workers for each update.",
-        choices=("local", "synchronous"),
         stages=("train",),
     )
     optimizer_delay: int = option(
@@ -322,6 +323,72 @@ class AsynchronousConfig:
     )
 
 
+_SIMULATED = ("asynchronous.driver", "simulated")
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """Simulated workers: how fast they are, when they fail, what takes how much virtual time."""
+
+    speeds: str = option(
+        "1",
+        "One number for each worker, for example 1,1,2,4; a worker of speed 2 computes twice as "
+        "fast. asynchronous.devices names the one device on which all of them are computed.",
+        stages=("train",),
+        only_if=_SIMULATED,
+    )
+    speed_jitter: float = option(
+        0.0,
+        "Relative standard deviation of the time that a batch takes; log-normal, seeded.",
+        minimum=0.0,
+        maximum=10.0,
+        stages=("train",),
+        only_if=_SIMULATED,
+    )
+    failures: str | None = option(
+        None,
+        "When workers die and return, in virtual seconds: 1@100-200,0@350 lets worker 1 die at "
+        "100 and return at 200, and worker 0 die at 350 for good.",
+        stages=("train",),
+        only_if=_SIMULATED,
+    )
+    seconds_per_batch: float = option(
+        1.0,
+        "Time of a batch at speed 1, besides that of its words.",
+        unit="seconds",
+        minimum=0.0,
+        only_if=_SIMULATED,
+    )
+    seconds_per_target_word: float = option(
+        0.0,
+        "Time of each target word of a batch at speed 1.",
+        unit="seconds",
+        minimum=0.0,
+        only_if=_SIMULATED,
+    )
+    exchange_latency_seconds: float = option(
+        0.0,
+        "Time until a message between worker and server begins to arrive, in each direction.",
+        unit="seconds",
+        minimum=0.0,
+        only_if=_SIMULATED,
+    )
+    exchange_bytes_per_second: float | None = option(
+        None,
+        "Bandwidth between a worker and the server, in each direction; 'none' is infinite.",
+        unit="bytes per second",
+        minimum=1.0,
+        only_if=_SIMULATED,
+    )
+    replay: str | None = option(
+        None,
+        "Repeat the run whose RUN/logs/exchanges.jsonl this is: the same batches by the same "
+        "workers, pushed in the same order.",
+        stages=("train",),
+        only_if=_SIMULATED,
+    )
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """What is optimised, for how long, and what is kept."""
@@ -414,6 +481,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     asynchronous: AsynchronousConfig = field(default_factory=AsynchronousConfig)
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,25 @@ class BatchCursor:
         self._held[worker] = places
         return [AssignedBatch(e, i, self._plan(e)[i]) for e, i in places]
 
+    def draw_places(self, worker: int, places: Sequence[tuple[int, int]]) -> list[AssignedBatch]:
+        """Give a worker just these batches, each by epoch and index; others wait in their place.
+
+        Raises:
+            ValueError: There is no such batch, or it has been drawn already.
+        """
+        assert not self._held.get(worker), "a worker holds one window at a time"
+        for place in places:
+            if place in self._returned:
+                self._returned.remove(place)
+            else:
+                self._advance_to(place)
+        self._held[worker] = list(places)
+        return [AssignedBatch(e, i, self._plan(e)[i]) for e, i in places]
+
+    def held(self, worker: int) -> tuple[tuple[int, int], ...]:
+        """The batches that a worker has drawn and not pushed yet, by epoch and index."""
+        return tuple(self._held.get(worker, ()))
+
     def finish(self, worker: int) -> None:
         """Note that the worker's window has been pushed."""
         self._held[worker] = []
@@ -76,8 +95,20 @@ class BatchCursor:
         return self.epoch + self.position / max(len(self._plan(self.epoch)), 1)
 
     def _next(self) -> tuple[int, int] | None:
-        if self._returned:
-            return self._returned.pop(0)
+        return self._returned.pop(0) if self._returned else self._advance()
+
+    def _advance_to(self, place: tuple[int, int]) -> None:
+        epoch, index = place
+        if place < (self.epoch, self.position):
+            raise ValueError(f"batch {index} of epoch {epoch} has been drawn before")
+        if index >= len(self._plan(epoch)):
+            raise ValueError(f"epoch {epoch} has no batch {index}")
+        while (skipped := self._advance()) != place:
+            if skipped is None:
+                raise ValueError(f"epoch {epoch} is not part of the training")
+            self._returned.append(skipped)
+
+    def _advance(self) -> tuple[int, int] | None:
         if self.max_epochs is not None and self.epoch >= self.max_epochs:
             return None
         place = (self.epoch, self.position)

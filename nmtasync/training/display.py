@@ -103,11 +103,15 @@ def _rows(figures: Figures, clocks: Figures) -> list[tuple[str, str]]:
         ("update", f"{clocks['updates']:,}"),
         ("epoch", f"{clocks['epoch']:.2f}"),
         ("loss", f"{figures['loss']:.4f}"),
-        ("source words/s", f"{figures['source_words_per_second']:,.0f}"),
-        ("target words/s", f"{figures['target_words_per_second']:,.0f}"),
+        ("source words/s", _pace(figures["source_words_per_second"])),
+        ("target words/s", _pace(figures["target_words_per_second"])),
         ("staleness", f"{figures['staleness_mean']:.2f} (max {figures['staleness_max']})"),
         ("learning rate", f"{figures['learning_rate']:.2e}"),
     ]
+
+
+def _pace(words_per_second: float | None) -> str:
+    return "–" if words_per_second is None else f"{words_per_second:,.0f}"
 
 
 def _line(figures: Figures, clocks: Figures, done: float | None) -> str:

@@ -135,7 +135,8 @@ class LocalDriver:
             return
         match message:
             case Ready():
-                versions = self.session.server.fetch(worker.slot.landing, worker.index)
+                landing = worker.slot.landing
+                versions = self.session.fetch(worker.index, landing, worker.batches)
                 self._give_task(worker, versions)
             case Push():
                 worker.deaths = 0
@@ -168,7 +169,7 @@ class LocalDriver:
             worker.process, worker.connection = process, connection
         for other in self.workers.values():
             if other.idle:  # the epochs had ended, but for the window that came back
-                self._give_task(other, self.session.server.fetch(other.slot.landing, other.index))
+                self._give_task(other, self.session.fetch(other.index, other.slot.landing))
 
     def _log_death(self, worker: WorkerHandle) -> None:
         session = self.session

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,9 +23,9 @@ Figures = dict[str, Any]
 
 @dataclass
 class Interval:
-    """What has been pushed since the last line."""
+    """What has been pushed since the last line, which was written at `start` (seconds)."""
 
-    start: float = field(default_factory=time.monotonic)
+    start: float
     pushes: int = 0
     updates: int = 0
     target_words: int = 0
@@ -50,13 +50,13 @@ class Interval:
             self.update_norm = reply.update_norm
         self.staleness.add(push.worker, reply.staleness)
 
-    def figures(self) -> Figures:
-        """Sum the interval up."""
-        seconds = max(time.monotonic() - self.start, 1e-9)
+    def figures(self, now: float) -> Figures:
+        """Sum the interval up; there is no pace where no time has passed, virtual as it may be."""
+        seconds = now - self.start
         return {
             "loss": self.cross_entropy / self.target_words,
-            "source_words_per_second": self.source_words / seconds,
-            "target_words_per_second": self.target_words / seconds,
+            "source_words_per_second": self.source_words / seconds if seconds else None,
+            "target_words_per_second": self.target_words / seconds if seconds else None,
             "target_words_per_update": self.target_words / max(self.updates, 1),
             "learning_rate": self.learning_rate,
             "gradient_norm": self.gradient_norm / self.pushes,
@@ -83,7 +83,8 @@ class TimeSpent:
     def of(cls, computing: float, exchanging: float) -> TimeSpent:
         """Make it of what was measured."""
         waiting = max(0.0, 1.0 - computing - exchanging)
-        return cls(round(computing, 4), round(exchanging, 4), round(waiting, 4))
+        # virtual workers may have begun before this process did
+        return cls(round(min(computing, 1.0), 4), round(exchanging, 4), round(waiting, 4))
 
 
 class Reporter:
@@ -94,10 +95,16 @@ class Reporter:
         display: What the user sees.
         log_every_seconds: How often a line of training figures is written.
         updates: Where this run (re)starts, for TensorBoard.
+        clock: Tells the time in seconds, from any zero on.
     """
 
     def __init__(
-        self, run: RunDirectory, display: Display, log_every_seconds: float, updates: int
+        self,
+        run: RunDirectory,
+        display: Display,
+        log_every_seconds: float,
+        updates: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.display = display
         self.log_every_seconds = log_every_seconds
@@ -105,8 +112,9 @@ class Reporter:
             run.logs.mkdir(parents=True, exist_ok=True)
             self._metrics = (run.logs / "metrics.jsonl").open("a", encoding="utf-8")
             self._board = SummaryWriter(str(run.logs), purge_step=updates)
-        self._interval = Interval()
-        self._begin = time.monotonic()
+        self._clock = clock
+        self._begin = clock()
+        self._interval = Interval(self._begin)
         self._computed: Counter[int] = Counter()
         self._exchanged: Counter[int] = Counter()
 
@@ -128,7 +136,8 @@ class Reporter:
         self._exchanged.update({push.worker: exchange_seconds})
         if reply.applied:
             self._interval.add(push, reply)
-        if time.monotonic() - self._interval.start >= self.log_every_seconds:
+        seconds = self._clock() - self._interval.start
+        if seconds >= self.log_every_seconds and seconds > 0:
             self.flush(clocks)
 
     def computed(self, worker: int, seconds: float) -> None:
@@ -137,9 +146,10 @@ class Reporter:
 
     def flush(self, clocks: Figures) -> None:
         """Write the line of the interval that has not been written yet."""
-        interval, self._interval = self._interval, Interval()
+        now = self._clock()
+        interval, self._interval = self._interval, Interval(now)
         if interval.pushes:
-            figures = interval.figures()
+            figures = interval.figures(now)
             self._write("train", figures, clocks)
             self._draw_staleness(figures["staleness_histogram"], clocks["updates"])
             self.display.training(figures, clocks)
@@ -170,7 +180,7 @@ class Reporter:
 
     def time_spent(self) -> dict[int, TimeSpent]:
         """What share of the time each worker has computed, exchanged and waited."""
-        seconds = max(time.monotonic() - self._begin, 1e-9)
+        seconds = max(self._clock() - self._begin, 1e-9)
         return {
             worker: TimeSpent.of(computed / seconds, self._exchanged[worker] / seconds)
             for worker, computed in sorted(self._computed.items())

@@ -23,6 +23,7 @@ from nmtasync.server.server import Server
 from nmtasync.training import checkpoint
 from nmtasync.training.checkpoint import Snapshot
 from nmtasync.training.cursor import AssignedBatch, BatchCursor
+from nmtasync.training.exchange_log import ExchangeLog
 from nmtasync.training.history import Validation, ValidationHistory
 from nmtasync.training.reporting import Reporter
 
@@ -68,6 +69,7 @@ class Session:
         progress: What was done before.
         seconds_before: Time that training took before.
         clock: Tells the time in seconds, from any zero on; a simulator brings its own.
+        exchange_log: Where exchanges are noted, if anywhere.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Session:
         progress: Progress,
         seconds_before: float,
         clock: Callable[[], float] = time.monotonic,
+        exchange_log: ExchangeLog | None = None,
     ) -> None:
         self.run = run
         self.config = config
@@ -91,6 +94,7 @@ class Session:
         self.reporter = reporter
         self.vocabulary_digest = vocabulary_digest
         self.progress = progress
+        self.exchange_log = exchange_log
         self.stop_request: str | None = None
         self._clock = clock
         self._start = clock() - seconds_before
@@ -109,6 +113,22 @@ class Session:
         delay = delay_at(self.server.updates, self.config.asynchronous)
         return self.cursor.draw(worker, delay)
 
+    def fetch(
+        self, worker: int, landing: Tensor, batches_before: int | None = None
+    ) -> tuple[int, ...]:
+        """Hand a worker the parameters without a push; return their versions.
+
+        Args:
+            worker: Who fetches.
+            landing: [P], where it wants the parameters.
+            batches_before: Of a worker that has just been started, whose local optimizer begins
+                anew: the batches that its predecessors computed. None of one that goes on.
+        """
+        versions = self.server.fetch(landing, worker)
+        if self.exchange_log:
+            self.exchange_log.fetched(worker, versions, batches_before, self.seconds)
+        return versions
+
     def exchange(self, push: Push, payload: Tensor, landing: Tensor) -> Reply:
         """Let the server take a push, and count it.
 
@@ -124,6 +144,9 @@ class Session:
         measure = self.reporter.wants_update_norm
         reply = self.server.exchange(push, payload, landing, measure_update=measure)
         exchange_seconds = time.perf_counter() - start
+        if self.exchange_log:
+            batches = self.cursor.held(push.worker)
+            self.exchange_log.pushed(push, batches, reply.versions, self.seconds)
         self.cursor.finish(push.worker)
         self.count(push, reply, exchange_seconds)
         return reply
@@ -225,6 +248,7 @@ class Session:
             "progress": asdict(self.progress),
             "last_sequences": {str(k): v for k, v in self.server.last_sequences.items()},
             "workers": {str(k): v for k, v in workers.items()},
+            "exchange_log_bytes": self.exchange_log.length() if self.exchange_log else None,
         }
 
     def rewind(self, state: dict[str, Any], vectors: dict[str, Tensor]) -> None:

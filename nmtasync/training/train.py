@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import time
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from nmtasync.config.load import Settings, get, read_toml, resolve, to_toml
+from nmtasync.config.load import Settings, get, read_toml, resolve, to_settings, to_toml
 from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS, Config
+from nmtasync.config.simulation import parse_speeds
 from nmtasync.data.batches import plan_epoch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
@@ -22,15 +28,25 @@ from nmtasync.run_directory import RunDirectory, explain_write_errors, write_ato
 from nmtasync.server.server import Server
 from nmtasync.training import checkpoint
 from nmtasync.training.cursor import BatchCursor, Plan
-from nmtasync.training.device import available_cores, refuse_repeated_gpus, resolve_devices
+from nmtasync.training.device import (
+    available_cores,
+    refuse_repeated_gpus,
+    resolve_device,
+    resolve_devices,
+)
 from nmtasync.training.display import Display
+from nmtasync.training.exchange_log import ExchangeLog, LoggedRun, read_exchange_log
 from nmtasync.training.history import Validation, ValidationHistory
+from nmtasync.training.in_process import InProcessDriver
 from nmtasync.training.inline import InlineDriver
 from nmtasync.training.local import LocalDriver
+from nmtasync.training.replay import ReplayDriver, check_recording
 from nmtasync.training.reporting import Reporter, TimeSpent
 from nmtasync.training.session import Progress, Session
 from nmtasync.training.signals import EXIT_CODES, on_stop_signal
+from nmtasync.training.simulated import SimulatedDriver
 from nmtasync.training.synchronous import SynchronousDriver
+from nmtasync.training.virtual_clock import VirtualClock
 
 
 @dataclass(frozen=True)
@@ -104,9 +120,7 @@ def train(
     run.read_manifest()  # before the lock, which would make the directory
     with run.lock():
         config = experiment_config(run, settings)
-        devices = resolve_devices(config.asynchronous.devices)
-        if config.asynchronous.driver == "synchronous":
-            refuse_repeated_gpus(devices)
+        devices = _devices(config)
         digest = VocabularyPair.load(run.vocab).digest()
         latest = checkpoint.pointed(run, "latest") if resume else None
         state = None if latest is None else checkpoint.read_state(run, latest, digest)
@@ -122,6 +136,24 @@ def train(
             return parts.train(display)
 
 
+def _devices(config: Config) -> list[str]:
+    names = config.asynchronous.devices
+    if config.asynchronous.driver != "simulated":
+        devices = resolve_devices(names)
+        if config.asynchronous.driver == "synchronous":
+            refuse_repeated_gpus(devices)
+        return devices
+    devices = [resolve_device("auto")] if names == "auto" else resolve_devices(names)
+    if len(devices) > 1:
+        raise UserError(
+            f"names {len(devices)} devices, but with asynchronous.driver = simulated everything "
+            "is computed on one",
+            where="asynchronous.devices",
+            remedy="name one; simulation.speeds says how many workers there are",
+        )
+    return devices
+
+
 def _check_same_model(config: Config, trained: Config) -> None:
     for name, field in OPTIONS.items():
         if field.section == "model" and field.key != "dropout":
@@ -132,6 +164,22 @@ def _check_same_model(config: Config, trained: Config) -> None:
                     where=name,
                     remedy="leave it as it was, or start anew with --no-resume",
                 )
+
+
+def _virtual_clock(config: Config, state: dict[str, Any] | None) -> VirtualClock | None:
+    if config.asynchronous.driver != "simulated":
+        return None
+    start = Fraction(0)
+    if state is not None:  # real time, if it was not virtual before
+        start = Fraction(state.get("virtual_seconds", str(state["time_seconds"])))
+    minutes = config.training.max_minutes
+    return VirtualClock(start, None if minutes is None else 60 * minutes)
+
+
+def data_digest(run: RunDirectory) -> str:
+    """Hash what RUN holds to train on, vocabulary included."""
+    outputs = run.read_manifest()["outputs"]
+    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
 
 
 class _Run:
@@ -152,20 +200,26 @@ class _Run:
         vocabularies = VocabularyPair.load(run.vocab)
         self.sizes = (vocabularies.source.size, vocabularies.target.size)
         self.corpus = ParallelShards.open(run.data / "train")
-        self.alone = len(devices) == 1
-        cores = available_cores()
-        per_worker = config.asynchronous.threads or max(1, cores // len(devices))
-        self.threads = per_worker
-        torch.set_num_threads(per_worker if self.alone else 1)
+        self.data = data_digest(run)
+        self.recording = None
+        self.other_settings: list[str] = []
+        if config.simulation.replay is not None:
+            self.recording = read_exchange_log(Path(config.simulation.replay))
+            self.other_settings = check_recording(self.recording, config, self.data, state)
+        self.clock = _virtual_clock(config, state)
+        self.num_workers = self._count_workers()
+        self.alone = len(devices) == 1  # this process computes
+        self.threads = config.asynchronous.threads or self._share_of_cores()
+        torch.set_num_threads(self.threads if self.alone else 1)
 
         torch.manual_seed(config.training.seed)
         model = build_model(config.model, *self.sizes)
         self.num_parameters = sum(p.numel() for p in model.parameters())
         self.flat = FlatModel(model.to(devices[0] if self.alone else "cpu"))
-        num_shards = config.asynchronous.num_shards or len(devices)
+        num_shards = config.asynchronous.num_shards or self.num_workers
         initial = self.flat.parameters.clone()
         try:
-            self.server = Server(initial, num_shards, config, len(devices))
+            self.server = Server(initial, num_shards, config, self.num_workers)
         except ValueError as error:
             raise UserError(str(error), where="asynchronous.num_shards") from None
         self.cursor = BatchCursor(self._plan, config.training.max_epochs)
@@ -174,6 +228,18 @@ class _Run:
             self.server.restore(vectors, self.updates, sequences, state["rule"])
             self.cursor.restore(self._data_position(state))
         self.vectors = vectors or {}
+
+    def _count_workers(self) -> int:
+        if self.recording:
+            return self.recording.num_workers
+        if self.clock:
+            return len(parse_speeds(self.config.simulation.speeds))
+        return len(self.devices)
+
+    def _share_of_cores(self) -> int:
+        if self.recording:  # sums depend on the number of threads
+            return self.recording.starts[0].threads
+        return max(1, available_cores() // len(self.devices))
 
     def _data_position(self, state: dict[str, Any]) -> dict[str, Any]:
         """Where to go on in the corpus: at the next epoch if this one is cut otherwise now."""
@@ -189,8 +255,18 @@ class _Run:
         seed, batch_tokens = self.config.training.seed, self.config.data.batch_tokens
         return plan_epoch(*lengths, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
 
-    def _session(self, reporter: Reporter) -> Session:
+    def _exchange_log(self) -> ExchangeLog | None:
+        """Begin, or go on with, the log of a run of real workers."""
+        if self.config.asynchronous.driver != "local":
+            return None
+        settings = to_settings(self.config)
+        start = LoggedRun(self.updates, self.threads, self.data, settings)
+        length = None if self.state is None else self.state.get("exchange_log_bytes")
+        return ExchangeLog(self.run, start, length)
+
+    def _session(self, reporter: Reporter, exchange_log: ExchangeLog | None) -> Session:
         state, metric = self.state, self.config.training.validate_metric
+        seconds_before = 0.0 if state is None else float(state["time_seconds"])
         return Session(
             self.run,
             self.config,
@@ -200,20 +276,35 @@ class _Run:
             reporter,
             self.digest,
             Progress() if state is None else Progress(**state["progress"]),
-            0.0 if state is None else float(state["time_seconds"]),
+            self.clock() if self.clock else seconds_before,
+            self.clock or time.monotonic,
+            exchange_log,
         )
 
     def train(self, display: Display) -> TrainingSummary:
         """Drive the run to its end."""
-        reporter = Reporter(self.run, display, self.config.training.log_every_seconds, self.updates)
-        session = self._session(reporter)
+        reporter = Reporter(
+            self.run,
+            display,
+            self.config.training.log_every_seconds,
+            self.updates,
+            self.clock or time.monotonic,
+        )
+        exchange_log = self._exchange_log()
+        session = self._session(reporter, exchange_log)
         display.message(self._introduction())
+        if self.other_settings:
+            display.message(f"not as recorded: {', '.join(self.other_settings)}")
 
         def request_stop(reason: str) -> None:
             session.stop_request = reason
             display.message(f"{reason}: saving; once more to end at once")
 
-        with contextlib.closing(reporter), on_stop_signal(request_stop):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(reporter))
+            if exchange_log:
+                stack.enter_context(contextlib.closing(exchange_log))
+            stack.enter_context(on_stop_signal(request_stop))
             driver = self._driver(session)
             try:
                 if self._owes_validation(session):
@@ -246,26 +337,37 @@ class _Run:
         done = session.history.includes(self.updates)
         return state is not None and bool(state["to_validate"]) and not done
 
-    def _driver(self, session: Session) -> InlineDriver | LocalDriver | SynchronousDriver:
-        workers = {} if self.state is None else self.state["workers"]
-        if self.alone:
-            driver = InlineDriver(session, self.flat, self.corpus, self.devices[0])
-            driver.restore(self.vectors, workers)
-            return driver
-        batches = {int(index): counts["batches"] for index, counts in workers.items()}
-        several = (session, self.devices, self.threads, self.sizes, batches)
-        if self.config.asynchronous.driver == "synchronous":
-            return SynchronousDriver(*several)
-        return LocalDriver(*several)
+    def _driver(self, session: Session) -> InProcessDriver | LocalDriver | SynchronousDriver:
+        if not self.alone:
+            workers = {} if self.state is None else self.state["workers"]
+            batches = {int(index): counts["batches"] for index, counts in workers.items()}
+            several = (session, self.devices, self.threads, self.sizes, batches)
+            if self.config.asynchronous.driver == "synchronous":
+                return SynchronousDriver(*several)
+            return LocalDriver(*several)
+        driver = self._in_process_driver(session)
+        if self.state is not None:
+            driver.restore(self.vectors, self.state)
+        return driver
+
+    def _in_process_driver(self, session: Session) -> InProcessDriver:
+        flat, corpus, device, sizes = self.flat, self.corpus, self.devices[0], self.sizes
+        if self.clock is None:
+            return InlineDriver(session, flat, corpus, device, sizes, 1)
+        if self.recording is None:
+            return SimulatedDriver(session, flat, corpus, device, sizes, self.clock)
+        same = not self.other_settings
+        return ReplayDriver(session, flat, corpus, device, sizes, self.clock, self.recording, same)
 
     def _introduction(self) -> str:
         names = ", ".join(self.devices)
+        plural = "worker" if self.num_workers == 1 else "workers"
+        kind = "simulated " if self.clock else ""
         synchronous = not self.alone and self.config.asynchronous.driver == "synchronous"
-        plural = "worker" if self.alone else "workers"
         start = f"resuming at update {self.updates:,}" if self.state else "starting"
         return (
             f"{start}: {self.config.model.type}, {self.num_parameters / 1e6:.1f} million "
-            f"parameters; {len(self.corpus):,} pairs; {len(self.devices)} {plural} ({names}), "
+            f"parameters; {len(self.corpus):,} pairs; {self.num_workers} {kind}{plural} ({names}), "
             f"{self.threads} thread(s) each, delay {self.config.asynchronous.optimizer_delay}"
             f"{', synchronous' if synchronous else ''}"
         )

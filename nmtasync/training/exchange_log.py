@@ -1,0 +1,242 @@
+"""RUN/logs/exchanges.jsonl: all that workers and server did with each other, in its order.
+
+A line is an object with an `event`:
+    run     training has (re)started; all workers are new to come: settings, data, threads
+    fetch   a worker was handed the parameters without a push
+    push    a worker's push was taken, and the worker handed the parameters after it
+This is enough to repeat a run exactly, since a gradient is a pure function of parameters, batch
+and seed. A checkpoint knows the length of the log at its moment; a run that goes on from there
+goes on with the log from there, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nmtasync.errors import UserError
+from nmtasync.run_directory import RunDirectory, explain_write_errors
+from nmtasync.server.messages import Push
+
+LOG_FORMAT = 1
+
+Places = tuple[tuple[int, int], ...]
+"""Batches, each by epoch and index."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRun:
+    """Training has started, or started again.
+
+    Attributes:
+        updates: That had been made before.
+        threads: CPU threads of each worker.
+        data: Hash of what was trained on.
+        settings: Every option by its full name.
+    """
+
+    updates: int
+    threads: int
+    data: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedFetch:
+    """A worker was handed the parameters without a push.
+
+    Attributes:
+        seconds: When.
+        worker: Who.
+        batches_before: Of a worker that has just been started, whose local optimizer begins
+            anew: the batches that its predecessors computed. None of one that goes on.
+    """
+
+    seconds: float
+    worker: int
+    batches_before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedPush:
+    """A push was taken.
+
+    Attributes:
+        seconds: When.
+        worker: Whose.
+        sequence: Its number.
+        batches: What it was computed from.
+        updates: The updates of the shards after it.
+        compute_seconds: Time that the worker spent on it.
+    """
+
+    seconds: float
+    worker: int
+    sequence: int
+    batches: Places
+    updates: int
+    compute_seconds: float
+
+
+LogEntry = LoggedRun | LoggedFetch | LoggedPush
+
+
+class ExchangeLog:
+    """Writes the log.
+
+    Args:
+        run: Whose `logs` directory to write to.
+        start: The first line of this part.
+        length: Where the checkpoint that training goes on from says that the log was, in bytes;
+            None where it begins.
+    """
+
+    def __init__(self, run: RunDirectory, start: LoggedRun, length: int | None) -> None:
+        self.path = run.logs / "exchanges.jsonl"
+        with explain_write_errors(run.logs):
+            run.logs.mkdir(parents=True, exist_ok=True)
+            # what is shorter than the checkpoint says lacks a part, and can't be gone on with
+            if length is None or not self.path.exists() or self.path.stat().st_size < length:
+                length = 0
+            self._file = self.path.open("ab")
+            self._file.truncate(length)
+            self._file.seek(length)
+        self._write(
+            {
+                "event": "run",
+                "format": LOG_FORMAT,
+                "updates": start.updates,
+                "threads": start.threads,
+                "data": start.data,
+                "settings": start.settings,
+            }
+        )
+
+    def fetched(
+        self, worker: int, versions: tuple[int, ...], batches_before: int | None, seconds: float
+    ) -> None:
+        """Note that a worker was handed the parameters without a push."""
+        line: dict[str, Any] = {"event": "fetch", "seconds": round(seconds, 6), "worker": worker}
+        if batches_before is not None:
+            line["batches_before"] = batches_before
+        self._write({**line, "versions": versions})
+
+    def pushed(
+        self, push: Push, batches: Places, versions: tuple[int, ...], seconds: float
+    ) -> None:
+        """Note a push, with the versions after it."""
+        line = {
+            "event": "push",
+            "seconds": round(seconds, 6),
+            "worker": push.worker,
+            "sequence": push.sequence,
+            "batches": batches,
+            "base_versions": push.base_versions,
+            "versions": versions,
+            "compute_seconds": round(push.compute_seconds, 6),
+        }
+        self._write(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with explain_write_errors(self.path):
+            self._file.write(json.dumps(line, separators=(",", ":")).encode("utf-8") + b"\n")
+
+    def length(self) -> int:
+        """Bring everything to the file and return its length in bytes."""
+        with explain_write_errors(self.path):
+            self._file.flush()
+            return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        with explain_write_errors(self.path):
+            self._file.close()
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A log that has been read.
+
+    Attributes:
+        path: Of the file.
+        digest: Hash of its content.
+        entries: Its lines.
+    """
+
+    path: Path
+    digest: str
+    entries: list[LogEntry]
+
+    @property
+    def starts(self) -> list[LoggedRun]:
+        """The starts of training."""
+        return [entry for entry in self.entries if isinstance(entry, LoggedRun)]
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers take part, or their numbers leave room for."""
+        return 1 + max(e.worker for e in self.entries if not isinstance(e, LoggedRun))
+
+
+def read_exchange_log(path: Path) -> RecordedRun:
+    """Read a log; a last line without an end, left by a killed process, is not counted.
+
+    Raises:
+        UserError: It can't be read, is no such log, does not begin at the beginning, or has a gap.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"can't be read: {error.strerror}", where=path) from None
+    entries: list[LogEntry] = []
+    sequences: dict[int, int] = {}
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            entry = _parse(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            raise UserError("is no line of an exchange log", where=f"{path}:{number}") from None
+        entries.append(entry)
+        if number == 1 and isinstance(entry, LoggedRun) and entry.updates != 0:
+            raise UserError(
+                f"begins at update {entry.updates}, and what came before was not logged",
+                where=path,
+            )
+        if isinstance(entry, LoggedPush):
+            due = sequences.get(entry.worker, 0) + 1
+            if entry.sequence != due:
+                raise UserError(
+                    f"is push {entry.sequence} of worker {entry.worker}, but {due} would follow",
+                    where=f"{path}:{number}",
+                    remedy="the log is damaged",
+                )
+            sequences[entry.worker] = due
+    if not entries or not isinstance(entries[0], LoggedRun):
+        raise UserError("does not begin like an exchange log", where=path)
+    if not sequences:
+        raise UserError("holds no push", where=path)
+    return RecordedRun(path, hashlib.sha256(content).hexdigest(), entries)
+
+
+def _parse(line: dict[str, Any]) -> LogEntry:
+    match line["event"]:
+        case "run":
+            if line["format"] != LOG_FORMAT:
+                raise ValueError(line["format"])
+            return LoggedRun(line["updates"], line["threads"], line["data"], line["settings"])
+        case "fetch":
+            return LoggedFetch(line["seconds"], line["worker"], line.get("batches_before"))
+        case "push":
+            batches = tuple((int(epoch), int(index)) for epoch, index in line["batches"])
+            return LoggedPush(
+                line["seconds"],
+                line["worker"],
+                line["sequence"],
+                batches,
+                max(line["versions"]),
+                line["compute_seconds"],
+            )
+        case unknown:
+            raise ValueError(unknown)

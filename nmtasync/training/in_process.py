@@ -1,0 +1,164 @@
+"""What the drivers share that run their workers, save and validate in this process.
+
+Shapes: P is the length of the parameter vector.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from nmtasync.data.shards import ParallelShards
+from nmtasync.models.build import build_model
+from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.optim.flat import FlatModel
+from nmtasync.training import checkpoint
+from nmtasync.training.checkpoint import Snapshot
+from nmtasync.training.cursor import AssignedBatch
+from nmtasync.training.session import Session
+from nmtasync.training.validation import Validator
+from nmtasync.training.worker import Worker
+
+
+class InProcessDriver:
+    """Workers that take turns on one device, each with a replica of its own.
+
+    They share the buffer for the gradient: a push is computed when its turn has come, which gives
+    the same gradient as earlier, since nothing but the worker itself changes its replica.
+
+    Args:
+        session: The run.
+        flat: The first worker's replica, on the workers' device.
+        corpus: The training corpus.
+        device: The workers' device.
+        vocabulary_sizes: Of source and target.
+        num_workers: How many there are.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        flat: FlatModel[SequenceToSequence],
+        corpus: ParallelShards,
+        device: str,
+        vocabulary_sizes: tuple[int, int],
+        num_workers: int,
+    ) -> None:
+        self.session = session
+        self.flat = flat
+        self.corpus = corpus
+        self.workers = [self._new_worker(0, flat)]
+        for index in range(1, num_workers):
+            model = build_model(session.config.model, *vocabulary_sizes).to(device)
+            replica = FlatModel(model, gradients=flat.gradients)
+            self.workers.append(self._new_worker(index, replica))
+        self.validator = Validator(session.run, flat.model, session.config, device)
+
+    def _new_worker(
+        self, index: int, flat: FlatModel[SequenceToSequence], batches: int = 0
+    ) -> Worker:
+        sequence = self.session.server.last_sequences.get(index, 0)
+        return Worker(index, flat, self.corpus, self.session.config, sequence, batches)
+
+    def restore(self, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Let the workers go on from a checkpoint, as far as it knows them.
+
+        Args:
+            vectors: [P] by name.
+            state: The state of the checkpoint.
+        """
+        for worker in self.workers:
+            if str(worker.index) in state["workers"]:
+                worker.restore(vectors, state["workers"][str(worker.index)])
+
+    def train(self) -> str:
+        """Train until there is a reason to stop; return it."""
+        raise NotImplementedError
+
+    def fetch(self, index: int) -> None:
+        """Hand a worker the newest parameters."""
+        worker = self.workers[index]
+        anew = worker.local is None or worker.local.updates == 0
+        worker.versions = self.session.fetch(
+            index, worker.flat.parameters, worker.batches if anew else None
+        )
+
+    def push(
+        self, index: int, window: Sequence[AssignedBatch], compute_seconds: float | None = None
+    ) -> None:
+        """Compute a worker's window and exchange its gradient for the newest parameters.
+
+        Args:
+            index: Which worker.
+            window: What it has drawn.
+            compute_seconds: The time that it is said to have taken; None for what it took.
+        """
+        worker = self.workers[index]
+        push = worker.compute(window)
+        if compute_seconds is not None:
+            push = dataclasses.replace(push, compute_seconds=compute_seconds)
+        reply = self.session.exchange(push, worker.flat.gradients, worker.flat.parameters)
+        worker.versions = reply.versions
+
+    def replace(self, index: int, batches: int | None = None) -> None:
+        """Put a new worker, which has fetched nothing yet, in the place of one that died.
+
+        Args:
+            index: Which worker.
+            batches: That its predecessors computed; None where it is known here.
+        """
+        dead = self.workers[index]
+        batches = dead.batches if batches is None else batches
+        self.workers[index] = self._new_worker(index, dead.flat, batches)
+
+    def save_if_due(self) -> None:
+        """Save, and validate, when it is time."""
+        if self.session.validation_due():
+            self._validate(self._save(to_validate=True))
+        elif self.session.save_due():
+            self._save(to_validate=False)
+
+    def finish(self, *, validate: bool) -> None:
+        """Save the last state, and validate it unless there is no time for it."""
+        validate = validate and not self.session.history.includes(self.session.server.updates)
+        snapshot = self._save(to_validate=validate)
+        if validate:
+            self._validate(snapshot)
+
+    def validate_restored(self) -> None:
+        """Make up for the validation that the resumed checkpoint was saved for."""
+        self._validate(self._snapshot(to_validate=True))
+
+    def own_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint must keep besides the server's and the workers' state.
+
+        Returns:
+            Vectors [P] by name, and what goes into the JSON.
+        """
+        return {}, {}
+
+    def _snapshot(self, *, to_validate: bool) -> Snapshot:
+        own_vectors, own_state = self.own_state()
+        vectors = {**self.session.server.vectors, **own_vectors}
+        for worker in self.workers:
+            vectors.update(worker.state_vectors())
+        counts = {worker.index: worker.counts() for worker in self.workers}
+        snapshot = self.session.snapshot(to_validate=to_validate, vectors=vectors, workers=counts)
+        return dataclasses.replace(snapshot, state={**snapshot.state, **own_state})
+
+    def _save(self, *, to_validate: bool) -> Snapshot:
+        snapshot = self._snapshot(to_validate=to_validate)
+        checkpoint.save(self.session.run, snapshot, self.flat, self.session.config)
+        self.session.note_saved(snapshot.updates)
+        return snapshot
+
+    def _validate(self, snapshot: Snapshot) -> None:
+        live = self.flat.parameters
+        self.flat.bind(snapshot.scored, self.flat.gradients)
+        validation = self.validator.validate(snapshot)
+        self.flat.bind(live, self.flat.gradients)
+        self.flat.model.train()
+        self.session.note_validated(validation)

@@ -1,0 +1,184 @@
+"""The replay of a run from its log: the same pushes of the same workers, in the same order.
+
+With the settings of the log, the parameters are those of the recorded run, bit for bit (on a CPU,
+where its workers had one thread each). With others, for example another learning rate, it tells
+what they would have done under just that schedule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from nmtasync.config.load import to_settings
+from nmtasync.config.schema import Config
+from nmtasync.config.simulation import exact
+from nmtasync.data.shards import ParallelShards
+from nmtasync.errors import UserError
+from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.optim.flat import FlatModel
+from nmtasync.training.exchange_log import LoggedFetch, LoggedPush, LoggedRun, RecordedRun
+from nmtasync.training.in_process import InProcessDriver
+from nmtasync.training.session import Session
+from nmtasync.training.virtual_clock import VirtualClock
+
+_SAME_BATCHES = ("training.seed", "data.batch_tokens", "asynchronous.optimizer_delay")
+"""Options without which the log names other batches than were used."""
+
+_NO_MATTER = {"driver", "devices", "num_shards", "threads", "max_restarts"}
+"""Options of the section [asynchronous] on which results do not depend, or not by themselves."""
+
+
+def check_recording(
+    recording: RecordedRun, config: Config, data: str, state: dict[str, Any] | None
+) -> list[str]:
+    """See that a log can be replayed here.
+
+    Args:
+        recording: The log.
+        config: The experiment.
+        data: Hash of what RUN holds to train on.
+        state: Of the checkpoint to go on from, if there is one.
+
+    Returns:
+        The options whose values the recorded run did not have all the time, and that may change
+        what comes out.
+
+    Raises:
+        UserError: It can't.
+    """
+    if state is not None and state.get("replay", {}).get("digest") != recording.digest:
+        raise UserError(
+            "can't be replayed from the latest checkpoint of RUN, which is of another run",
+            where=recording.path,
+            remedy="replay it into a new directory, or start anew with --no-resume",
+        )
+    settings = to_settings(config)
+    for start in recording.starts:
+        if start.data != data:
+            raise UserError(
+                "was recorded on another corpus or vocabulary than RUN has", where=recording.path
+            )
+        for name in _SAME_BATCHES:
+            if start.settings.get(name) != settings[name]:
+                raise UserError(
+                    f"is {settings[name]!r}, but was {start.settings.get(name)!r} when "
+                    f"{recording.path} was recorded",
+                    where=name,
+                    remedy="set it to that",
+                )
+    return [
+        name
+        for name, value in settings.items()
+        if _decides_results(name) and any(s.settings.get(name) != value for s in recording.starts)
+    ]
+
+
+def _decides_results(name: str) -> bool:
+    section, key = name.split(".")
+    if section == "asynchronous":
+        return key not in _NO_MATTER
+    return section in ("model", "optimizer", "schedule") or key == "label_smoothing"
+
+
+class ReplayDriver(InProcessDriver):
+    """Repeats a recorded run to its end, or to a limit of this one.
+
+    Args:
+        session: The run; its clock is `clock`.
+        flat: The first worker's replica, on the device.
+        corpus: The training corpus.
+        device: Where everything is computed.
+        vocabulary_sizes: Of source and target.
+        clock: Virtual time; it shows the recorded one.
+        recording: The log.
+        same_settings: Whether the settings are those of the log, so that its versions must come
+            out.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        flat: FlatModel[SequenceToSequence],
+        corpus: ParallelShards,
+        device: str,
+        vocabulary_sizes: tuple[int, int],
+        clock: VirtualClock,
+        recording: RecordedRun,
+        same_settings: bool,
+    ) -> None:
+        num_workers = recording.num_workers
+        super().__init__(session, flat, corpus, device, vocabulary_sizes, num_workers)
+        self.clock = clock
+        self.recording = recording
+        self.same_settings = same_settings
+        self.num_done = 0
+
+    def train(self) -> str:
+        """Replay until there is a reason to stop; return it.
+
+        Raises:
+            UserError: The log does not fit RUN.
+        """
+        entries = self.recording.entries
+        while (reason := self.session.stop_reason()) is None:
+            if self.num_done == len(entries):
+                return f"reached the end of {self.recording.path}"
+            entry = entries[self.num_done]
+            if not isinstance(entry, LoggedRun) and not self.clock.advance(exact(entry.seconds)):
+                continue  # to the time limit
+            if isinstance(entry, LoggedPush) and self._beyond_the_epochs(entry):
+                return f"reached training.max_epochs = {self.session.config.training.max_epochs}"
+            self.num_done += 1
+            match entry:
+                case LoggedFetch():
+                    if entry.batches_before is not None:
+                        self.replace(entry.worker, entry.batches_before)
+                    self.fetch(entry.worker)
+                case LoggedPush():
+                    self._repeat(entry)
+                    self.save_if_due()
+        return reason
+
+    def _beyond_the_epochs(self, entry: LoggedPush) -> bool:
+        limit = self.session.config.training.max_epochs
+        return limit is not None and any(epoch >= limit for epoch, _ in entry.batches)
+
+    def _repeat(self, entry: LoggedPush) -> None:
+        line = f"{self.recording.path}:{self.num_done}"
+        if not self.workers[entry.worker].versions:
+            raise UserError(f"is a push of worker {entry.worker} before any fetch", where=line)
+        try:
+            window = self.session.cursor.draw_places(entry.worker, entry.batches)
+        except ValueError as error:
+            raise UserError(str(error), where=line, remedy="the log is damaged") from None
+        self.push(entry.worker, window, entry.compute_seconds)
+        updates = self.session.server.updates
+        if self.same_settings and updates != entry.updates:
+            raise UserError(
+                f"comes to update {entry.updates}, but its replay to {updates}",
+                where=line,
+                remedy="the log is damaged, or of another version of nmtasync",
+            )
+
+    def own_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Keep the position in the log, and the replicas that later pushes are computed on."""
+        fetched = [worker for worker in self.workers if worker.versions]
+        vectors = {f"replica.{worker.index}": worker.flat.parameters for worker in fetched}
+        state = {
+            "digest": self.recording.digest,
+            "num_done": self.num_done,
+            "versions": {str(worker.index): max(worker.versions) for worker in fetched},
+        }
+        return vectors, {"virtual_seconds": str(self.clock.seconds), "replay": state}
+
+    def restore(self, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of this replay, exactly."""
+        super().restore(vectors, state)
+        saved, num_shards = state["replay"], len(self.session.server.shards)
+        self.num_done = saved["num_done"]
+        for name, version in saved["versions"].items():
+            worker = self.workers[int(name)]
+            worker.flat.parameters.copy_(vectors[f"replica.{name}"])
+            worker.versions = (version,) * num_shards

@@ -1,0 +1,409 @@
+"""The simulator: exact staleness and time, the same twice, failures, resume bit for bit."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import statistics
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_training import (
+    events,
+    final_state,
+    start_training,
+    train_toy,
+    wait_for_line,
+    words_of_an_epoch,
+)
+
+from nmtasync.errors import TrainingError, UserError
+from nmtasync.run_directory import RunDirectory
+from nmtasync.training import checkpoint
+from nmtasync.training.cost_model import jitter_factor
+from nmtasync.training.session import Session
+from nmtasync.training.train import TrainingSummary
+
+Pushes = list[tuple[float, int, int]]
+"""When, whose, and how many updates late."""
+
+
+def simulate(run: RunDirectory, *, resume: bool = True, **changes: object) -> TrainingSummary:
+    return train_toy(run, resume=resume, asynchronous__driver="simulated", **changes)
+
+
+@pytest.fixture
+def pushes(monkeypatch: pytest.MonkeyPatch) -> Pushes:
+    """Every push that the server takes while the test runs."""
+    seen: Pushes = []
+    exchange = Session.exchange
+
+    def noted(self: Session, push, payload, landing):
+        reply = exchange(self, push, payload, landing)
+        assert len(set(reply.staleness)) == 1, "all shards take a push at once"
+        seen.append((self.seconds, push.worker, reply.staleness[0]))
+        return reply
+
+    monkeypatch.setattr(Session, "exchange", noted)
+    return seen
+
+
+def copy_of(run: RunDirectory) -> RunDirectory:
+    return RunDirectory(shutil.copytree(run.root, run.root.with_name("copy")))
+
+
+def assert_same_state(left: RunDirectory, right: RunDirectory) -> None:
+    (vectors, state), (other_vectors, other_state) = final_state(left), final_state(right)
+    assert vectors.keys() == other_vectors.keys()
+    for name, vector in vectors.items():
+        assert torch.equal(vector, other_vectors[name]), name
+    for key in ("cursor", "progress", "workers", "versions", "virtual_seconds", "simulation"):
+        assert state.get(key) == other_state.get(key), key
+
+
+EVENTFUL = {
+    "asynchronous__optimizer_delay": 2,
+    "asynchronous__local_optimizer_batches": "always",
+    "simulation__speeds": "1,2,1.5",
+    "simulation__speed_jitter": 0.3,
+    "simulation__failures": "1@3-6,2@4.2-9,0@7-8.5,2@16",
+    "simulation__seconds_per_target_word": 0.01,
+    "simulation__exchange_latency_seconds": 0.05,
+    "simulation__exchange_bytes_per_second": 1e6,
+}
+"""Everything at once: at 20 updates some workers compute, one is dead for good."""
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 4, 5])
+def test_n_equal_workers_are_n_minus_1_updates_late(toy_run, pushes, num_workers):
+    simulate(
+        toy_run,
+        simulation__speeds=",".join(["1"] * num_workers),
+        training__max_updates=4 * num_workers,
+    )
+    # All fetch version 0. At 1 s they push one after another: worker i comes after i others.
+    # Each fetches right after its own push, and N - 1 others push before its next one.
+    assert pushes[:num_workers] == [(1.0, i, i) for i in range(num_workers)]
+    assert pushes[num_workers:] == [
+        (float(second), i, num_workers - 1) for second in (2, 3, 4) for i in range(num_workers)
+    ]
+
+
+def test_unequal_workers_are_as_late_as_told_by_hand(toy_run, pushes):
+    """Worker 0 pushes at 1, 2, 3, ..; worker 1, thrice as fast, at 1/3, 2/3, 1, 4/3, ..
+
+    They meet at each full second, where worker 0 comes first. Versions after a push in brackets:
+      1/3: worker 1 on 0, 0 late [1];  2/3: worker 1 on 1, 0 late [2];
+      1: worker 0 on 0, 2 late [3];    1: worker 1 on 2, 1 late [4];
+      4/3: worker 1 on 4, 0 late [5];  5/3: worker 1 on 5, 0 late [6];
+      2: worker 0 on 3, 3 late [7];    2: worker 1 on 6, 1 late [8];  and so on.
+    """
+    simulate(toy_run, simulation__speeds="1,3", training__max_updates=40)
+    third = 1 / 3
+    assert pushes[:4] == [(third, 1, 0), (2 * third, 1, 0), (1.0, 0, 2), (1.0, 1, 1)]
+    for second in range(1, 10):  # exactly: a clock of floats has lost the ties by then
+        now = pushes[4 * second : 4 * second + 4]
+        assert [(who, late) for _, who, late in now] == [(1, 0), (1, 0), (0, 3), (1, 1)]
+        assert now[2][0] == now[3][0] == second + 1
+
+
+def test_a_slow_worker_is_as_late_as_the_others_are_fast(toy_run, pushes):
+    """Speeds 1, 1 and 4: in a second worker 2 pushes four times, the others once each."""
+    simulate(toy_run, simulation__speeds="1,1,4", training__max_updates=36)
+    by_worker = {who: [late for _, w, late in pushes[6:] if w == who] for who in range(3)}
+    # worker 2's pushes at 1/4, 2/4, 3/4 of a second meet nobody's, the one at 4/4 comes after both
+    assert by_worker[2] == [0, 0, 0, 2] * 5
+    # between two pushes of worker 0: worker 1's, and four of worker 2; for worker 1 likewise
+    assert by_worker[0] == by_worker[1] == [5] * 5
+
+
+def test_time_is_what_the_cost_model_says(toy_run, monkeypatch):
+    seen = []
+    exchange = Session.exchange
+
+    def noted(self: Session, push, payload, landing):
+        seen.append((self.seconds, push.target_words, push.num_batches, 4 * payload.numel()))
+        return exchange(self, push, payload, landing)
+
+    monkeypatch.setattr(Session, "exchange", noted)
+    summary = simulate(
+        toy_run,
+        asynchronous__optimizer_delay=2,
+        simulation__speeds="2",
+        simulation__seconds_per_batch=0.5,
+        simulation__seconds_per_target_word=0.01,
+        simulation__exchange_latency_seconds=0.1,
+        simulation__exchange_bytes_per_second=1e5,
+        training__max_updates=5,
+    )
+    time, computed = Fraction(0), Fraction(0)
+    for seconds, words, batches, num_bytes in seen:
+        computing = (Fraction(1, 2) * batches + Fraction(words, 100)) / 2
+        computed += computing
+        time += computing + 2 * (Fraction(1, 10) + Fraction(num_bytes, 100_000))
+        assert seconds == float(time)
+    assert summary.seconds == float(time)
+    assert summary.computing == {0: round(float(computed / time), 4)}
+
+
+def test_jitter_is_seeded_and_has_the_deviation_that_it_is_given(toy_run, pushes):
+    factors = [jitter_factor(0.5, 1, 0, 0, index) for index in range(20_000)]
+    assert statistics.fmean(factors) == pytest.approx(1.0, abs=0.02)
+    assert statistics.stdev(factors) == pytest.approx(0.5, abs=0.03)
+    logarithms = [math.log(factor) for factor in factors]
+    assert statistics.fmean(logarithms) == pytest.approx(statistics.median(logarithms), abs=0.02)
+
+    jitter = {"simulation__speeds": "1,1", "simulation__speed_jitter": 0.5}
+    runs = []
+    for seed in (1, 1, 2):
+        simulate(toy_run, resume=False, training__max_updates=12, training__seed=seed, **jitter)
+        runs.append(list(pushes))
+        pushes.clear()
+    assert runs[0] == runs[1] != runs[2]
+    assert {late for _, _, late in runs[0]} > {0, 1}, "nobody keeps the rhythm"
+
+
+def test_the_same_simulation_gives_the_same_state(toy_run):
+    other = copy_of(toy_run)
+    for run in (toy_run, other):
+        simulate(run, training__max_updates=20, **EVENTFUL)
+    assert_same_state(toy_run, other)
+
+
+def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(toy_run):
+    other = copy_of(toy_run)
+    options = {**EVENTFUL, "training__validate_every": 4}
+    simulate(toy_run, training__max_updates=20, **options)
+    for updates in (5, 6, 11, 20):
+        simulate(other, training__max_updates=updates, **options)
+    assert_same_state(toy_run, other)
+    vectors, state = final_state(toy_run)
+    assert state["simulation"]["flights"] and "replica.0" in vectors, "or little was tested"
+    happened = [(entry["worker"], entry["what"]) for entry in events(toy_run, "worker")]
+    assert happened == [(entry["worker"], entry["what"]) for entry in events(other, "worker")]
+    assert (1, "returned") in happened and (1, "died") in happened
+
+
+def test_killed_and_resumed_is_never_interrupted_bit_for_bit(toy_run):
+    other = copy_of(toy_run)
+    flags = [f"--set={name.replace('__', '.')}={value}" for name, value in EVENTFUL.items()]
+    process = start_training(
+        other, "--driver=simulated", *flags, "--validate-every=3", "--max-updates=100000"
+    )
+    wait_for_line(process, "validation of update")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    updates = checkpoint.pointed(other, "latest")
+    assert updates
+    for run in (toy_run, other):
+        simulate(
+            run,
+            training__max_updates=updates + 7,
+            training__validate_every=3,
+            training__patience=None,
+            **EVENTFUL,
+        )
+    assert_same_state(toy_run, other)
+
+
+@pytest.mark.parametrize("delay", [1, 2])
+def test_one_worker_of_speed_1_is_the_one_that_is_not_simulated(toy_run, delay):
+    other = copy_of(toy_run)
+    options = {
+        "asynchronous__optimizer_delay": delay,
+        "asynchronous__local_optimizer_batches": 5 if delay > 1 else 0,
+        "training__max_updates": 12,
+        "training__validate_every": 5,
+    }
+    train_toy(toy_run, **options)
+    simulate(other, **options)
+    (vectors, state), (simulated, simulated_state) = final_state(toy_run), final_state(other)
+    assert vectors.keys() == simulated.keys()
+    assert all(torch.equal(vectors[name], simulated[name]) for name in vectors)
+    for key in ("cursor", "progress", "workers", "versions"):
+        assert state[key] == simulated_state[key]
+    measured, virtual = events(toy_run, "valid"), events(other, "valid")
+    assert [v["cross_entropy"] for v in measured] == [v["cross_entropy"] for v in virtual]
+
+
+def test_a_run_goes_from_one_driver_to_the_other_and_back(toy_run):
+    train_toy(toy_run, training__max_updates=4)
+    simulate(toy_run, simulation__speeds="1,2", training__max_updates=9)
+    assert final_state(toy_run)[1]["simulation"]["flights"]
+    summary = train_toy(
+        toy_run,
+        asynchronous__driver="local",
+        simulation__speeds="1",
+        training__max_epochs=1,
+        training__max_updates=None,
+    )
+    assert summary.target_words == words_of_an_epoch(toy_run), "each batch exactly once"
+
+
+def test_a_worker_that_dies_loses_no_batch_and_repeats_none(toy_run, monkeypatch, pushes):
+    """Worker 1 is dead from 2.5 to 5 s and for good from 8 s on; worker 0 from 3.5 to 4.25 s."""
+    used: Counter = Counter()
+    finish = Session.exchange
+
+    def noted(self: Session, push, payload, landing):
+        used.update(self.cursor.held(push.worker))
+        return finish(self, push, payload, landing)
+
+    monkeypatch.setattr(Session, "exchange", noted)
+    summary = simulate(
+        toy_run,
+        simulation__speeds="1,1",
+        simulation__failures="1@2.5-5,0@3.5-4.25,1@8",
+        training__max_epochs=2,
+    )
+    assert pushes[:13] == [
+        *((1.0, 0, 0), (1.0, 1, 1), (2.0, 0, 1), (2.0, 1, 1)),
+        (3.0, 0, 1),  # worker 1, which died at 2.5, pushed at 2
+        (5.25, 0, 0),  # died at 3.5 on the way to 4; fetched at 4.25, when nobody pushed
+        (6.0, 1, 1),  # fetched at 5, before worker 0's push at 5.25
+        (6.25, 0, 1),
+        *((7.0, 1, 1), (7.25, 0, 1)),
+        (8.0, 1, 1),  # a push that arrives when its worker dies counts
+        (8.25, 0, 1),
+        (9.25, 0, 0),
+    ]
+    assert set(used.values()) == {1}
+    assert summary.target_words == 2 * words_of_an_epoch(toy_run)
+    assert [(e["worker"], e["what"], e["time_seconds"]) for e in events(toy_run, "worker")] == [
+        (1, "died", 2.5),
+        (0, "died", 3.5),
+        (0, "returned", 4.25),
+        (1, "returned", 5.0),
+        (1, "died", 8.0),
+    ]
+
+
+def test_the_last_batches_of_a_dead_worker_go_to_one_that_had_ended(toy_run, pushes):
+    """Worker 1 takes the last batch for 1000 s and dies with it, when worker 0 has none left."""
+    summary = simulate(
+        toy_run,
+        simulation__speeds="1,0.001",
+        simulation__failures="1@500",
+        training__max_epochs=1,
+    )
+    assert summary.target_words == words_of_an_epoch(toy_run)
+    assert {who for _, who, _ in pushes} == {0}
+    assert pushes[-1][0] == 501.0
+
+
+def test_when_all_workers_are_dead_training_ends_and_is_saved(toy_run):
+    dead = {"simulation__speeds": "1,1", "simulation__failures": "0@2.5,1@3"}
+    with pytest.raises(TrainingError, match=r"no worker is left after 3 virtual seconds"):
+        simulate(toy_run, **dead)
+    # 2 pushes each at 1 and 2 s, and worker 1's at 3 s, in the moment of its death
+    assert checkpoint.pointed(toy_run, "latest") == 5
+    summary = simulate(
+        toy_run,
+        **{**dead, "simulation__failures": "0@2.5-10,1@3"},
+        training__max_updates=6,
+    )
+    assert summary.updates == 6 and summary.seconds == 11.0
+
+
+def test_limits_saves_and_figures_are_in_virtual_time(toy_run):
+    """A batch takes 4 s: there are pushes at 4, 8, .., 28 s before half a minute has passed."""
+    summary = simulate(
+        toy_run,
+        simulation__seconds_per_batch=4.0,
+        training__max_minutes=0.5,
+        training__save_every_minutes=0.2,
+        training__log_every_seconds=8.0,
+    )
+    assert summary.updates == 7 and summary.seconds == 30.0
+    assert summary.computing == {0: round(28 / 30, 4)}
+    saved = [(entry["time_seconds"], entry["updates"]) for entry in events(toy_run, "checkpoint")]
+    assert saved == [(12.0, 3), (24.0, 6), (30.0, 7)]
+    lines = events(toy_run, "train")
+    assert [line["time_seconds"] for line in lines] == [8.0, 16.0, 24.0, 30.0]
+    for line in lines[:3]:
+        pace = line["target_words_per_second"]
+        assert pace == pytest.approx(2 * line["target_words_per_update"] / 8)
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    speeds=st.lists(st.sampled_from([1, 1, 2, 3]), min_size=1, max_size=4),
+    delay=st.integers(1, 3),
+    num_shards=st.integers(2, 9),
+    jitter=st.sampled_from([0.0, 0.4]),
+)
+def test_parameters_do_not_depend_on_the_number_of_shards(
+    toy_run, speeds, delay, num_shards, jitter
+):
+    found = []
+    for shards in (1, num_shards):
+        simulate(
+            toy_run,
+            resume=False,
+            simulation__speeds=",".join(map(str, speeds)),
+            simulation__speed_jitter=jitter,
+            asynchronous__optimizer_delay=delay,
+            asynchronous__num_shards=shards,
+            training__max_updates=6,
+            training__validate_every=1000,
+        )
+        vectors, state = final_state(toy_run)
+        assert state["versions"] == [6] * shards
+        found.append(vectors)
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+SIMULATED = {"asynchronous__driver": "simulated"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"simulation__speeds": "1,2"}, r"speeds.*asynchronous\.driver is 'local'"),
+        ({"simulation__replay": "x"}, r"replay.*asynchronous\.driver is 'local'"),
+        ({**SIMULATED, "simulation__speeds": ""}, "'' is no speed"),
+        ({**SIMULATED, "simulation__speeds": "1,0"}, "'0' is no speed"),
+        ({**SIMULATED, "simulation__speeds": "1,-2"}, "'-2' is no speed"),
+        ({**SIMULATED, "simulation__failures": "0"}, "'0' is no failure"),
+        ({**SIMULATED, "simulation__failures": "0@5-"}, "'0@5-' is no failure"),
+        ({**SIMULATED, "simulation__failures": "1@5"}, r"names worker 1.*simulation\.speeds"),
+        ({**SIMULATED, "simulation__failures": "0@5-5"}, "returns before it dies"),
+        ({**SIMULATED, "simulation__failures": "0@5,0@9"}, "die at 9 s, when it is not alive"),
+        ({**SIMULATED, "simulation__failures": "0@5-9,0@9"}, "die at 9 s, when it is not alive"),
+        ({**SIMULATED, "simulation__seconds_per_batch": 0.0}, "no time would ever pass"),
+        ({**SIMULATED, "asynchronous__max_restarts": 1}, r"max_restarts.*'simulated'"),
+        ({**SIMULATED, "asynchronous__devices": "cpu,cpu"}, r"devices.*simulation\.speeds"),
+        (
+            {**SIMULATED, "simulation__replay": "x", "simulation__speeds": "1,2"},
+            r"simulation\.speeds.*no effect with simulation\.replay",
+        ),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(toy_run, options, words):
+    before = toy_run.config.read_bytes()
+    with pytest.raises(UserError, match=words):
+        train_toy(toy_run, **options)
+    assert toy_run.config.read_bytes() == before
+
+
+def test_the_command_line_simulates(toy_run, nmtasync):
+    from test_cli_train import TOY_FLAGS
+
+    arguments = ["--driver", "simulated", "--speeds", "1,1,2", "--failures", "1@1.5-1.75"]
+    result = nmtasync("train", toy_run.root, *TOY_FLAGS, *arguments, "--max-updates=9")
+    assert result.returncode == 0, result.stderr
+    assert "3 simulated workers (cpu)" in result.stderr
+    assert "worker 1 died" in result.stderr
+    again = nmtasync("train", toy_run.root, "--max-updates=12")
+    assert again.returncode == 0, again.stderr
+    refused = nmtasync("train", toy_run.root, "--speeds", "fast")
+    assert refused.returncode == 2 and "'fast' is no speed" in refused.stderr
