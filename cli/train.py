@@ -15,7 +15,7 @@ from nmtasync.run_directory import RunDirectory
 from .options import config_options, read_settings, run_argument
 
 if TYPE_CHECKING:
-    from nmtasync.training.train import TrainingSummary
+    from nmtasync.training.summary import TrainingSummary
 
 
 @click.command()

@@ -28,7 +28,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.training import checkpoint
 from nmtasync.training.cost_model import jitter_factor
 from nmtasync.training.session import Session
-from nmtasync.training.train import TrainingSummary
+from nmtasync.training.summary import TrainingSummary
 
 Pushes = list[tuple[float, int, int]]
 """When, whose, and how many updates late."""
@@ -149,7 +149,7 @@ def test_time_is_what_the_cost_model_says(toy_run, monkeypatch):
         time += computing + 2 * (Fraction(1, 10) + Fraction(num_bytes, 100_000))
         assert seconds == float(time)
     assert summary.seconds == float(time)
-    assert summary.computing == {0: round(float(computed / time), 4)}
+    assert summary.workers[0].computing == round(float(computed / time), 4)
 
 
 def test_jitter_is_seeded_and_has_the_deviation_that_it_is_given(toy_run, pushes):
@@ -321,7 +321,7 @@ def test_limits_saves_and_figures_are_in_virtual_time(toy_run):
         training__log_every_seconds=8.0,
     )
     assert summary.updates == 7 and summary.seconds == 30.0
-    assert summary.computing == {0: round(28 / 30, 4)}
+    assert summary.workers[0].computing == round(28 / 30, 4)
     saved = [(entry["time_seconds"], entry["updates"]) for entry in events(toy_run, "checkpoint")]
     assert saved == [(12.0, 3), (24.0, 6), (30.0, 7)]
     lines = events(toy_run, "train")

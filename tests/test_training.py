@@ -26,7 +26,8 @@ from nmtasync.errors import TrainingError, UserError
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training import checkpoint
 from nmtasync.training.checkpoint import load_model
-from nmtasync.training.train import TrainingSummary, train
+from nmtasync.training.summary import TrainingSummary
+from nmtasync.training.train import train
 from nmtasync.training.validation import Validator
 
 
