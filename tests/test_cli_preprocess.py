@@ -86,7 +86,7 @@ def spoil(corpus: Path, name: str, content: bytes | None) -> None:
         ("train.tgt", b"one\ntwo\n", "train.src:3: this line has no partner"),
         ("train.tgt", b"ok\nb\xe4d\n", "train.tgt:2: invalid UTF-8"),
         ("valid.src", b"ok\n\xff\n", "valid.src:2: invalid UTF-8"),
-        ("train.src", gzip.compress(b"a\n" * 99_999)[:-9], "cut off"),
+        ("train.src", gzip.compress(b"a\n" * 99_999, mtime=0)[:-9], "cut off"),
         ("valid.tgt", b"", "valid.src:1: this line has no partner"),
     ],
 )

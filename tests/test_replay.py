@@ -14,10 +14,12 @@ from test_training import events, final_state, train_toy
 
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory
+from nmtasync.training.assembly import data_digest
 from nmtasync.training.exchange_log import read_exchange_log
 from nmtasync.training.replay import check_recording
 from nmtasync.training.session import Session
-from nmtasync.training.train import TrainingSummary, data_digest, experiment_config
+from nmtasync.training.summary import TrainingSummary
+from nmtasync.training.train import experiment_config
 
 ONE = {
     "asynchronous__devices": "cpu",
