@@ -30,12 +30,11 @@ from nmtasync.server.messages import Push, Reply
 from nmtasync.server.transport import share, shared_vector
 from nmtasync.training.cursor import AssignedBatch
 from nmtasync.training.death import cause_of_death
+from nmtasync.training.rank import Round, RoundDone
 from nmtasync.training.rank_process import (
     Publish,
     Published,
     RankSetup,
-    Round,
-    RoundDone,
     Stranded,
     run_rank,
 )
