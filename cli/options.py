@@ -22,9 +22,7 @@ class _Value(click.ParamType[Any]):
 
     def __init__(self, field: OptionField) -> None:
         self.field = field
-        words = {int: "N", float: "X", str: "TEXT"}
-        plain = field.type is str and field.about.choices
-        self.name = "|".join(field.about.choices or ()) if plain else words[field.type]
+        self.name = {int: "N", float: "X", str: "TEXT"}[field.type]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse text in the option's type."""
@@ -44,6 +42,12 @@ class _Value(click.ParamType[Any]):
         return [click.shell_completion.CompletionItem(word) for word in words]
 
 
+def _metavar(field: OptionField) -> str | None:
+    """Show the choices where there is nothing else; what click makes of the type otherwise."""
+    choices = field.about.choices if field.type is str else None
+    return f"[{'|'.join(choices)}]" if choices else None
+
+
 def config_options(stage: str) -> Callable[[F], F]:
     """Add `--config`, `--set`, and a flag for each option that the stage offers.
 
@@ -54,16 +58,20 @@ def config_options(stage: str) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         for field in reversed(fields):
-            text = f"{field.about.help} {describe_range(field)}".rstrip()
-            text = f"{text}  (default: {'none' if field.default is None else field.default})"
+            default = "none" if field.default is None else field.default
+            text = f"{field.about.help} {describe_range(field)}".rstrip() + f" (default: {default})"
             if field.type is bool:
                 spelling = f"{field.flag}/--no-{field.flag[2:]}"
                 function = click.option(spelling, field.key, default=None, help=text)(function)
             else:
-                option = click.option(
-                    field.flag, field.key, type=_Value(field), default=None, help=text
-                )
-                function = option(function)
+                function = click.option(
+                    field.flag,
+                    field.key,
+                    type=_Value(field),
+                    default=None,
+                    help=text,
+                    metavar=_metavar(field),
+                )(function)
         function = click.option(
             "--set",
             "assignments",

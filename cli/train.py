@@ -84,11 +84,10 @@ def _describe(summary: TrainingSummary, run: Path) -> str:
         ("time", duration(summary.seconds)),
         ("updates", f"{summary.updates:,} ({summary.epochs:.2f} epochs)"),
         ("target words", f"{summary.target_words:,}"),
-        (
-            "computing",
-            ", ".join(f"worker {w} {share:.0%}" for w, share in summary.computing.items()),
-        ),
     ]
+    for worker, spent in summary.workers.items():
+        shares = f"{spent.computing:.1%} computing, {spent.exchanging:.1%} exchanging"
+        rows.append((f"worker {worker}", f"{shares}, {spent.waiting:.1%} waiting"))
     if summary.best:
         best = summary.best
         bleu = "" if best.bleu is None else f", BLEU {best.bleu:.2f} (greedy, validation)"

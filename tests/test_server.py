@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmtasync.config.schema import OptimizerConfig, ScheduleConfig
+from nmtasync.config.load import resolve
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
 
@@ -15,8 +15,8 @@ SIZE = 64 * 5
 
 
 def make_server(num_shards: int = 2, smoothing: float | None = None) -> Server:
-    optimizer = OptimizerConfig(smoothing=smoothing)
-    return Server(torch.ones(SIZE), num_shards, optimizer, ScheduleConfig(warmup_updates=0))
+    config = resolve({"optimizer.smoothing": smoothing, "schedule.warmup_updates": 0})
+    return Server(torch.ones(SIZE), num_shards, config, num_workers=4)
 
 
 def make_push(server: Server, worker: int = 0, sequence: int = 1, words: int = 10) -> Push:
@@ -90,6 +90,6 @@ def test_restored_into_another_number_of_shards_it_goes_on_bit_for_bit():
     first = make_server(num_shards=2, smoothing=1e-4)
     advance(first, 1, 5)
     second = make_server(num_shards=5, smoothing=1e-4)
-    second.restore(first.vectors, first.updates, first.last_sequences)
+    second.restore(first.vectors, first.updates, first.last_sequences, first.counts())
     advance(second, 5, 9)
     assert same(state_of(whole), state_of(second))

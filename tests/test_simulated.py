@@ -44,8 +44,8 @@ def pushes(monkeypatch: pytest.MonkeyPatch) -> Pushes:
     seen: Pushes = []
     exchange = Session.exchange
 
-    def noted(self: Session, push, payload, landing):
-        reply = exchange(self, push, payload, landing)
+    def noted(self: Session, push, payload, landing, *rest):
+        reply = exchange(self, push, payload, landing, *rest)
         assert len(set(reply.staleness)) == 1, "all shards take a push at once"
         seen.append((self.seconds, push.worker, reply.staleness[0]))
         return reply
@@ -127,9 +127,9 @@ def test_time_is_what_the_cost_model_says(toy_run, monkeypatch):
     seen = []
     exchange = Session.exchange
 
-    def noted(self: Session, push, payload, landing):
+    def noted(self: Session, push, payload, landing, *rest):
         seen.append((self.seconds, push.target_words, push.num_batches, 4 * payload.numel()))
-        return exchange(self, push, payload, landing)
+        return exchange(self, push, payload, landing, *rest)
 
     monkeypatch.setattr(Session, "exchange", noted)
     summary = simulate(
@@ -142,14 +142,18 @@ def test_time_is_what_the_cost_model_says(toy_run, monkeypatch):
         simulation__exchange_bytes_per_second=1e5,
         training__max_updates=5,
     )
-    time, computed = Fraction(0), Fraction(0)
+    time, computed, exchanged = Fraction(0), Fraction(0), Fraction(0)
     for seconds, words, batches, num_bytes in seen:
         computing = (Fraction(1, 2) * batches + Fraction(words, 100)) / 2
+        exchanging = 2 * (Fraction(1, 10) + Fraction(num_bytes, 100_000))
         computed += computing
-        time += computing + 2 * (Fraction(1, 10) + Fraction(num_bytes, 100_000))
+        exchanged += exchanging
+        time += computing + exchanging
         assert seconds == float(time)
     assert summary.seconds == float(time)
-    assert summary.computing == {0: round(float(computed / time), 4)}
+    assert summary.workers[0].computing == pytest.approx(float(computed / time), abs=1e-4)
+    assert summary.workers[0].exchanging == pytest.approx(float(exchanged / time), abs=1e-4)
+    assert summary.workers[0].waiting == pytest.approx(0.0, abs=1e-4)
 
 
 def test_jitter_is_seeded_and_has_the_deviation_that_it_is_given(toy_run, pushes):
@@ -249,11 +253,11 @@ def test_a_run_goes_from_one_driver_to_the_other_and_back(toy_run):
 def test_a_worker_that_dies_loses_no_batch_and_repeats_none(toy_run, monkeypatch, pushes):
     """Worker 1 is dead from 2.5 to 5 s and for good from 8 s on; worker 0 from 3.5 to 4.25 s."""
     used: Counter = Counter()
-    finish = Session.exchange
+    exchange = Session.exchange
 
-    def noted(self: Session, push, payload, landing):
+    def noted(self: Session, push, payload, landing, *rest):
         used.update(self.cursor.held(push.worker))
-        return finish(self, push, payload, landing)
+        return exchange(self, push, payload, landing, *rest)
 
     monkeypatch.setattr(Session, "exchange", noted)
     summary = simulate(
@@ -321,7 +325,7 @@ def test_limits_saves_and_figures_are_in_virtual_time(toy_run):
         training__log_every_seconds=8.0,
     )
     assert summary.updates == 7 and summary.seconds == 30.0
-    assert summary.computing == {0: round(28 / 30, 4)}
+    assert summary.workers[0].computing == round(28 / 30, 4)
     saved = [(entry["time_seconds"], entry["updates"]) for entry in events(toy_run, "checkpoint")]
     assert saved == [(12.0, 3), (24.0, 6), (30.0, 7)]
     lines = events(toy_run, "train")

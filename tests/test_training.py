@@ -62,7 +62,23 @@ LOCAL = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, LOCAL], ids=["plain", "delay and local optimizer"])
+BUFFER = {"asynchronous__rule": "buffer", "asynchronous__buffer_pushes": 3}
+COMPENSATED = {"asynchronous__rule": "delay-compensation+staleness-aware"}
+OUTER = {**LOCAL, "asynchronous__local_push": "delta", "asynchronous__rule": "outer-nesterov"}
+
+
+DROPPING = {
+    "asynchronous__drop_rate": 0.9,
+    "asynchronous__drop_warmup_pushes": 8,
+    "asynchronous__drop_local_gradient": True,
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, LOCAL, BUFFER, COMPENSATED, OUTER, DROPPING],
+    ids=["plain", "delay and local optimizer", "buffer", "compensation", "outer", "dropping"],
+)
 def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(tmp_path, toy_run, options):
     other = RunDirectory(shutil.copytree(toy_run.root, tmp_path / "other"))
     options = {**options, "training__validate_every": 4}
@@ -113,18 +129,23 @@ def test_patience_ends_training_and_the_best_checkpoint_stays(toy_run):
     assert checkpoint.list_checkpoints(toy_run) == [1, 4]
 
 
-def test_two_workers_train_with_the_staleness_of_two(toy_run):
-    summary = train_toy(
+@pytest.mark.parametrize(
+    "options",
+    [BUFFER, COMPENSATED, OUTER, DROPPING],
+    ids=["buffer", "compensation", "outer", "dropping"],
+)
+def test_two_workers_learn_with_every_rule(toy_run, options):
+    train_toy(
         toy_run,
         asynchronous__devices="cpu,cpu",
-        training__max_epochs=2,
+        training__max_epochs=4,
         training__log_every_seconds=0.0,
+        schedule__learning_rate=1e-2,
+        schedule__warmup_updates=10,
+        **options,
     )
-    lines = events(toy_run, "train")
-    assert summary.updates == lines[-1]["updates"] == len(lines)
-    assert max(line["staleness_max"] for line in lines) >= 1
-    assert {int(w) for w in summary.computing} == {0, 1}
-    assert lines[-1]["loss"] < lines[0]["loss"]
+    losses = [line["loss"] for line in events(toy_run, "train")]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
 def test_two_workers_use_each_batch_once_over_a_resume(toy_run):
@@ -178,6 +199,21 @@ def children(pid: int) -> list[int]:
 
 
 ENDLESS = ("--devices=cpu,cpu", "--set=training.log_every_seconds=0", "--validate-every=1000000")
+
+
+def test_two_workers_overtake_each_other(toy_run):
+    """Each learns of the other's pushes: staleness appears, and both compute."""
+    process = start_training(toy_run, *ENDLESS)
+    wait_for_line(process, "staleness", "(max 1)")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert max(line["staleness_max"] for line in events(toy_run, "train")) >= 1
+    (end,) = events(toy_run, "end")
+    assert end["workers"].keys() == {"0", "1"}
+    for spent in end["workers"].values():
+        assert spent["computing"] > 0 and sum(spent.values()) == pytest.approx(1, abs=1e-3)
+    lines = events(toy_run, "train")
+    assert [line["updates"] for line in lines] == list(range(1, len(lines) + 1)), "one line each"
 
 
 def test_a_killed_worker_is_replaced_and_training_goes_on(toy_run):
@@ -274,6 +310,13 @@ def test_another_model_than_the_checkpoints_is_refused(toy_run):
         train_toy(toy_run, training__max_updates=2, model__dimension=32)
     summary = train_toy(toy_run, resume=False, training__max_updates=2, model__dimension=32)
     assert summary.updates == 2
+
+
+@pytest.mark.parametrize("change", [{"data__batch_tokens": 400}, {"training__seed": 2}])
+def test_resumed_with_other_batches_training_goes_on_at_the_next_epoch(toy_run, change):
+    train_toy(toy_run, training__max_updates=10)
+    summary = train_toy(toy_run, training__max_updates=12, **change)
+    assert 1 < summary.epochs < 2 and summary.updates == 12
 
 
 def test_options_of_preprocessing_cannot_change_afterwards(toy_run):

@@ -40,11 +40,9 @@ class OneWorker:
     def __init__(self, run: RunDirectory, config: Config, num_shards: int = 1) -> None:
         self.flat = FlatModel(toy_model(config))
         corpus = ParallelShards.open(run.data / "train")
-        self.server = Server(
-            self.flat.parameters.clone(), num_shards, config.optimizer, config.schedule
-        )
+        self.server = Server(self.flat.parameters.clone(), num_shards, config, num_workers=1)
         self.worker = Worker(0, self.flat, corpus, config)
-        self.worker.versions = self.server.fetch(self.flat.parameters)
+        self.worker.versions = self.server.fetch(self.flat.parameters, 0)
         self.batches = assigned_batches(corpus, config)
         self.delay = config.asynchronous.optimizer_delay
 
@@ -187,3 +185,39 @@ def test_a_push_after_local_steps_is_the_sum_of_the_gradients_on_the_way(toy_run
     one.worker.compute(window)
     assert torch.equal(one.flat.gradients, total)
     assert torch.equal(one.flat.parameters, vector.data)
+
+
+@pytest.mark.parametrize("num_pushes", [2, 3])
+def test_a_gradient_buffer_is_a_delay_bit_for_bit(toy_run, num_pushes):
+    """Of one worker, whose parameters do not change while the buffer fills."""
+    common = {"optimizer__clip_norm": None}
+    delayed = OneWorker(toy_run, toy_config(asynchronous__optimizer_delay=num_pushes, **common))
+    buffered = OneWorker(
+        toy_run,
+        toy_config(asynchronous__rule="buffer", asynchronous__buffer_pushes=num_pushes, **common),
+    )
+    for _ in range(4):
+        delayed.push()
+        for _ in range(num_pushes):
+            buffered.push()
+        assert torch.equal(delayed.server.parameters, buffered.server.parameters)
+        assert delayed.server.versions == buffered.server.versions
+
+
+def test_a_delta_is_the_way_of_the_local_steps_times_the_words(toy_run):
+    options = {
+        "asynchronous__optimizer_delay": 3,
+        "asynchronous__local_optimizer_batches": "always",
+        "asynchronous__local_learning_rate": 0.02,
+    }
+    gradient = OneWorker(toy_run, toy_config(**options))
+    delta = OneWorker(toy_run, toy_config(asynchronous__local_push="delta", **options))
+    start = delta.flat.parameters.clone()
+    pushes = [
+        each.worker.compute([next(each.batches) for _ in range(3)]) for each in (gradient, delta)
+    ]
+    assert torch.equal(gradient.flat.parameters, delta.flat.parameters), "the same local steps"
+    way = (start - delta.flat.parameters) * pushes[1].target_words
+    assert torch.equal(delta.flat.gradients, way)
+    assert pushes[1].gradient_norm == pytest.approx(float((way / pushes[1].target_words).norm()))
+    assert float((start - delta.flat.parameters).abs().max()) == pytest.approx(0.06, rel=0.05)

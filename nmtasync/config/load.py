@@ -7,10 +7,11 @@ import difflib
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nmtasync.config.consistency import refuse_inconsistent
 from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS, SECTIONS, Config
 from nmtasync.config.simulation import check_simulation
@@ -135,41 +136,9 @@ def resolve(*layers: Settings) -> Config:
         given = {n.removeprefix(prefix): v for n, v in settings.items() if n.startswith(prefix)}
         sections[section] = section_type(**given)
     config = Config(**sections)
-    _refuse_inert(config, settings)
+    refuse_inconsistent(config, settings)
     check_simulation(config)
     return config
-
-
-def _refuse_inert(config: Config, settings: Mapping[str, Any]) -> None:
-    for name, value in settings.items():
-        field = OPTIONS[name]
-        condition = field.about.only_if
-        if value != field.default and condition and get(config, condition[0]) != condition[1]:
-            raise UserError(
-                f"has no effect while {condition[0]} is {get(config, condition[0])!r}",
-                where=name,
-                remedy=f"remove it or set {condition[0]} to {condition[1]!r}",
-            )
-    local = config.asynchronous.local_optimizer_batches
-    if local != 0 and config.asynchronous.optimizer_delay == 1:
-        raise UserError(
-            "has no effect while asynchronous.optimizer_delay is 1, because every push is "
-            "followed by a fetch that replaces the replica",
-            where="asynchronous.local_optimizer_batches",
-            remedy="raise optimizer_delay or set local_optimizer_batches to 0",
-        )
-    if config.model.tied_embeddings == "all" and not config.data.joint_vocabulary:
-        raise UserError(
-            "model.tied_embeddings is 'all', which needs data.joint_vocabulary",
-            where="model.tied_embeddings",
-            remedy="set it to 'target' or 'none'",
-        )
-    if config.training.validate_metric == "bleu" and not config.training.validate_bleu:
-        raise UserError(
-            "is 'bleu', but training.validate_bleu is off",
-            where="training.validate_metric",
-            remedy="set it to 'cross_entropy'",
-        )
 
 
 def get(config: Config, name: str) -> Any:

@@ -114,8 +114,35 @@ class ModelConfig:
 class OptimizerConfig:
     """How a shard turns a gradient into an update."""
 
+    name: str = option(
+        "adam",
+        "Adam, AdamW (with weight_decay), or stochastic gradient descent with momentum.",
+        choices=("adam", "adamw", "sgd"),
+    )
     beta1: float = option(0.9, "Adam: decay of the first moment.", minimum=0.0, maximum=0.99999)
     beta2: float = option(0.98, "Adam: decay of the second moment.", minimum=0.0, maximum=0.999999)
+    beta_points: str | None = option(
+        None,
+        "Adam: let the betas change, instead of beta1 and beta2: points UPDATE:BETA1:BETA2 with "
+        "commas between them. They go from point to point linearly, after a point that ends in "
+        "'!' in a step: 1:0.9:0.999!,4000:0.92:0.998.",
+        unit="updates",
+    )
+    weight_decay: float = option(
+        0.0,
+        "AdamW: shrink the parameters by this share times the learning rate at each update.",
+        minimum=0.0,
+        maximum=1.0,
+        only_if=("optimizer.name", "adamw"),
+    )
+    momentum: float = option(
+        0.9,
+        "SGD: decay of the velocity.",
+        minimum=0.0,
+        maximum=0.99999,
+        only_if=("optimizer.name", "sgd"),
+    )
+    nesterov: bool = option(True, "SGD: Nesterov's momentum.", only_if=("optimizer.name", "sgd"))
     epsilon: float = option(1e-9, "Adam: added to the denominator.", minimum=0.0)
     clip_norm: float | None = option(
         1.0,
@@ -188,6 +215,49 @@ class AsynchronousConfig:
         minimum=1,
         stages=("train",),
     )
+    delay_warmup_updates: int = option(
+        0, "Raise the delay linearly from 1 for this long.", unit="updates", minimum=0
+    )
+    rule: str = option(
+        "immediate",
+        "What the server does with a push: one of immediate, buffer, staleness-aware, "
+        "delay-compensation, outer-nesterov, or several joined by +.",
+        stages=("train",),
+    )
+    buffer_pushes: int | None = option(
+        None,
+        "Pushes that a gradient buffer sums for one update; 'none' is one for each worker.",
+        unit="pushes",
+        minimum=1,
+        only_if=("asynchronous.rule", "buffer"),
+    )
+    compensation_strength: float = option(
+        0.04,
+        "Delay compensation: its factor lambda.",
+        minimum=0.0,
+        only_if=("asynchronous.rule", "delay-compensation"),
+    )
+    outer_learning_rate: float = option(
+        0.7,
+        "Outer Nesterov: its learning rate, which follows no schedule.",
+        minimum=0.0,
+        only_if=("asynchronous.rule", "outer-nesterov"),
+    )
+    outer_momentum: float = option(
+        0.9,
+        "Outer Nesterov: decay of the momentum.",
+        minimum=0.0,
+        maximum=0.99999,
+        only_if=("asynchronous.rule", "outer-nesterov"),
+    )
+    outer_delay: int | None = option(
+        None,
+        "Outer Nesterov: refresh the momentum with every so many pushes; 'none' is one for each "
+        "worker, 1 is DiLoCo's own.",
+        unit="pushes",
+        minimum=1,
+        only_if=("asynchronous.rule", "outer-nesterov"),
+    )
     local_optimizer_batches: int | str = option(
         0,
         "For how many of its first mini-batches each worker also applies an Adam of its own to "
@@ -202,6 +272,41 @@ class AsynchronousConfig:
     )
     local_beta2: float = option(
         0.993, "Local optimizers: decay of the second moment.", minimum=0.0, maximum=0.999999
+    )
+    local_beta_points: str | None = option(
+        None,
+        "Local optimizers: let the betas change, as optimizer.beta_points does, by the batches "
+        "of the worker.",
+        unit="batches of a worker",
+    )
+    local_learning_rate: float | None = option(
+        None,
+        "Local optimizers: a learning rate of their own; 'none' follows the schedule.",
+        minimum=0.0,
+    )
+    local_push: str = option(
+        "gradient",
+        "What is pushed after local steps: the sum of the gradients, or the way they have gone "
+        "(times the target words, so that rules treat both alike).",
+        choices=("gradient", "delta"),
+    )
+    drop_rate: float | None = option(
+        None,
+        "Gradient dropping: keep this share of each gradient, its smallest elements, on the "
+        "worker until they have grown, and push the rest; 'none' is off.",
+        minimum=0.0,
+        maximum=0.99999,
+    )
+    drop_warmup_pushes: int = option(
+        0,
+        "Gradient dropping: raise the rate linearly from 0 for this long.",
+        unit="pushes of a worker",
+        minimum=0,
+    )
+    drop_local_gradient: bool = option(
+        False,
+        "Gradient dropping: the worker applies what it keeps to its own replica, by an Adam of "
+        "its own, after each fetch.",
     )
     num_shards: int | None = option(
         None, "Shards of the parameter vector; 'none' means one for each worker.", minimum=1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.optim.adam import adam as torch_adam
+from torch.optim.adamw import adamw as torch_adamw
 
 
 class Adam:
@@ -18,15 +19,23 @@ class Adam:
         first_moment: [n], the moving average of gradients.
         second_moment: [n], the moving average of squared gradients.
         epsilon: Added to the denominator.
+        weight_decay: Of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101): each update also
+            shrinks the parameters by this share times the learning rate. 0 is plain Adam.
     """
 
     def __init__(
-        self, parameters: Tensor, first_moment: Tensor, second_moment: Tensor, epsilon: float
+        self,
+        parameters: Tensor,
+        first_moment: Tensor,
+        second_moment: Tensor,
+        epsilon: float,
+        weight_decay: float = 0.0,
     ) -> None:
         self.parameters = parameters
         self.first_moment = first_moment
         self.second_moment = second_moment
         self.epsilon = epsilon
+        self.weight_decay = weight_decay
 
     def update(
         self,
@@ -49,7 +58,8 @@ class Adam:
             beta2: Decay of the second moment.
         """
         device = self.parameters.device
-        torch_adam(
+        kernel = torch_adamw if self.weight_decay else torch_adam
+        kernel(
             [self.parameters],
             [gradient],
             [self.first_moment],
@@ -63,7 +73,7 @@ class Adam:
             beta1=beta1,
             beta2=beta2,
             lr=learning_rate,
-            weight_decay=0.0,
+            weight_decay=self.weight_decay,
             eps=self.epsilon,
             maximize=False,
         )

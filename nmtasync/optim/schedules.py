@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from nmtasync.config.schema import ScheduleConfig
+from nmtasync.config.points import Point, parse_points
+from nmtasync.config.schema import AsynchronousConfig, OptimizerConfig, ScheduleConfig
 
 
 def learning_rate_at(updates: int, target_words: int, config: ScheduleConfig) -> float:
@@ -28,6 +29,53 @@ def learning_rate_at(updates: int, target_words: int, config: ScheduleConfig) ->
     else:
         factor = 1.0
     return config.learning_rate * factor * words_scale(target_words, config)
+
+
+def betas_at(number: int, config: OptimizerConfig) -> tuple[float, float]:
+    """Adam's betas for one update of a shard.
+
+    Args:
+        number: Which update this is, from 1 on.
+        config: The betas, or the points between which they change.
+    """
+    if config.beta_points is None:
+        return config.beta1, config.beta2
+    return _interpolate(parse_points(config.beta_points), number)
+
+
+def local_betas_at(number: int, config: AsynchronousConfig) -> tuple[float, float]:
+    """The betas of a local optimizer for one of its worker's batches, from 1 on."""
+    if config.local_beta_points is None:
+        return config.local_beta1, config.local_beta2
+    return _interpolate(parse_points(config.local_beta_points), number)
+
+
+def _interpolate(points: list[Point], number: int) -> tuple[float, float]:
+    """The betas before the first point are the first's, after the last the last's."""
+    before = [p for p in points if p.number <= number]
+    after = [p for p in points if p.number > number]
+    here = before[-1] if before else points[0]
+    if here.held or not before or not after:
+        return here.beta1, here.beta2
+    there = after[0]
+    share = (number - here.number) / (there.number - here.number)
+    return (
+        here.beta1 + share * (there.beta1 - here.beta1),
+        here.beta2 + share * (there.beta2 - here.beta2),
+    )
+
+
+def delay_at(updates: int, config: AsynchronousConfig) -> int:
+    """How many batches a worker sums up before a push: it rises linearly from 1 to the delay.
+
+    Args:
+        updates: Those that the shards have made.
+        config: The delay, and over how many updates it rises.
+    """
+    target, warmup = config.optimizer_delay, config.delay_warmup_updates
+    if updates >= warmup:
+        return target
+    return 1 + (target - 1) * updates // warmup
 
 
 def words_scale(target_words: int, config: ScheduleConfig) -> float:

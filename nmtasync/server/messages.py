@@ -23,6 +23,7 @@ class Push:
         cross_entropy: Sum over the target words, in nats.
         gradient_norm: Global norm of the gradient per target word, before clipping.
         compute_seconds: Time that the worker spent computing it.
+        num_values: How many values a sparse payload has (see `sparse`); None if it is dense.
     """
 
     worker: int
@@ -34,6 +35,7 @@ class Push:
     cross_entropy: float
     gradient_norm: float
     compute_seconds: float
+    num_values: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,14 @@ class Reply:
         versions: The version of each shard in the payload.
         applied: Whether the push changed anything: not if it was a repeat or not finite.
         staleness: For each shard, how many updates the push came late.
-        learning_rate: The learning rate of the update.
+        learning_rate: Of the update that the push made; None if it made none, but waits in a
+            buffer.
+        update_norm: How far it has moved the parameters, where that was asked for.
     """
 
     sequence: int
     versions: tuple[int, ...]
     applied: bool
     staleness: tuple[int, ...]
-    learning_rate: float
+    learning_rate: float | None
+    update_norm: float | None = None

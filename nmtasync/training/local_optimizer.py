@@ -15,7 +15,7 @@ from nmtasync.config.schema import Config
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.adam import Adam
 from nmtasync.optim.flat import FlatModel
-from nmtasync.optim.schedules import learning_rate_at
+from nmtasync.optim.schedules import learning_rate_at, local_betas_at
 from nmtasync.training.gradient import clip_factor
 
 
@@ -35,6 +35,23 @@ class LocalOptimizer:
         self.first_moment = torch.zeros_like(flat.parameters)
         self.second_moment = torch.zeros_like(flat.parameters)
         self.updates = 0
+        self.start: torch.Tensor | None = None
+        if config.asynchronous.local_push == "delta":
+            self.start = torch.zeros_like(flat.parameters)
+
+    def begin_window(self) -> None:
+        """Remember where the replica's steps begin."""
+        if self.start is not None:
+            self.start.copy_(self.flat.parameters)
+
+    def end_window(self, target_words: int) -> None:
+        """Put the way that the replica has gone into the window's gradient, if that is pushed.
+
+        The way counts downhill, as a gradient, and times the words, as a sum over them.
+        """
+        if self.start is not None:
+            torch.sub(self.start, self.flat.parameters, out=self.flat.gradients)
+            self.flat.gradients.mul_(target_words)
 
     @contextlib.contextmanager
     def separate_gradient(self) -> Iterator[None]:
@@ -53,8 +70,8 @@ class LocalOptimizer:
             target_words: Of the batch.
             shard_updates: The clock of the learning rate, which follows the shards'.
         """
-        options = self.config.asynchronous
         self.updates += 1
+        beta1, beta2 = local_betas_at(self.updates, self.config.asynchronous)
         norm = float(self.gradient.norm()) / target_words
         if not math.isfinite(norm):
             return  # the push will carry it, and the server will refuse it
@@ -69,7 +86,13 @@ class LocalOptimizer:
             self.gradient,
             divisor=target_words / factor,
             number=self.updates,
-            learning_rate=learning_rate_at(shard_updates, target_words, self.config.schedule),
-            beta1=options.local_beta1,
-            beta2=options.local_beta2,
+            learning_rate=self._learning_rate(target_words, shard_updates),
+            beta1=beta1,
+            beta2=beta2,
         )
+
+    def _learning_rate(self, target_words: int, shard_updates: int) -> float:
+        own = self.config.asynchronous.local_learning_rate
+        if own is not None:
+            return own
+        return learning_rate_at(shard_updates, target_words, self.config.schedule)

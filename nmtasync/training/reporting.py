@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from nmtasync.run_directory import RunDirectory, explain_write_errors
 from nmtasync.server.messages import Push, Reply
 from nmtasync.training.display import Display
 from nmtasync.training.history import Validation
+from nmtasync.training.staleness import StalenessFigures
 
 Figures = dict[str, Any]
 
@@ -24,13 +27,14 @@ class Interval:
 
     start: float
     pushes: int = 0
+    updates: int = 0
     target_words: int = 0
     source_words: int = 0
     cross_entropy: float = 0.0
     gradient_norm: float = 0.0
     learning_rate: float = 0.0
-    staleness: list[float] = field(default_factory=list)
-    staleness_max: int = 0
+    update_norm: float | None = None
+    staleness: StalenessFigures = field(default_factory=StalenessFigures)
 
     def add(self, push: Push, reply: Reply) -> None:
         """Count an applied push."""
@@ -39,9 +43,12 @@ class Interval:
         self.source_words += push.source_words
         self.cross_entropy += push.cross_entropy
         self.gradient_norm += push.gradient_norm
-        self.learning_rate = reply.learning_rate
-        self.staleness.append(sum(reply.staleness) / len(reply.staleness))
-        self.staleness_max = max(self.staleness_max, *reply.staleness)
+        if reply.learning_rate is not None:
+            self.updates += 1
+            self.learning_rate = reply.learning_rate
+        if reply.update_norm is not None:
+            self.update_norm = reply.update_norm
+        self.staleness.add(push.worker, reply.staleness)
 
     def figures(self, now: float) -> Figures:
         """Sum the interval up; there is no pace where no time has passed, virtual as it may be."""
@@ -50,12 +57,35 @@ class Interval:
             "loss": self.cross_entropy / self.target_words,
             "source_words_per_second": self.source_words / seconds if seconds else None,
             "target_words_per_second": self.target_words / seconds if seconds else None,
-            "target_words_per_update": self.target_words / self.pushes,
+            "target_words_per_update": self.target_words / max(self.updates, 1),
             "learning_rate": self.learning_rate,
             "gradient_norm": self.gradient_norm / self.pushes,
-            "staleness_mean": sum(self.staleness) / self.pushes,
-            "staleness_max": self.staleness_max,
+            "update_norm": self.update_norm,
+            **self.staleness.figures(),
         }
+
+
+@dataclass(frozen=True)
+class TimeSpent:
+    """Shares of a worker's time, from 0 to 1.
+
+    Attributes:
+        computing: Gradients.
+        exchanging: Its pushes being applied, and the parameters copied to it.
+        waiting: The rest: for its turn, for its process to start, for the end of a validation.
+    """
+
+    computing: float
+    exchanging: float
+    waiting: float
+
+    @classmethod
+    def of(cls, computing: float, exchanging: float) -> TimeSpent:
+        """Make it of what was measured, or virtual, and may have begun before the measuring."""
+        computing = min(computing, 1.0)
+        exchanging = min(exchanging, 1.0 - computing)
+        waiting = max(0.0, 1.0 - computing - exchanging)
+        return cls(round(computing, 4), round(exchanging, 4), round(waiting, 4))
 
 
 class Reporter:
@@ -86,12 +116,25 @@ class Reporter:
         self._clock = clock
         self._begin = clock()
         self._interval = Interval(self._begin)
-        self.compute_seconds: dict[int, float] = {}
+        self._computed: Counter[int] = Counter()
+        self._exchanged: Counter[int] = Counter()
 
-    def pushed(self, push: Push, reply: Reply, clocks: Figures) -> None:
-        """Note a push, and write a line when it is time."""
-        seconds = self.compute_seconds.get(push.worker, 0.0) + push.compute_seconds
-        self.compute_seconds[push.worker] = seconds
+    @property
+    def wants_update_norm(self) -> bool:
+        """Whether the next update should be measured: one in each interval, for it takes time."""
+        return self._interval.update_norm is None
+
+    def pushed(self, push: Push, reply: Reply, exchange_seconds: float, clocks: Figures) -> None:
+        """Note a push, and write a line when it is time.
+
+        Args:
+            push: What came.
+            reply: What the server made of it.
+            exchange_seconds: How long the server took for it.
+            clocks: When.
+        """
+        self._computed.update({push.worker: push.compute_seconds})
+        self._exchanged.update({push.worker: exchange_seconds})
         if reply.applied:
             self._interval.add(push, reply)
         seconds = self._clock() - self._interval.start
@@ -105,6 +148,7 @@ class Reporter:
         if interval.pushes:
             figures = interval.figures(now)
             self._write("train", figures, clocks)
+            self._draw_staleness(figures["staleness_histogram"], clocks["updates"])
             self.display.training(figures, clocks)
 
     def validated(
@@ -126,27 +170,41 @@ class Reporter:
         self._write("worker", {"worker": worker, "what": what}, clocks)
         self.display.message(f"worker {worker} {what}")
 
-    def end(self, reason: str, clocks: Figures) -> None:
-        """Note the end of training."""
-        self._write("end", {"reason": reason, "computing": self.computing()}, clocks)
+    def end(self, reason: str, workers: dict[int, TimeSpent], clocks: Figures) -> None:
+        """Note the end of training, and how the workers had spent their time until then."""
+        shares = {worker: asdict(spent) for worker, spent in workers.items()}
+        self._write("end", {"reason": reason, "workers": shares}, clocks)
 
-    def computing(self) -> dict[int, float]:
-        """What share of the time each worker computed, from 0 to 1."""
+    def time_spent(self) -> dict[int, TimeSpent]:
+        """What share of the time each worker has computed, exchanged and waited."""
         seconds = max(self._clock() - self._begin, 1e-9)
-        # virtual workers may have begun before this process did
-        shares = {w: min(s / seconds, 1.0) for w, s in sorted(self.compute_seconds.items())}
-        return {worker: round(share, 4) for worker, share in shares.items()}
+        return {
+            worker: TimeSpent.of(computed / seconds, self._exchanged[worker] / seconds)
+            for worker, computed in sorted(self._computed.items())
+        }
 
     def _write(self, event: str, figures: Figures, clocks: Figures) -> None:
         line = json.dumps({"event": event, **clocks, **figures})
         with explain_write_errors(self._metrics.name):
             self._metrics.write(line + "\n")
             self._metrics.flush()
-        for name, value in figures.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                self._board.add_scalar(f"{event}/{name}", value, clocks["updates"])
+        for name, value in _flatten(figures):
+            self._board.add_scalar(f"{event}/{name}", value, clocks["updates"])
+
+    def _draw_staleness(self, histogram: dict[int, int], updates: int) -> None:
+        values = [late for late, count in histogram.items() for _ in range(count)]
+        self._board.add_histogram("train/staleness", np.array(values), updates, bins="auto")
 
     def close(self) -> None:
         """Close the files."""
         self._metrics.close()
         self._board.close()
+
+
+def _flatten(figures: Figures) -> Iterator[tuple[str, float]]:
+    """List the numbers among figures, those in dictionaries as name/key."""
+    for name, value in figures.items():
+        if isinstance(value, dict) and name != "staleness_histogram":
+            yield from _flatten({f"{name}/{key}": inner for key, inner in value.items()})
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, value

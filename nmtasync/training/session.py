@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nmtasync.config.schema import Config
 from nmtasync.errors import TrainingError
+from nmtasync.optim.schedules import delay_at
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
@@ -109,7 +110,8 @@ class Session:
 
     def next_window(self, worker: int) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""
-        return self.cursor.draw(worker, self.config.asynchronous.optimizer_delay)
+        delay = delay_at(self.server.updates, self.config.asynchronous)
+        return self.cursor.draw(worker, delay)
 
     def fetch(
         self, worker: int, landing: Tensor, batches_before: int | None = None
@@ -122,33 +124,40 @@ class Session:
             batches_before: Of a worker that has just been started, whose local optimizer begins
                 anew: the batches that its predecessors computed. None of one that goes on.
         """
-        versions = self.server.fetch(landing)
+        versions = self.server.fetch(landing, worker)
         if self.exchange_log:
             self.exchange_log.fetched(worker, versions, batches_before, self.seconds)
         return versions
 
-    def exchange(self, push: Push, payload: Tensor, landing: Tensor) -> Reply:
+    def exchange(
+        self, push: Push, payload: Tensor, landing: Tensor, exchange_seconds: float | None = None
+    ) -> Reply:
         """Let the server take a push, and count it.
 
         Args:
             push: The header.
             payload: [P], the gradient.
             landing: [P], where the worker wants the parameters.
+            exchange_seconds: The time that it is said to take; None for what it takes.
 
         Raises:
             TrainingError: Too many pushes in a row could not be used.
         """
-        reply = self.server.exchange(push, payload, landing)
+        start = time.perf_counter()
+        measure = self.reporter.wants_update_norm
+        reply = self.server.exchange(push, payload, landing, measure_update=measure)
+        if exchange_seconds is None:
+            exchange_seconds = time.perf_counter() - start
         if self.exchange_log:
             batches = self.cursor.held(push.worker)
-            self.exchange_log.pushed(push, batches, reply.versions, self.seconds)
+            self.exchange_log.pushed(push, batches, reply.versions, exchange_seconds, self.seconds)
         self.cursor.finish(push.worker)
         if reply.applied:
             self._unusable_pushes = 0
             self.progress.add(push)
         else:
             self._count_unusable(push)
-        self.reporter.pushed(push, reply, self.clocks())
+        self.reporter.pushed(push, reply, exchange_seconds, self.clocks())
         return reply
 
     def _count_unusable(self, push: Push) -> None:
@@ -217,6 +226,7 @@ class Session:
             self._last_validated_updates = self.server.updates
         state = {
             **self.clocks(),
+            "rule": self.server.counts(),
             "versions": list(self.server.versions),
             "to_validate": to_validate,
             "vocabulary": self.vocabulary_digest,

@@ -36,7 +36,7 @@ from nmtasync.training.in_process import InProcessDriver
 from nmtasync.training.inline import InlineDriver
 from nmtasync.training.local import LocalDriver
 from nmtasync.training.replay import ReplayDriver, check_recording
-from nmtasync.training.reporting import Reporter
+from nmtasync.training.reporting import Reporter, TimeSpent
 from nmtasync.training.session import Progress, Session
 from nmtasync.training.signals import EXIT_CODES, on_stop_signal
 from nmtasync.training.simulated import SimulatedDriver
@@ -56,7 +56,7 @@ class TrainingSummary:
         source_words: Seen in training, over resumes.
         target_words: Likewise.
         best: The best validation, if there was one.
-        computing: What share of the time each worker computed, from 0 to 1.
+        workers: What share of the time each worker computed, exchanged and waited.
         num_parameters: Of the model, tied ones counted once.
     """
 
@@ -68,7 +68,7 @@ class TrainingSummary:
     source_words: int
     target_words: int
     best: Validation | None
-    computing: dict[int, float]
+    workers: dict[int, TimeSpent]
     num_parameters: int
 
 
@@ -210,14 +210,14 @@ class _Run:
         num_shards = config.asynchronous.num_shards or self.num_workers
         initial = self.flat.parameters.clone()
         try:
-            self.server = Server(initial, num_shards, config.optimizer, config.schedule)
+            self.server = Server(initial, num_shards, config, self.num_workers)
         except ValueError as error:
             raise UserError(str(error), where="asynchronous.num_shards") from None
         self.cursor = BatchCursor(self._plan, config.training.max_epochs)
         if state is not None and vectors is not None:
             sequences = {int(k): v for k, v in state["last_sequences"].items()}
-            self.server.restore(vectors, self.updates, sequences)
-            self.cursor.restore(state["cursor"])
+            self.server.restore(vectors, self.updates, sequences, state["rule"])
+            self.cursor.restore(self._data_position(state))
         self.vectors = vectors or {}
 
     def _count_workers(self) -> int:
@@ -231,6 +231,15 @@ class _Run:
         if self.recording:  # sums depend on the number of threads
             return self.recording.starts[0].threads
         return max(1, available_cores() // len(self.devices))
+
+    def _data_position(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Where to go on in the corpus: at the next epoch if this one is cut otherwise now."""
+        trained = checkpoint.read_config(state, self.run.checkpoints)
+        same_seed = trained.training.seed == self.config.training.seed
+        if same_seed and trained.data.batch_tokens == self.config.data.batch_tokens:
+            position: dict[str, Any] = state["cursor"]
+            return position
+        return {"epoch": state["cursor"]["epoch"] + 1, "position": 0, "returned": []}
 
     def _plan(self, epoch: int) -> Plan:
         lengths = self.corpus.source_lengths, self.corpus.target_lengths
@@ -297,10 +306,10 @@ class _Run:
                     driver.finish(validate=False)
                 raise
             reporter.flush(session.clocks())
-            computing = reporter.computing()
+            workers = reporter.time_spent()
             driver.finish(validate=reason not in EXIT_CODES)
             reason = session.stop_request or reason
-            reporter.end(reason, session.clocks())
+            reporter.end(reason, workers, session.clocks())
         return TrainingSummary(
             reason=reason,
             exit_code=EXIT_CODES.get(reason, 0),
@@ -310,7 +319,7 @@ class _Run:
             source_words=session.progress.source_words,
             target_words=session.progress.target_words,
             best=session.history.best,
-            computing=computing,
+            workers=workers,
             num_parameters=self.num_parameters,
         )
 

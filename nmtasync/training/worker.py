@@ -20,8 +20,10 @@ from nmtasync.data.shards import ParallelShards
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.server.messages import Push
+from nmtasync.server.sparse import pack
 from nmtasync.training.cursor import AssignedBatch
 from nmtasync.training.gradient import BatchFigures, add_gradient, batch_seed, clip_factor
+from nmtasync.training.gradient_dropping import GradientDropper, drop_rate_at
 from nmtasync.training.local_optimizer import LocalOptimizer
 
 
@@ -55,8 +57,13 @@ class Worker:
         self.batches = batches
         self.versions: tuple[int, ...] = ()
         self.local: LocalOptimizer | None = None
-        if self.local_batches_left > 0:
+        self.dropper: GradientDropper | None = None
+        options = config.asynchronous
+        if options.drop_rate is not None:
+            self.dropper = GradientDropper(flat.size, flat.parameters.device)
+        if self.local_batches_left > 0 or options.drop_local_gradient:
             self.local = LocalOptimizer(flat, config)
+        self._pushed_words = 0
         flat.model.train()
 
     @property
@@ -72,14 +79,27 @@ class Worker:
         """
         start = time.perf_counter()
         self.flat.gradients.zero_()
+        self._apply_what_was_kept()
+        if self.local is not None:
+            self.local.begin_window()
         figures = [self._compute_batch(assigned) for assigned in window]
         target_words = sum(figure.target_words for figure in figures)
         # the only place where the device and the host wait for each other
         cross_entropy = float(torch.stack([f.cross_entropy for f in figures]).double().sum())
+        if self.local is not None:
+            self.local.end_window(target_words)
         norm = float(self.flat.gradients.norm()) / max(target_words, 1)
-        factor = clip_factor(norm, self.config.optimizer.clip_norm)
+        whole = self.config.asynchronous.local_push == "delta"  # each local step was clipped
+        factor = 1.0 if whole else clip_factor(norm, self.config.optimizer.clip_norm)
         if factor < 1.0:
             self.flat.gradients.mul_(factor)
+        self._pushed_words = target_words
+        num_values = None
+        if self.dropper is not None and math.isfinite(norm):
+            self.dropper.split(
+                self.flat.gradients, drop_rate_at(self.sequence, self.config.asynchronous)
+            )
+            num_values = pack(self.flat.gradients)
         self.sequence += 1
         return Push(
             worker=self.index,
@@ -91,13 +111,21 @@ class Worker:
             cross_entropy=cross_entropy,
             gradient_norm=norm,
             compute_seconds=time.perf_counter() - start,
+            num_values=num_values,
         )
+
+    def _apply_what_was_kept(self) -> None:
+        """Let the replica have what gradient dropping has kept from the shards, if it shall."""
+        if self.config.asynchronous.drop_local_gradient and self._pushed_words:
+            assert self.local is not None and self.dropper is not None
+            self.local.gradient.copy_(self.dropper.residual)
+            self.local.update(self._pushed_words, max(self.versions, default=0) + 1)
 
     def _compute_batch(self, assigned: AssignedBatch) -> BatchFigures:
         training = self.config.training
         batch = collate(self.corpus, assigned.sentences).to(self.flat.parameters.device)
         seed = batch_seed(training.seed, assigned.epoch, assigned.index)
-        local = self.local if self.local_batches_left > 0 else None
+        local = self.local if self.local_batches_left > 0 else None  # it may serve dropping only
         if local is None:
             figures = add_gradient(self.flat, batch, training.label_smoothing, seed)
         else:
@@ -109,23 +137,31 @@ class Worker:
 
     def state_vectors(self) -> dict[str, Tensor]:
         """The vectors [P] that a checkpoint must keep so that the worker goes on unchanged."""
-        if self.local is None:
-            return {}
-        names = (f"local_first_moment.{self.index}", f"local_second_moment.{self.index}")
-        return dict(zip(names, (self.local.first_moment, self.local.second_moment), strict=True))
+        vectors = {}
+        if self.local is not None:
+            vectors[f"local_first_moment.{self.index}"] = self.local.first_moment
+            vectors[f"local_second_moment.{self.index}"] = self.local.second_moment
+        if self.dropper is not None:
+            vectors[f"residual.{self.index}"] = self.dropper.residual
+        return vectors
 
     def counts(self) -> dict[str, int]:
         """The clocks that a checkpoint must keep besides the vectors."""
-        return {"batches": self.batches, "local_updates": self.local.updates if self.local else 0}
+        return {
+            "batches": self.batches,
+            "local_updates": self.local.updates if self.local else 0,
+            "pushed_words": self._pushed_words,
+        }
 
     def restore(self, vectors: dict[str, Tensor], counts: dict[str, int]) -> None:
         """Go on from what `state_vectors` and `counts` gave.
 
-        A local optimizer whose vectors were not kept begins anew.
+        What was not kept, as by the driver of several workers, begins anew.
         """
         self.batches = counts["batches"]
+        self._pushed_words = counts.get("pushed_words", 0)
         own = self.state_vectors()
-        if self.local is not None and own.keys() <= vectors.keys():
-            for name, vector in own.items():
-                vector.copy_(vectors[name])
+        for name in own.keys() & vectors.keys():
+            own[name].copy_(vectors[name])
+        if self.local is not None and f"local_first_moment.{self.index}" in vectors:
             self.local.updates = counts["local_updates"]

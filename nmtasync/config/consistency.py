@@ -1,0 +1,180 @@
+"""Options that have no effect beside others, or no meaning: refused, with both named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nmtasync.config.points import parse_points
+from nmtasync.config.schema import OPTIONS, Config
+from nmtasync.errors import UserError
+
+RULES = ("immediate", "buffer", "staleness-aware", "delay-compensation", "outer-nesterov")
+
+
+def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
+    """Look for options that contradict each other.
+
+    Args:
+        config: The whole configuration.
+        settings: What somebody has set, by full name.
+
+    Raises:
+        UserError: There is one.
+    """
+    changed = {name for name, value in settings.items() if value != OPTIONS[name].default}
+    _refuse_unmet_conditions(config, changed)
+    _refuse_rules(config, changed)
+    _refuse_betas(config, changed)
+    _refuse_local(config, changed)
+    _refuse_dropping(config, changed)
+    _refuse_rest(config)
+
+
+def _inert(name: str, because: str, remedy: str) -> UserError:
+    return UserError(f"has no effect {because}", where=name, remedy=remedy)
+
+
+def _refuse_unmet_conditions(config: Config, changed: set[str]) -> None:
+    for name in changed:
+        condition = OPTIONS[name].about.only_if
+        if condition is None:
+            continue
+        there = str(_get(config, condition[0]))
+        if condition[1] not in there.split("+"):
+            raise _inert(
+                name,
+                f"while {condition[0]} is {there!r}",
+                f"remove it or set {condition[0]} to {condition[1]!r}",
+            )
+
+
+def _get(config: Config, name: str) -> Any:
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
+
+
+def _refuse_rules(config: Config, changed: set[str]) -> None:
+    name, parts = "asynchronous.rule", config.asynchronous.rule.split("+")
+    for part in parts:
+        if part not in RULES:
+            known = ", ".join(RULES)
+            raise UserError(f"{part!r} is no rule; there are {known}", where=name)
+        if parts.count(part) > 1:
+            raise UserError(f"names {part} twice", where=name)
+    if "immediate" in parts and len(parts) > 1:
+        raise UserError("immediate is what the others do in the end", where=name, remedy="drop it")
+    if "outer-nesterov" not in parts:
+        return
+    if config.asynchronous.local_push != "delta":
+        raise UserError(
+            "outer-nesterov takes deltas, but asynchronous.local_push is 'gradient'",
+            where=name,
+            remedy="set local_push to 'delta' and local_optimizer_batches to 'always'",
+        )
+    if "buffer" in parts:
+        raise UserError(
+            "outer-nesterov merges pushes itself, every asynchronous.outer_delay of them",
+            where=name,
+            remedy="drop buffer",
+        )
+    for inert in ("name", "beta1", "beta2", "beta_points", "weight_decay"):
+        if f"optimizer.{inert}" in changed:
+            raise _inert(f"optimizer.{inert}", "with the rule outer-nesterov", "remove it")
+
+
+def _refuse_betas(config: Config, changed: set[str]) -> None:
+    optimizer, options = config.optimizer, config.asynchronous
+    for key in ("beta1", "beta2", "beta_points"):
+        if optimizer.name == "sgd" and f"optimizer.{key}" in changed:
+            raise _inert(f"optimizer.{key}", "while optimizer.name is 'sgd'", "remove it")
+    if optimizer.beta_points is not None and {"optimizer.beta1", "optimizer.beta2"} & changed:
+        raise _inert("optimizer.beta1 or beta2", "beside optimizer.beta_points", "drop one of them")
+    local = {"asynchronous.local_beta1", "asynchronous.local_beta2"}
+    if options.local_beta_points is not None and local & changed:
+        raise _inert(
+            "asynchronous.local_beta1 or local_beta2",
+            "beside asynchronous.local_beta_points",
+            "drop one of them",
+        )
+    for where, text in (
+        ("optimizer.beta_points", optimizer.beta_points),
+        ("asynchronous.local_beta_points", options.local_beta_points),
+    ):
+        if text is not None:
+            try:
+                parse_points(text)
+            except ValueError as error:
+                raise UserError(
+                    str(error), where=where, remedy="write 1:0.9:0.999,4000:0.92:0.998, for example"
+                ) from None
+
+
+def _refuse_local(config: Config, changed: set[str]) -> None:
+    options = config.asynchronous
+    batches = "asynchronous.local_optimizer_batches"
+    if options.local_optimizer_batches == 0:
+        keys = ["push"]
+        if not options.drop_local_gradient:
+            keys += ["beta1", "beta2", "beta_points", "learning_rate"]
+        for name in (f"asynchronous.local_{key}" for key in keys):
+            if name in changed:
+                raise _inert(name, f"while {batches} is 0", f"remove it or set {batches}")
+        return
+    if options.local_push == "delta":
+        if options.local_optimizer_batches != "always":
+            raise UserError(
+                "is 'delta', but local optimizers end after "
+                f"{batches} = {options.local_optimizer_batches}",
+                where="asynchronous.local_push",
+                remedy=f"set {batches} to 'always'",
+            )
+        if "delay-compensation" in options.rule.split("+"):
+            raise UserError(
+                "delay-compensation corrects gradients, but asynchronous.local_push is 'delta'",
+                where="asynchronous.rule",
+                remedy="drop one of them",
+            )
+    elif options.optimizer_delay == 1:
+        raise _inert(
+            batches,
+            "while asynchronous.optimizer_delay is 1, because every push is followed by a fetch "
+            "that replaces the replica",
+            "raise optimizer_delay or set local_optimizer_batches to 0",
+        )
+
+
+def _refuse_dropping(config: Config, changed: set[str]) -> None:
+    options = config.asynchronous
+    if options.drop_rate is None:
+        for name in ("asynchronous.drop_warmup_pushes", "asynchronous.drop_local_gradient"):
+            if name in changed:
+                remedy = "remove it or set drop_rate"
+                raise _inert(name, "while asynchronous.drop_rate is 'none'", remedy)
+    elif options.local_optimizer_batches != 0 and options.drop_local_gradient:
+        raise UserError(
+            "uses the worker's own Adam, and so do asynchronous.local_optimizer_batches",
+            where="asynchronous.drop_local_gradient",
+            remedy="drop one of them",
+        )
+
+
+def _refuse_rest(config: Config) -> None:
+    if config.asynchronous.delay_warmup_updates and config.asynchronous.optimizer_delay == 1:
+        raise _inert(
+            "asynchronous.delay_warmup_updates",
+            "while asynchronous.optimizer_delay is 1",
+            "remove it or raise optimizer_delay",
+        )
+    if config.model.tied_embeddings == "all" and not config.data.joint_vocabulary:
+        raise UserError(
+            "model.tied_embeddings is 'all', which needs data.joint_vocabulary",
+            where="model.tied_embeddings",
+            remedy="set it to 'target' or 'none'",
+        )
+    if config.training.validate_metric == "bleu" and not config.training.validate_bleu:
+        raise UserError(
+            "is 'bleu', but training.validate_bleu is off",
+            where="training.validate_metric",
+            remedy="set it to 'cross_entropy'",
+        )

@@ -1,0 +1,49 @@
+"""Stochastic gradient descent with momentum, plain or Nesterov's.
+
+Source: Sutskever, Martens, Dahl and Hinton 2013, as PyTorch writes it: v ← μ v + g.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class Sgd:
+    """SGD's state for a slice of parameters, and its update.
+
+    Args:
+        parameters: [n] of float32, updated in place.
+        velocity: [n], zero at first; None without momentum.
+        momentum: μ.
+        nesterov: Whether to look ahead.
+    """
+
+    def __init__(
+        self, parameters: Tensor, velocity: Tensor | None, momentum: float, nesterov: bool
+    ) -> None:
+        self.parameters = parameters
+        self.velocity = velocity
+        self.momentum = momentum
+        self.nesterov = nesterov
+
+    def update(
+        self,
+        gradient: Tensor,
+        *,
+        divisor: float,
+        number: int,
+        learning_rate: float,
+        beta1: float,
+        beta2: float,
+    ) -> None:
+        """Apply one gradient; arguments as in `Step`, of which the betas do not matter here."""
+        gradient.div_(divisor)
+        if self.velocity is None:
+            self.parameters.add_(gradient, alpha=-learning_rate)
+            return
+        self.velocity.mul_(self.momentum).add_(gradient)
+        if self.nesterov:
+            gradient.add_(self.velocity, alpha=self.momentum)
+            self.parameters.add_(gradient, alpha=-learning_rate)
+        else:
+            self.parameters.add_(self.velocity, alpha=-learning_rate)

@@ -1,0 +1,40 @@
+"""Sparse payloads: the values that are not zero, and where they belong, in a dense vector's place.
+
+Shapes: P is the length of the parameter vector, K the number of values; 2 K <= P.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pack(payload: Tensor) -> int | None:
+    """Rewrite a payload [P] of float32 as values, then places, if that is shorter.
+
+    Returns:
+        K, or None where the payload is left dense.
+    """
+    places = payload.nonzero().squeeze(1)
+    count = places.numel()
+    if 2 * count > payload.numel():
+        return None
+    values = payload[places]
+    payload[:count] = values
+    payload[count : 2 * count].view(torch.int32).copy_(places)
+    return count
+
+
+def unpack(payload: Tensor, count: int, dense: Tensor) -> Tensor:
+    """Write a packed payload out.
+
+    Args:
+        payload: [P], of which 2 K elements are read.
+        count: K.
+        dense: [P], overwritten.
+
+    Returns:
+        `dense`.
+    """
+    places = payload[count : 2 * count].view(torch.int32)
+    return dense.zero_().index_copy_(0, places.long(), payload[:count])

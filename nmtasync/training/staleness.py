@@ -1,0 +1,48 @@
+"""How late pushes came: figures by worker and by shard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+
+class StalenessFigures:
+    """Gathers the staleness of pushes."""
+
+    def __init__(self) -> None:
+        self._by_worker: dict[int, Counter[int]] = {}
+        self._by_shard: dict[int, Counter[int]] = {}
+
+    def add(self, worker: int, staleness: tuple[int, ...]) -> None:
+        """Count a push.
+
+        Args:
+            worker: Who pushed.
+            staleness: For each shard, how many updates late.
+        """
+        for shard, late in enumerate(staleness):
+            self._by_worker.setdefault(worker, Counter())[late] += 1
+            self._by_shard.setdefault(shard, Counter())[late] += 1
+
+    def figures(self) -> dict[str, Any]:
+        """Sum up: mean and maximum of all, means by worker and by shard, and a histogram."""
+        everything = _sum(self._by_shard.values())
+        return {
+            "staleness_mean": _mean(everything),
+            "staleness_max": max(everything),
+            "staleness_by_worker": {w: _mean(c) for w, c in sorted(self._by_worker.items())},
+            "staleness_by_shard": {s: _mean(c) for s, c in sorted(self._by_shard.items())},
+            "staleness_histogram": dict(sorted(everything.items())),
+        }
+
+
+def _sum(counters: Iterable[Counter[int]]) -> Counter[int]:
+    total: Counter[int] = Counter()
+    for counter in counters:
+        total.update(counter)
+    return total
+
+
+def _mean(counts: Counter[int]) -> float:
+    return sum(late * count for late, count in counts.items()) / counts.total()
