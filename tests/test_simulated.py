@@ -123,6 +123,17 @@ def test_a_slow_worker_is_as_late_as_the_others_are_fast(toy_run, pushes):
     assert by_worker[0] == by_worker[1] == [5] * 5
 
 
+def test_a_buffer_of_n_lets_n_equal_workers_be_at_most_one_update_late(toy_run, pushes):
+    """At each second all three push; the third completes the buffer, and alone fetches after."""
+    simulate(
+        toy_run,
+        simulation__speeds="1,1,1",
+        asynchronous__rule="buffer",
+        training__max_updates=5,
+    )
+    assert [late for _, _, late in pushes] == [0, 0, 0] + [1, 1, 0] * 4
+
+
 def test_time_is_what_the_cost_model_says(toy_run, monkeypatch):
     seen = []
     exchange = Session.exchange
@@ -180,9 +191,12 @@ def test_the_same_simulation_gives_the_same_state(toy_run):
     assert_same_state(toy_run, other)
 
 
-def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(toy_run):
+@pytest.mark.parametrize("rule", ["immediate", "buffer+delay-compensation"])
+def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(toy_run, rule):
     other = copy_of(toy_run)
-    options = {**EVENTFUL, "training__validate_every": 4}
+    options = {**EVENTFUL, "training__validate_every": 4, "asynchronous__rule": rule}
+    if rule != "immediate":  # other vectors of the server and the workers are kept, too
+        options["asynchronous__drop_rate"] = 0.5
     simulate(toy_run, training__max_updates=20, **options)
     for updates in (5, 6, 11, 20):
         simulate(other, training__max_updates=updates, **options)
