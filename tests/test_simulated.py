@@ -303,16 +303,45 @@ def test_a_worker_that_dies_loses_no_batch_and_repeats_none(toy_run, monkeypatch
 
 
 def test_the_last_batches_of_a_dead_worker_go_to_one_that_had_ended(toy_run, pushes):
-    """Worker 1 takes the last batch for 1000 s and dies with it, when worker 0 has none left."""
+    """Worker 1 needs 1000 s for its batch and dies at 500; the others have none left by then."""
     summary = simulate(
         toy_run,
-        simulation__speeds="1,0.001",
+        simulation__speeds="1,0.001,0.01",
         simulation__failures="1@500",
         training__max_epochs=1,
     )
     assert summary.target_words == words_of_an_epoch(toy_run)
-    assert {who for _, who, _ in pushes} == {0}
-    assert pushes[-1][0] == 501.0
+    assert [who for _, who, _ in pushes[:-2]] == [0] * (len(pushes) - 2)
+    assert pushes[-2] == (100.0, 2, len(pushes) - 2)
+    assert pushes[-1] == (501.0, 0, 0), "it has fetched what worker 2 pushed when it had ended"
+
+
+def test_a_worker_that_returns_has_lost_its_local_optimizer(toy_run):
+    """A window takes 2 s. Worker 1 pushes at 2 s, dies at 3, returns at 5, pushes at 7 and 9."""
+    simulate(
+        toy_run,
+        asynchronous__optimizer_delay=2,
+        asynchronous__local_optimizer_batches="always",
+        simulation__speeds="1,1",
+        simulation__failures="1@3-5",
+        training__max_updates=7,
+    )
+    counts = final_state(toy_run)[1]["workers"]
+    assert (counts["0"]["batches"], counts["0"]["local_updates"]) == (8, 8)
+    assert (counts["1"]["batches"], counts["1"]["local_updates"]) == (6, 4)
+
+
+def test_resumed_at_the_moment_of_a_death_or_a_return_it_goes_on_alike(toy_run):
+    """Worker 1 dies and returns when worker 0 pushes; training is stopped after each push."""
+    other = copy_of(toy_run)
+    options = {"simulation__speeds": "1,1", "simulation__failures": "1@2-4,1@5"}
+    simulate(toy_run, training__max_updates=9, **options)
+    for updates in range(1, 10):
+        simulate(other, training__max_updates=updates, **options)
+    assert_same_state(toy_run, other)
+    for run in (toy_run, other):
+        times = [(entry["what"], entry["time_seconds"]) for entry in events(run, "worker")]
+        assert times == [("died", 2.0), ("returned", 4.0), ("died", 5.0)]
 
 
 def test_when_all_workers_are_dead_training_ends_and_is_saved(toy_run):
