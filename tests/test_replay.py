@@ -95,9 +95,6 @@ def test_a_run_of_two_workers_is_replayed_bit_for_bit_over_its_resume(recorded, 
     summary = replay(toy_run, log_of(recorded))
     assert_replayed(recorded, toy_run)
     assert summary.reason == f"reached the end of {log_of(recorded)}"
-    measured, again = events(recorded, "valid"), events(toy_run, "valid")
-    # the validator process has used all cores
-    assert measured[-1]["cross_entropy"] == pytest.approx(again[-1]["cross_entropy"], rel=1e-6)
     assert summary.seconds == logged(recorded, "push")[-1]["seconds"]
 
 
