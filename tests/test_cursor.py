@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,3 +65,30 @@ def _draw_and_finish(cursor: BatchCursor) -> list:
     window = cursor.draw(0, 1)
     cursor.finish(0)
     return window
+
+
+@settings(max_examples=100, deadline=None)
+@given(order=st.permutations(sorted(EVERYTHING)), delay=st.integers(1, 3), data=st.data())
+def test_batches_can_be_drawn_in_any_order_and_none_twice(order, delay, data):
+    """As a replay does; over a resume, with what was not drawn left for whoever draws."""
+    cursor = BatchCursor(plan, EPOCHS)
+    end = data.draw(st.integers(0, len(order)))
+    for start in range(0, end, delay):
+        places = order[start : min(start + delay, end)]
+        window = cursor.draw_places(0, places)
+        assert [(b.epoch, b.index) for b in window] == list(cursor.held(0)) == places
+        assert all(b.sentences.tolist() == [b.epoch, b.index] for b in window)
+        cursor.finish(0)
+        with pytest.raises(ValueError, match="drawn before"):
+            cursor.draw_places(0, places)
+    state = json.loads(json.dumps(cursor.state()))
+    cursor = BatchCursor(plan, EPOCHS)
+    cursor.restore(state)
+    rest = [(b.epoch, b.index) for b in cursor.draw(1, 1000)]
+    assert rest == sorted(order[end:])
+
+
+@pytest.mark.parametrize("place", [(0, 4), (1, 5), (EPOCHS, 0)])
+def test_a_batch_that_is_not_there_cannot_be_drawn(place):
+    with pytest.raises(ValueError, match=r"has no batch|is not part"):
+        BatchCursor(plan, EPOCHS).draw_places(0, [place])

@@ -44,8 +44,8 @@ def pushes(monkeypatch: pytest.MonkeyPatch) -> Pushes:
     seen: Pushes = []
     exchange = Session.exchange
 
-    def noted(self: Session, push, payload, landing):
-        reply = exchange(self, push, payload, landing)
+    def noted(self: Session, push, payload, landing, *rest):
+        reply = exchange(self, push, payload, landing, *rest)
         assert len(set(reply.staleness)) == 1, "all shards take a push at once"
         seen.append((self.seconds, push.worker, reply.staleness[0]))
         return reply
@@ -123,13 +123,24 @@ def test_a_slow_worker_is_as_late_as_the_others_are_fast(toy_run, pushes):
     assert by_worker[0] == by_worker[1] == [5] * 5
 
 
+def test_a_buffer_of_n_lets_n_equal_workers_be_at_most_one_update_late(toy_run, pushes):
+    """At each second all three push; the third completes the buffer, and alone fetches after."""
+    simulate(
+        toy_run,
+        simulation__speeds="1,1,1",
+        asynchronous__rule="buffer",
+        training__max_updates=5,
+    )
+    assert [late for _, _, late in pushes] == [0, 0, 0] + [1, 1, 0] * 4
+
+
 def test_time_is_what_the_cost_model_says(toy_run, monkeypatch):
     seen = []
     exchange = Session.exchange
 
-    def noted(self: Session, push, payload, landing):
+    def noted(self: Session, push, payload, landing, *rest):
         seen.append((self.seconds, push.target_words, push.num_batches, 4 * payload.numel()))
-        return exchange(self, push, payload, landing)
+        return exchange(self, push, payload, landing, *rest)
 
     monkeypatch.setattr(Session, "exchange", noted)
     summary = simulate(
@@ -142,14 +153,18 @@ def test_time_is_what_the_cost_model_says(toy_run, monkeypatch):
         simulation__exchange_bytes_per_second=1e5,
         training__max_updates=5,
     )
-    time, computed = Fraction(0), Fraction(0)
+    time, computed, exchanged = Fraction(0), Fraction(0), Fraction(0)
     for seconds, words, batches, num_bytes in seen:
         computing = (Fraction(1, 2) * batches + Fraction(words, 100)) / 2
+        exchanging = 2 * (Fraction(1, 10) + Fraction(num_bytes, 100_000))
         computed += computing
-        time += computing + 2 * (Fraction(1, 10) + Fraction(num_bytes, 100_000))
+        exchanged += exchanging
+        time += computing + exchanging
         assert seconds == float(time)
     assert summary.seconds == float(time)
-    assert summary.workers[0].computing == round(float(computed / time), 4)
+    assert summary.workers[0].computing == pytest.approx(float(computed / time), abs=1e-4)
+    assert summary.workers[0].exchanging == pytest.approx(float(exchanged / time), abs=1e-4)
+    assert summary.workers[0].waiting == pytest.approx(0.0, abs=1e-4)
 
 
 def test_jitter_is_seeded_and_has_the_deviation_that_it_is_given(toy_run, pushes):
@@ -176,9 +191,12 @@ def test_the_same_simulation_gives_the_same_state(toy_run):
     assert_same_state(toy_run, other)
 
 
-def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(toy_run):
+@pytest.mark.parametrize("rule", ["immediate", "buffer+delay-compensation"])
+def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(toy_run, rule):
     other = copy_of(toy_run)
-    options = {**EVENTFUL, "training__validate_every": 4}
+    options = {**EVENTFUL, "training__validate_every": 4, "asynchronous__rule": rule}
+    if rule != "immediate":  # other vectors of the server and the workers are kept, too
+        options["asynchronous__drop_rate"] = 0.5
     simulate(toy_run, training__max_updates=20, **options)
     for updates in (5, 6, 11, 20):
         simulate(other, training__max_updates=updates, **options)
@@ -249,11 +267,11 @@ def test_a_run_goes_from_one_driver_to_the_other_and_back(toy_run):
 def test_a_worker_that_dies_loses_no_batch_and_repeats_none(toy_run, monkeypatch, pushes):
     """Worker 1 is dead from 2.5 to 5 s and for good from 8 s on; worker 0 from 3.5 to 4.25 s."""
     used: Counter = Counter()
-    finish = Session.exchange
+    exchange = Session.exchange
 
-    def noted(self: Session, push, payload, landing):
+    def noted(self: Session, push, payload, landing, *rest):
         used.update(self.cursor.held(push.worker))
-        return finish(self, push, payload, landing)
+        return exchange(self, push, payload, landing, *rest)
 
     monkeypatch.setattr(Session, "exchange", noted)
     summary = simulate(
@@ -285,16 +303,45 @@ def test_a_worker_that_dies_loses_no_batch_and_repeats_none(toy_run, monkeypatch
 
 
 def test_the_last_batches_of_a_dead_worker_go_to_one_that_had_ended(toy_run, pushes):
-    """Worker 1 takes the last batch for 1000 s and dies with it, when worker 0 has none left."""
+    """Worker 1 needs 1000 s for its batch and dies at 500; the others have none left by then."""
     summary = simulate(
         toy_run,
-        simulation__speeds="1,0.001",
+        simulation__speeds="1,0.001,0.01",
         simulation__failures="1@500",
         training__max_epochs=1,
     )
     assert summary.target_words == words_of_an_epoch(toy_run)
-    assert {who for _, who, _ in pushes} == {0}
-    assert pushes[-1][0] == 501.0
+    assert [who for _, who, _ in pushes[:-2]] == [0] * (len(pushes) - 2)
+    assert pushes[-2] == (100.0, 2, len(pushes) - 2)
+    assert pushes[-1] == (501.0, 0, 0), "it has fetched what worker 2 pushed when it had ended"
+
+
+def test_a_worker_that_returns_has_lost_its_local_optimizer(toy_run):
+    """A window takes 2 s. Worker 1 pushes at 2 s, dies at 3, returns at 5, pushes at 7 and 9."""
+    simulate(
+        toy_run,
+        asynchronous__optimizer_delay=2,
+        asynchronous__local_optimizer_batches="always",
+        simulation__speeds="1,1",
+        simulation__failures="1@3-5",
+        training__max_updates=7,
+    )
+    counts = final_state(toy_run)[1]["workers"]
+    assert (counts["0"]["batches"], counts["0"]["local_updates"]) == (8, 8)
+    assert (counts["1"]["batches"], counts["1"]["local_updates"]) == (6, 4)
+
+
+def test_resumed_at_the_moment_of_a_death_or_a_return_it_goes_on_alike(toy_run):
+    """Worker 1 dies and returns when worker 0 pushes; training is stopped after each push."""
+    other = copy_of(toy_run)
+    options = {"simulation__speeds": "1,1", "simulation__failures": "1@2-4,1@5"}
+    simulate(toy_run, training__max_updates=9, **options)
+    for updates in range(1, 10):
+        simulate(other, training__max_updates=updates, **options)
+    assert_same_state(toy_run, other)
+    for run in (toy_run, other):
+        times = [(entry["what"], entry["time_seconds"]) for entry in events(run, "worker")]
+        assert times == [("died", 2.0), ("returned", 4.0), ("died", 5.0)]
 
 
 def test_when_all_workers_are_dead_training_ends_and_is_saved(toy_run):

@@ -22,6 +22,8 @@ _NANOSECONDS = 10**9
 class CostModel:
     """The virtual time of computing a window and of sending vectors.
 
+    Vectors are sent whole: what gradient dropping saves is not counted.
+
     Args:
         config: The experiment.
         corpus: The training corpus, for the words of a batch.

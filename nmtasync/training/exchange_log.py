@@ -71,6 +71,7 @@ class LoggedPush:
         batches: What it was computed from.
         updates: The updates of the shards after it.
         compute_seconds: Time that the worker spent on it.
+        exchange_seconds: Time that the server spent on it.
     """
 
     seconds: float
@@ -79,6 +80,7 @@ class LoggedPush:
     batches: Places
     updates: int
     compute_seconds: float
+    exchange_seconds: float
 
 
 LogEntry = LoggedRun | LoggedFetch | LoggedPush
@@ -125,7 +127,12 @@ class ExchangeLog:
         self._write({**line, "versions": versions})
 
     def pushed(
-        self, push: Push, batches: Places, versions: tuple[int, ...], seconds: float
+        self,
+        push: Push,
+        batches: Places,
+        versions: tuple[int, ...],
+        exchange_seconds: float,
+        seconds: float,
     ) -> None:
         """Note a push, with the versions after it."""
         line = {
@@ -137,6 +144,7 @@ class ExchangeLog:
             "base_versions": push.base_versions,
             "versions": versions,
             "compute_seconds": round(push.compute_seconds, 6),
+            "exchange_seconds": round(exchange_seconds, 6),
         }
         self._write(line)
 
@@ -237,6 +245,7 @@ def _parse(line: dict[str, Any]) -> LogEntry:
                 batches,
                 max(line["versions"]),
                 line["compute_seconds"],
+                line["exchange_seconds"],
             )
         case unknown:
             raise ValueError(unknown)

@@ -50,6 +50,7 @@ class InProcessDriver:
         self.session = session
         self.flat = flat
         self.corpus = corpus
+        self.anew = set(range(num_workers))  # who has nothing of a worker before it
         self.workers = [self._new_worker(0, flat)]
         for index in range(1, num_workers):
             model = build_model(session.config.model, *vocabulary_sizes).to(device)
@@ -73,6 +74,8 @@ class InProcessDriver:
         for worker in self.workers:
             if str(worker.index) in state["workers"]:
                 worker.restore(vectors, state["workers"][str(worker.index)])
+                if worker.state_vectors().keys() <= vectors.keys():
+                    self.anew.discard(worker.index)
 
     def train(self) -> str:
         """Train until there is a reason to stop; return it."""
@@ -81,13 +84,16 @@ class InProcessDriver:
     def fetch(self, index: int) -> None:
         """Hand a worker the newest parameters."""
         worker = self.workers[index]
-        anew = worker.local is None or worker.local.updates == 0
-        worker.versions = self.session.fetch(
-            index, worker.flat.parameters, worker.batches if anew else None
-        )
+        batches_before = worker.batches if index in self.anew else None
+        self.anew.discard(index)
+        worker.versions = self.session.fetch(index, worker.flat.parameters, batches_before)
 
     def push(
-        self, index: int, window: Sequence[AssignedBatch], compute_seconds: float | None = None
+        self,
+        index: int,
+        window: Sequence[AssignedBatch],
+        compute_seconds: float | None = None,
+        exchange_seconds: float | None = None,
     ) -> None:
         """Compute a worker's window and exchange its gradient for the newest parameters.
 
@@ -95,12 +101,15 @@ class InProcessDriver:
             index: Which worker.
             window: What it has drawn.
             compute_seconds: The time that it is said to have taken; None for what it took.
+            exchange_seconds: Likewise, of the exchange.
         """
         worker = self.workers[index]
         push = worker.compute(window)
         if compute_seconds is not None:
             push = dataclasses.replace(push, compute_seconds=compute_seconds)
-        reply = self.session.exchange(push, worker.flat.gradients, worker.flat.parameters)
+        reply = self.session.exchange(
+            push, worker.flat.gradients, worker.flat.parameters, exchange_seconds
+        )
         worker.versions = reply.versions
 
     def replace(self, index: int, batches: int | None = None) -> None:
@@ -113,6 +122,7 @@ class InProcessDriver:
         dead = self.workers[index]
         batches = dead.batches if batches is None else batches
         self.workers[index] = self._new_worker(index, dead.flat, batches)
+        self.anew.add(index)
 
     def save_if_due(self) -> None:
         """Save, and validate, when it is time."""

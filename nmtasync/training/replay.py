@@ -153,7 +153,7 @@ class ReplayDriver(InProcessDriver):
             window = self.session.cursor.draw_places(entry.worker, entry.batches)
         except ValueError as error:
             raise UserError(str(error), where=line, remedy="the log is damaged") from None
-        self.push(entry.worker, window, entry.compute_seconds)
+        self.push(entry.worker, window, entry.compute_seconds, entry.exchange_seconds)
         updates = self.session.server.updates
         if self.same_settings and updates != entry.updates:
             raise UserError(

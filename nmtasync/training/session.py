@@ -129,13 +129,16 @@ class Session:
             self.exchange_log.fetched(worker, versions, batches_before, self.seconds)
         return versions
 
-    def exchange(self, push: Push, payload: Tensor, landing: Tensor) -> Reply:
+    def exchange(
+        self, push: Push, payload: Tensor, landing: Tensor, exchange_seconds: float | None = None
+    ) -> Reply:
         """Let the server take a push, and count it.
 
         Args:
             push: The header.
             payload: [P], the gradient.
             landing: [P], where the worker wants the parameters.
+            exchange_seconds: The time that it is said to take; None for what it takes.
 
         Raises:
             TrainingError: Too many pushes in a row could not be used.
@@ -143,10 +146,11 @@ class Session:
         start = time.perf_counter()
         measure = self.reporter.wants_update_norm
         reply = self.server.exchange(push, payload, landing, measure_update=measure)
-        exchange_seconds = time.perf_counter() - start
+        if exchange_seconds is None:
+            exchange_seconds = time.perf_counter() - start
         if self.exchange_log:
             batches = self.cursor.held(push.worker)
-            self.exchange_log.pushed(push, batches, reply.versions, self.seconds)
+            self.exchange_log.pushed(push, batches, reply.versions, exchange_seconds, self.seconds)
         self.cursor.finish(push.worker)
         self.count(push, reply, exchange_seconds)
         return reply

@@ -134,7 +134,8 @@ class SimulatedDriver(InProcessDriver):
         match event:
             case Event.PUSH:
                 flight = self.flights.pop(index)
-                self.push(index, flight.window, float(flight.compute_seconds))
+                exchanging = 2 * self.costs.transfer_seconds
+                self.push(index, flight.window, float(flight.compute_seconds), float(exchanging))
                 self.save_if_due()
             case Event.DEATH:
                 self.dead.add(index)
@@ -167,13 +168,12 @@ class SimulatedDriver(InProcessDriver):
         return vectors, {"virtual_seconds": str(self.clock.seconds), "simulation": state}
 
     def restore(self, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Go on from a checkpoint: exactly, if it was simulated with the same [simulation].
+        """Go on from a checkpoint: exactly, if it was simulated like this, and with these batches.
 
         Otherwise the workers begin new windows now, with what they have learnt themselves.
         """
         super().restore(vectors, state)
-        options = dataclasses.asdict(self.session.config.simulation)
-        if "simulation" not in state or state["config"].get("simulation") != options:
+        if "simulation" not in state or not self._simulated_alike(state["config"]):
             return
         saved, num_shards = state["simulation"], len(self.session.server.shards)
         for name, flight in saved["flights"].items():
@@ -186,6 +186,14 @@ class SimulatedDriver(InProcessDriver):
         self.dead = set(saved["dead"])
         self.events = [(Fraction(when), Event(event), who) for when, event, who in saved["events"]]
         heapq.heapify(self.events)
+
+    def _simulated_alike(self, trained: dict[str, dict[str, Any]]) -> bool:
+        config = self.session.config
+        return (
+            trained["simulation"] == dataclasses.asdict(config.simulation)
+            and trained["training"]["seed"] == config.training.seed
+            and trained["data"]["batch_tokens"] == config.data.batch_tokens
+        )
 
 
 def _replica(index: int) -> str:
