@@ -27,8 +27,8 @@ def test_raw_text_to_bleu_with_two_workers(
     result = nmtasync(
         "train", run, "--devices=cpu,cpu", "--optimizer-delay=2", "--batch-tokens=200",
         "--learning-rate=1e-2", "--warmup-updates=40", "--max-epochs=50",
-        "--validate-every=100", "--patience=none", "--set=model.dimension=32", "--set=model.encoder_layers=1",
-        "--set=model.decoder_layers=1", f"--set=model.type={model}",
+        "--validate-every=100", "--patience=none", "--set=model.dimension=32",
+        "--set=model.encoder_layers=1", "--set=model.decoder_layers=1", f"--set=model.type={model}",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
 

@@ -209,9 +209,8 @@ def test_ranks_that_never_get_on_end_training_with_the_state_saved(toy_run, monk
     with pytest.raises(TrainingError, match=r"ended 1 times.*ArithmeticError: no more"):
         train_toy(toy_run, asynchronous__max_restarts=0, **ranks(2))
     assert checkpoint.pointed(toy_run, "latest") == 2
-    assert "Traceback" in (toy_run.logs / "worker-0.log").read_text("utf-8") or (
-        "Traceback" in (toy_run.logs / "worker-1.log").read_text("utf-8")
-    )
+    (log,) = toy_run.logs.glob("worker-?.log")  # of the one that was first
+    assert "Traceback" in log.read_text("utf-8")
 
 
 ENDLESS = (
