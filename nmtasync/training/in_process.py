@@ -6,6 +6,7 @@ Shapes: P is the length of the parameter vector.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from nmtasync.training.validation import Validator
 from nmtasync.training.worker import Worker
 
 
-class InProcessDriver:
+class InProcessDriver(ABC):
     """Workers that take turns on one device, each with a replica of its own.
 
     They share the buffer for the gradient: a push is computed when its turn has come, which gives
@@ -77,9 +78,9 @@ class InProcessDriver:
                 if worker.state_vectors().keys() <= vectors.keys():
                     self.anew.discard(worker.index)
 
+    @abstractmethod
     def train(self) -> str:
         """Train until there is a reason to stop; return it."""
-        raise NotImplementedError
 
     def fetch(self, index: int) -> None:
         """Hand a worker the newest parameters."""
