@@ -130,9 +130,11 @@ def run_case(run: RunDirectory, case: str, seconds: float) -> Recorder:
     recorder = Recorder(2 if (driver, devices) == ("local", "cpu,cpu") else 1, seconds)
     original = Reporter.pushed
 
-    def pushed(self: Reporter, push: Push, reply: Reply, clocks: dict[str, Any]) -> None:
+    def pushed(
+        self: Reporter, push: Push, reply: Reply, exchange_seconds: float, clocks: dict[str, Any]
+    ) -> None:
         recorder.note(push)
-        original(self, push, reply, clocks)
+        original(self, push, reply, exchange_seconds, clocks)
 
     settings = {
         **SETTINGS,
