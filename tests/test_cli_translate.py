@@ -54,7 +54,7 @@ def trained_template(tmp_path_factory: pytest.TempPathFactory, _toy_run_template
         torch.manual_seed(updates)
         flat = FlatModel(build_model(config.model, size, size))
         state = {"updates": updates, "vocabulary": vocabularies.digest()}
-        save(run, Snapshot(flat.parameters, {}, state), flat, config)
+        save(run, Snapshot({"parameters": flat.parameters}, state), flat, config)
     point(run, "best", 30)
     run.config.write_text(to_toml(config), "utf-8")
     return run.root

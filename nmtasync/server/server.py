@@ -77,11 +77,6 @@ class Server:
         return self.vectors["parameters"]
 
     @property
-    def scored_parameters(self) -> Tensor:
-        """[P], what is validated and saved as the model: the moving average where it is on."""
-        return self.vectors.get("average", self.parameters)
-
-    @property
     def versions(self) -> tuple[int, ...]:
         """The version of each shard."""
         return tuple(shard.version for shard in self.shards)

@@ -47,14 +47,17 @@ class Snapshot:
     """One quiesced moment of training.
 
     Attributes:
-        scored: [P], the parameters to validate and save as the model.
         vectors: [P] by name, everything needed to go on.
         state: The rest, for JSON: clocks and data position.
     """
 
-    scored: Tensor
     vectors: dict[str, Tensor]
     state: dict[str, Any]
+
+    @property
+    def scored(self) -> Tensor:
+        """[P], what is validated and saved as the model: the moving average where it is on."""
+        return self.vectors.get("average", self.vectors["parameters"])
 
     @property
     def updates(self) -> int:

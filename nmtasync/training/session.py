@@ -237,8 +237,7 @@ class Session:
         self._last_saved_seconds = self.seconds
         if to_validate:
             self._last_validated_updates = self.server.updates
-        scored = vectors.get("average", vectors["parameters"])
-        return Snapshot(scored, vectors, self.state(to_validate=to_validate, workers=workers))
+        return Snapshot(vectors, self.state(to_validate=to_validate, workers=workers))
 
     def state(self, *, to_validate: bool, workers: dict[int, dict[str, int]]) -> dict[str, Any]:
         """Everything about this moment but the vectors; arguments as in `snapshot`."""

@@ -76,12 +76,11 @@ def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
         while True:
             request: Request = connection.recv()
             torch.set_num_threads(request.threads)
-            scored = setup.vectors.get("average", setup.vectors["parameters"])
-            snapshot = Snapshot(scored, setup.vectors, request.state)
+            snapshot = Snapshot(setup.vectors, request.state)
             checkpoint.save(setup.run, snapshot, flat, setup.config)
             connection.send(Saved(snapshot.updates))
             if request.state["to_validate"]:
-                flat.parameters.copy_(scored)
+                flat.parameters.copy_(snapshot.scored)
                 connection.send(validator.validate(snapshot))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
