@@ -1,0 +1,1 @@
+"""The sections of the configuration: every option once, a file for each section."""

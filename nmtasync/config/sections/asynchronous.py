@@ -1,0 +1,139 @@
+"""Options of the section `asynchronous`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nmtasync.config.option import option
+
+
+@dataclass(frozen=True)
+class AsynchronousConfig:
+    """The workers, and how they push and fetch."""
+
+    driver: str = option(
+        "local",
+        "How the workers come together: 'local' is asynchronous, in processes of this machine; "
+        "'simulated' is asynchronous in one process and virtual time, see [simulation]; "
+        "'synchronous' sums the gradients of all workers for each update.",
+        choices=("local", "simulated", "synchronous"),
+        stages=("train",),
+    )
+    devices: str = option(
+        "auto",
+        "One worker for each device named, for example cpu,cpu or cuda:0,cuda:1; a device may "
+        "be named more than once. 'auto' is every GPU, else one CPU worker for each core.",
+        stages=("train",),
+    )
+    optimizer_delay: int = option(
+        1,
+        "Mini-batches that a worker sums up between two pushes.",
+        unit="batches",
+        minimum=1,
+        stages=("train",),
+    )
+    delay_warmup_updates: int = option(
+        0, "Raise the delay linearly from 1 for this long.", unit="updates", minimum=0
+    )
+    rule: str = option(
+        "immediate",
+        "What the server does with a push: one of immediate, buffer, staleness-aware, "
+        "delay-compensation, outer-nesterov, or several joined by +.",
+        stages=("train",),
+    )
+    buffer_pushes: int | None = option(
+        None,
+        "Pushes that a gradient buffer sums for one update; 'none' is one for each worker.",
+        unit="pushes",
+        minimum=1,
+        only_if=("asynchronous.rule", "buffer"),
+    )
+    compensation_strength: float = option(
+        0.04,
+        "Delay compensation: its factor lambda.",
+        minimum=0.0,
+        only_if=("asynchronous.rule", "delay-compensation"),
+    )
+    outer_learning_rate: float = option(
+        0.7,
+        "Outer Nesterov: its learning rate, which follows no schedule.",
+        minimum=0.0,
+        only_if=("asynchronous.rule", "outer-nesterov"),
+    )
+    outer_momentum: float = option(
+        0.9,
+        "Outer Nesterov: decay of the momentum.",
+        minimum=0.0,
+        maximum=0.99999,
+        only_if=("asynchronous.rule", "outer-nesterov"),
+    )
+    outer_delay: int | None = option(
+        None,
+        "Outer Nesterov: refresh the momentum with every so many pushes; 'none' is one for each "
+        "worker, 1 is DiLoCo's own.",
+        unit="pushes",
+        minimum=1,
+        only_if=("asynchronous.rule", "outer-nesterov"),
+    )
+    local_optimizer_batches: int | str = option(
+        0,
+        "For how many of its first mini-batches each worker also applies an Adam of its own to "
+        "its replica between pushes: a number, or 'always'.",
+        unit="batches of a worker",
+        minimum=0,
+        choices=("always",),
+        stages=("train",),
+    )
+    local_beta1: float = option(
+        0.93, "Local optimizers: decay of the first moment.", minimum=0.0, maximum=0.99999
+    )
+    local_beta2: float = option(
+        0.993, "Local optimizers: decay of the second moment.", minimum=0.0, maximum=0.999999
+    )
+    local_beta_points: str | None = option(
+        None,
+        "Local optimizers: let the betas change, as optimizer.beta_points does, by the batches "
+        "of the worker.",
+        unit="batches of a worker",
+    )
+    local_learning_rate: float | None = option(
+        None,
+        "Local optimizers: a learning rate of their own; 'none' follows the schedule.",
+        minimum=0.0,
+    )
+    local_push: str = option(
+        "gradient",
+        "What is pushed after local steps: the sum of the gradients, or the way they have gone "
+        "(times the target words, so that rules treat both alike).",
+        choices=("gradient", "delta"),
+    )
+    drop_rate: float | None = option(
+        None,
+        "Gradient dropping: keep this share of each gradient, its smallest elements, on the "
+        "worker until they have grown, and push the rest; 'none' is off.",
+        minimum=0.0,
+        maximum=0.99999,
+    )
+    drop_warmup_pushes: int = option(
+        0,
+        "Gradient dropping: raise the rate linearly from 0 for this long.",
+        unit="pushes of a worker",
+        minimum=0,
+    )
+    drop_local_gradient: bool = option(
+        False,
+        "Gradient dropping: the worker applies what it keeps to its own replica, by an Adam of "
+        "its own, after each fetch.",
+    )
+    num_shards: int | None = option(
+        None, "Shards of the parameter vector; 'none' means one for each worker.", minimum=1
+    )
+    threads: int | None = option(
+        None,
+        "CPU threads of each worker; 'none' shares the cores out evenly.",
+        minimum=1,
+        stages=("train",),
+    )
+    max_restarts: int = option(
+        3, "How often a worker that died is replaced, one after another without a push.", minimum=0
+    )

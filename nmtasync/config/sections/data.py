@@ -1,0 +1,64 @@
+"""Options of the section `data`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nmtasync.config.option import option
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """From raw text to mini-batches."""
+
+    source_language: str | None = option(
+        None, "Code of the source language, for reports.", stages=("preprocess",)
+    )
+    target_language: str | None = option(
+        None, "Code of the target language, for reports and TER.", stages=("preprocess",)
+    )
+    vocab_size: int = option(
+        8000, "Size of each vocabulary.", unit="pieces", minimum=16, stages=("preprocess",)
+    )
+    vocab_type: str = option(
+        "unigram",
+        "SentencePiece algorithm.",
+        choices=("unigram", "bpe"),
+        stages=("preprocess",),
+    )
+    joint_vocabulary: bool = option(
+        True, "Learn one vocabulary for both languages.", stages=("preprocess",)
+    )
+    byte_fallback: bool = option(
+        True, "Spell characters that the vocabulary lacks as bytes, so nothing is unknown."
+    )
+    character_coverage: float = option(
+        0.9999,
+        "Share of the characters that the vocabulary covers by itself.",
+        minimum=0.9,
+        maximum=1.0,
+    )
+    max_length: int = option(
+        200,
+        "Drop training pairs with a longer side.",
+        unit="pieces",
+        minimum=1,
+        stages=("preprocess",),
+    )
+    max_ratio: float | None = option(
+        4.0,
+        "Drop training pairs with one side this many times longer than the other, in pieces; "
+        "pairs of at most 15 pieces a side pass.",
+        minimum=1.0,
+        stages=("preprocess",),
+    )
+    deduplicate: bool = option(
+        True, "Drop a training pair that occurred before, to the letter.", stages=("preprocess",)
+    )
+    batch_tokens: int = option(
+        1500,
+        "Size of a mini-batch: its sentence pairs times the length of the longest side.",
+        unit="tokens, padding counted",
+        minimum=1,
+        stages=("train",),
+    )

@@ -1,0 +1,55 @@
+"""Options of the section `optimizer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nmtasync.config.option import option
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How a shard turns a gradient into an update."""
+
+    name: str = option(
+        "adam",
+        "Adam, AdamW (with weight_decay), or stochastic gradient descent with momentum.",
+        choices=("adam", "adamw", "sgd"),
+    )
+    beta1: float = option(0.9, "Adam: decay of the first moment.", minimum=0.0, maximum=0.99999)
+    beta2: float = option(0.98, "Adam: decay of the second moment.", minimum=0.0, maximum=0.999999)
+    beta_points: str | None = option(
+        None,
+        "Adam: let the betas change, instead of beta1 and beta2: points UPDATE:BETA1:BETA2 with "
+        "commas between them. They go from point to point linearly, after a point that ends in "
+        "'!' in a step: 1:0.9:0.999!,4000:0.92:0.998.",
+        unit="updates",
+    )
+    weight_decay: float = option(
+        0.0,
+        "AdamW: shrink the parameters by this share times the learning rate at each update.",
+        minimum=0.0,
+        maximum=1.0,
+        only_if=("optimizer.name", "adamw"),
+    )
+    momentum: float = option(
+        0.9,
+        "SGD: decay of the velocity.",
+        minimum=0.0,
+        maximum=0.99999,
+        only_if=("optimizer.name", "sgd"),
+    )
+    nesterov: bool = option(True, "SGD: Nesterov's momentum.", only_if=("optimizer.name", "sgd"))
+    epsilon: float = option(1e-9, "Adam: added to the denominator.", minimum=0.0)
+    clip_norm: float | None = option(
+        1.0,
+        "Clip the gradient per target word to this global norm, on the worker; 'none' is off.",
+        minimum=0.0,
+    )
+    smoothing: float | None = option(
+        1e-4,
+        "Moving average of the parameters: its weight for the newest, at the least; validation "
+        "and saved models use the average; 'none' is off.",
+        minimum=0.0,
+        maximum=1.0,
+    )

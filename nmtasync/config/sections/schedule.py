@@ -1,0 +1,40 @@
+"""Options of the section `schedule`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nmtasync.config.option import option
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate. Its clock is the updates of a shard."""
+
+    learning_rate: float = option(
+        1e-3, "Learning rate at its peak.", minimum=0.0, stages=("train",)
+    )
+    warmup_updates: int = option(
+        400,
+        "Raise the learning rate linearly for this long.",
+        unit="updates",
+        minimum=0,
+        stages=("train",),
+    )
+    decay: str = option(
+        "inverse-sqrt",
+        "What follows the warm-up: peak times sqrt(warmup / updates), or the peak for good.",
+        choices=("inverse-sqrt", "none"),
+    )
+    words_scaling: str = option(
+        "none",
+        "Scale the learning rate of an update with its target words over reference_words.",
+        choices=("linear", "sqrt", "none"),
+        stages=("train",),
+    )
+    reference_words: int = option(
+        1920,
+        "The target words of an update for which the learning rate is meant.",
+        unit="target words",
+        minimum=1,
+    )

@@ -1,0 +1,59 @@
+"""Options of the section `training`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nmtasync.config.option import option
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What is optimised, for how long, and what is kept."""
+
+    seed: int = option(
+        1, "Seed of initialisation, order and dropout.", minimum=0, stages=("train",)
+    )
+    label_smoothing: float = option(
+        0.1, "Probability mass spread over the vocabulary.", minimum=0.0, maximum=0.9
+    )
+    max_minutes: float | None = option(
+        None,
+        "Stop after this time, counted over resumes.",
+        unit="minutes",
+        minimum=0.0,
+        stages=("train",),
+    )
+    max_epochs: int | None = option(
+        None, "Stop after this many epochs.", unit="epochs", minimum=1, stages=("train",)
+    )
+    max_updates: int | None = option(
+        None, "Stop after this many updates.", unit="updates", minimum=1, stages=("train",)
+    )
+    validate_every: int = option(
+        500, "Validate and save this often.", unit="updates", minimum=1, stages=("train",)
+    )
+    validate_metric: str = option(
+        "bleu",
+        "What decides which checkpoint is the best.",
+        choices=("bleu", "cross_entropy"),
+    )
+    validate_bleu: bool = option(
+        True, "Translate the validation set (greedily) and measure BLEU, not only cross-entropy."
+    )
+    patience: int | None = option(
+        10,
+        "Stop after this many validations without a better one; 'none' is never.",
+        unit="validations",
+        minimum=1,
+        stages=("train",),
+    )
+    save_every_minutes: float = option(
+        10.0, "Save at least this often, also between validations.", unit="minutes", minimum=0.0
+    )
+    keep_checkpoints: int = option(
+        3, "Checkpoints that are kept, besides the best.", minimum=1, stages=("train",)
+    )
+    log_every_seconds: float = option(
+        5.0, "How often a line of figures is written.", unit="seconds", minimum=0.0
+    )
