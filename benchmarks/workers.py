@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,11 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from common import describe, prepare
 from rich.console import Console
 
-from nmtasync.config.schema import DataConfig
-from nmtasync.data.corpus import PairPaths
-from nmtasync.data.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Push, Reply
 from nmtasync.training import local, rank, synchronous, worker
@@ -34,7 +30,6 @@ from nmtasync.training.reporting import Reporter
 from nmtasync.training.train import train
 from nmtasync.training.worker_process import WorkerSetup, run_worker
 
-REPOSITORY = Path(__file__).parent.parent
 SLOW_WORKER = 1
 SLEEP_PER_COMPUTE = 2.0
 
@@ -150,35 +145,20 @@ def run_case(run: RunDirectory, case: str, seconds: float) -> Recorder:
     return recorder
 
 
-def prepare(directory: Path) -> RunDirectory:
-    """Generate the demo's corpus and preprocess it."""
-    generate = REPOSITORY / "recipes" / "demo" / "generate.py"
-    subprocess.run([sys.executable, str(generate), str(directory / "corpus")], check=True)
-    pairs = [
-        PairPaths(directory / "corpus" / f"{part}.en", directory / "corpus" / f"{part}.de")
-        for part in ("train", "valid")
-    ]
-    run = RunDirectory(directory / "run")
-    preprocess(run, pairs[:1], pairs[1:], DataConfig(vocab_size=1600, vocab_type="bpe"))
-    return run
-
-
-def describe(values: list[float], form: str = "{:,.0f}") -> str:
-    """Median, least and most."""
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{form.format(middle)} ({form.format(low)} to {form.format(high)})"
-
-
 def main() -> None:
     """Measure all settings in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=7.0, help="for each measurement")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--run", type=Path, help="preprocessed data; else the demo's")
     arguments = parser.parse_args()
     speeds: dict[str, list[float]] = {case: [] for case in CASES}
     outside: dict[str, list[float]] = {case: [] for case in CASES}
     with tempfile.TemporaryDirectory() as directory:
-        run = prepare(Path(directory))
+        if arguments.run:
+            run = RunDirectory(shutil.copytree(arguments.run, Path(directory) / "run"))
+        else:
+            run = prepare(Path(directory))
         for _ in range(arguments.repeats):
             for case in CASES:
                 recorder = run_case(run, case, arguments.seconds)

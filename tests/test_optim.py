@@ -94,6 +94,14 @@ def test_learning_rate_rises_to_its_peak_and_falls_with_the_root():
     assert learning_rate_at(1, 1, ScheduleConfig(warmup_updates=0, decay="none")) == 1e-3
 
 
+def test_a_linear_decay_goes_straight_to_0_at_the_end_of_training():
+    config = ScheduleConfig(learning_rate=2.0, warmup_updates=10, decay="linear")
+    assert learning_rate_at(5, 1, config, progress=0.0) == 1.0
+    assert learning_rate_at(5, 1, config, progress=0.1) == pytest.approx(0.9)
+    for progress in (0.25, 0.5, 0.75, 1.0):
+        assert learning_rate_at(1000, 1, config, progress) == pytest.approx(2 * (1 - progress))
+
+
 @pytest.mark.parametrize(("scaling", "factor"), [("linear", 4.0), ("sqrt", 2.0), ("none", 1.0)])
 def test_the_learning_rate_grows_with_the_words_of_an_update(scaling, factor):
     config = ScheduleConfig(words_scaling=scaling, reference_words=1000, warmup_updates=0)

@@ -27,6 +27,8 @@ ONE = {
     "asynchronous__devices": "cpu",
     "asynchronous__optimizer_delay": 2,
     "asynchronous__local_optimizer_batches": "always",
+    "schedule__decay": "linear",
+    "training__max_epochs": 60,
 }
 TWO = {**ONE, "asynchronous__devices": "cpu,cpu"}
 
@@ -44,6 +46,7 @@ def replay(
     run: RunDirectory, log: Path, *, resume: bool = True, **changes: object
 ) -> TrainingSummary:
     options = {**ONE, "asynchronous__driver": "simulated", "simulation__replay": str(log)}
+    options["training__max_epochs"] = 40  # the log tells how far training was, not the limits
     return train_toy(run, resume=resume, **{**options, **changes})
 
 

@@ -208,6 +208,25 @@ def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(toy_run, rule):
     assert (1, "returned") in happened and (1, "died") in happened
 
 
+def test_resumed_with_a_linear_decay_it_is_never_interrupted_bit_for_bit(toy_run, monkeypatch):
+    """What is under way at the checkpoint keeps the learning rate that it was drawn for."""
+    other = copy_of(toy_run)
+    options = {**EVENTFUL, "schedule__decay": "linear", "training__max_epochs": 3}
+    with monkeypatch.context() as patch:
+        stop_reason = Session.stop_reason
+
+        def after_seven(self: Session):
+            return "seven" if self.server.updates >= 7 else stop_reason(self)
+
+        patch.setattr(Session, "stop_reason", after_seven)
+        simulate(other, **options)
+    simulate(other, **options)
+    simulate(toy_run, **options)
+    assert_same_state(toy_run, other)
+    rates = [line["learning_rate"] for line in events(toy_run, "train")]
+    assert rates[-1] < 0.1 * max(rates), "or it has not decayed"
+
+
 def test_killed_and_resumed_is_never_interrupted_bit_for_bit(toy_run):
     other = copy_of(toy_run)
     flags = [f"--set={name.replace('__', '.')}={value}" for name, value in EVENTFUL.items()]
@@ -418,6 +437,7 @@ SIMULATED = {"asynchronous__driver": "simulated"}
         ({"simulation__speeds": "1,2"}, r"speeds.*asynchronous\.driver is 'local'"),
         ({"simulation__replay": "x"}, r"replay.*asynchronous\.driver is 'local'"),
         ({**SIMULATED, "simulation__speeds": ""}, "'' is no speed"),
+        ({"schedule__decay": "linear"}, r"schedule\.decay.*training\.max_minutes"),
         ({**SIMULATED, "simulation__speeds": "1,0"}, "'0' is no speed"),
         ({**SIMULATED, "simulation__speeds": "1,-2"}, "'-2' is no speed"),
         ({**SIMULATED, "simulation__failures": "0"}, "'0' is no failure"),

@@ -97,6 +97,13 @@ def test_resumed_from_and_into_other_drivers_is_never_interrupted_bit_for_bit(to
     assert events(toy_run, "valid")[-1]["updates"] == 9
 
 
+def test_a_linear_decay_is_that_of_one_worker(toy_run, reference):
+    options = {**UNCLIPPED, "schedule__decay": "linear", "training__max_updates": 6}
+    expected = reference(2, **options)
+    train_toy(toy_run, **ranks(2), **options)
+    same_state(toy_run, expected)
+
+
 def test_the_norm_of_the_sum_is_clipped_whatever_the_order_of_the_sum(toy_run, reference):
     # with a usual epsilon Adam makes whole steps of gradients that are only rounding errors
     options = {"optimizer__clip_norm": 0.05, "optimizer__epsilon": 1e-4, "model__dropout": 0.0}
@@ -151,10 +158,10 @@ def dying_rank(setup: RankSetup, connection: Connection) -> None:
             die("with its gradient half done")
         return figures
 
-    def dying_update(self, total, target_words, number):
+    def dying_update(self, total, target_words, number, progress):
         nonlocal version
         version = number + 1
-        rate = update(self, total, target_words, number)
+        rate = update(self, total, target_words, number, progress)
         if number == 4:
             die("after its own update")
         return rate

@@ -176,6 +176,15 @@ def _refuse_in_synchronous_training(config: Config, changed: set[str]) -> None:
 
 
 def _refuse_rest(config: Config) -> None:
+    limits = config.training
+    if config.schedule.decay == "linear" and not (
+        limits.max_minutes or limits.max_updates or limits.max_epochs
+    ):
+        raise UserError(
+            "is 'linear', to 0 at the end of training, but nothing tells where that is",
+            where="schedule.decay",
+            remedy="set training.max_minutes, max_epochs or max_updates",
+        )
     if config.asynchronous.delay_warmup_updates and config.asynchronous.optimizer_delay == 1:
         raise _inert(
             "asynchronous.delay_warmup_updates",

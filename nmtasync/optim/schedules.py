@@ -8,26 +8,28 @@ from nmtasync.config.points import Point, parse_points
 from nmtasync.config.schema import AsynchronousConfig, OptimizerConfig, ScheduleConfig
 
 
-def learning_rate_at(updates: int, target_words: int, config: ScheduleConfig) -> float:
+def learning_rate_at(
+    updates: int, target_words: int, config: ScheduleConfig, progress: float = 0.0
+) -> float:
     """The learning rate of one update of a shard.
 
-    Linear warm-up, then inverse square root; times the scale of the target words.
+    Linear warm-up, then the decay; times the scale of the target words.
 
     Args:
         updates: Which update of the shard this is, from 1 on.
         target_words: The target words behind everything that is merged into it.
         config: Peak, warm-up, decay and scaling.
+        progress: The share of the training that is over, from 0 to 1; a linear decay follows it.
 
     Source: Vaswani et al. 2017 (arXiv 1706.03762), equation 3, written relative to its peak;
         the scaling by words: Bogoychev et al. 2018 (arXiv 1808.08859), section 3.
     """
     warmup = max(config.warmup_updates, 1)
-    if updates < warmup:
-        factor = updates / warmup
-    elif config.decay == "inverse-sqrt":
+    factor = min(1.0, updates / warmup)
+    if config.decay == "linear":
+        factor *= max(0.0, 1.0 - progress)
+    elif config.decay == "inverse-sqrt" and updates > warmup:
         factor = math.sqrt(warmup / updates)
-    else:
-        factor = 1.0
     return config.learning_rate * factor * words_scale(target_words, config)
 
 

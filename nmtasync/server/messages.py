@@ -24,6 +24,7 @@ class Push:
         gradient_norm: Global norm of the gradient per target word, before clipping.
         compute_seconds: Time that the worker spent computing it.
         num_values: How many values a sparse payload has (see `sparse`); None if it is dense.
+        progress: The share of the training that was over when its batches were drawn.
     """
 
     worker: int
@@ -36,6 +37,7 @@ class Push:
     gradient_norm: float
     compute_seconds: float
     num_values: int | None = None
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -53,20 +53,22 @@ class OwnedShard:
         self.smoothing = config.optimizer.smoothing
         self._rule: Rule = build_rule(config, 1, self._state)
 
-    def update(self, gradient: Tensor, target_words: int, version: int) -> float:
+    def update(self, gradient: Tensor, target_words: int, version: int, progress: float) -> float:
         """Make one update.
 
         Args:
             gradient: [n], summed over the target words; it may be overwritten.
             target_words: How many there are.
             version: The updates made so far.
+            progress: The share of the training that is over.
 
         Returns:
             The learning rate.
         """
         if self._in_place:
             self.marks[self.rank] = TORN
-        rate = self._rule.apply(ShardPush(0, gradient, target_words, version, staleness=0))
+        push = ShardPush(0, gradient, target_words, version, staleness=0, progress=progress)
+        rate = self._rule.apply(push)
         assert rate is not None, "only the immediate rule is for synchronous training"
         if self.smoothing is not None:
             average, newest = self._state["average"], self._state["parameters"]

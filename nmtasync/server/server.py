@@ -136,7 +136,9 @@ class Server:
         return self._unpacked
 
     def _apply(self, shard: Shard, push: Push, gradient: Tensor, staleness: int) -> float | None:
-        arriving = ShardPush(push.worker, gradient, push.target_words, shard.version, staleness)
+        arriving = ShardPush(
+            push.worker, gradient, push.target_words, shard.version, staleness, push.progress
+        )
         rate = shard.rule.apply(arriving)
         if rate is None:
             return None

@@ -20,11 +20,13 @@ class AssignedBatch:
         epoch: From 0 on.
         index: Its place in the epoch.
         sentences: The numbers of its sentence pairs in the training corpus.
+        progress: The share of the training that was over when it was drawn, from 0 to 1.
     """
 
     epoch: int
     index: int
     sentences: npt.NDArray[np.int64]
+    progress: float = 0.0
 
 
 class BatchCursor:
@@ -47,16 +49,18 @@ class BatchCursor:
         self._returned: list[tuple[int, int]] = []
         self._held: dict[int, list[tuple[int, int]]] = {}
 
-    def draw(self, worker: int, num_batches: int) -> list[AssignedBatch]:
+    def draw(self, worker: int, num_batches: int, progress: float = 0.0) -> list[AssignedBatch]:
         """Give a worker its next window; it is shorter, or empty, where the epochs end."""
         assert not self._held.get(worker), "a worker holds one window at a time"
         places: list[tuple[int, int]] = []
         while len(places) < num_batches and (place := self._next()) is not None:
             places.append(place)
         self._held[worker] = places
-        return [AssignedBatch(e, i, self._plan(e)[i]) for e, i in places]
+        return [AssignedBatch(e, i, self._plan(e)[i], progress) for e, i in places]
 
-    def draw_places(self, worker: int, places: Sequence[tuple[int, int]]) -> list[AssignedBatch]:
+    def draw_places(
+        self, worker: int, places: Sequence[tuple[int, int]], progress: float = 0.0
+    ) -> list[AssignedBatch]:
         """Give a worker just these batches, each by epoch and index; others wait in their place.
 
         Raises:
@@ -69,7 +73,7 @@ class BatchCursor:
             else:
                 self._advance_to(place)
         self._held[worker] = list(places)
-        return [AssignedBatch(e, i, self._plan(e)[i]) for e, i in places]
+        return [AssignedBatch(e, i, self._plan(e)[i], progress) for e, i in places]
 
     def held(self, worker: int) -> tuple[tuple[int, int], ...]:
         """The batches that a worker has drawn and not pushed yet, by epoch and index."""

@@ -21,7 +21,7 @@ from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, explain_write_errors
 from nmtasync.server.messages import Push
 
-LOG_FORMAT = 1
+LOG_FORMAT = 2
 
 Places = tuple[tuple[int, int], ...]
 """Batches, each by epoch and index."""
@@ -69,6 +69,7 @@ class LoggedPush:
         worker: Whose.
         sequence: Its number.
         batches: What it was computed from.
+        progress: The share of the training that was over when they were drawn.
         updates: The updates of the shards after it.
         compute_seconds: Time that the worker spent on it.
         exchange_seconds: Time that the server spent on it.
@@ -78,6 +79,7 @@ class LoggedPush:
     worker: int
     sequence: int
     batches: Places
+    progress: float
     updates: int
     compute_seconds: float
     exchange_seconds: float
@@ -141,6 +143,7 @@ class ExchangeLog:
             "worker": push.worker,
             "sequence": push.sequence,
             "batches": batches,
+            "progress": push.progress,
             "base_versions": push.base_versions,
             "versions": versions,
             "compute_seconds": round(push.compute_seconds, 6),
@@ -243,6 +246,7 @@ def _parse(line: dict[str, Any]) -> LogEntry:
                 line["worker"],
                 line["sequence"],
                 batches,
+                line["progress"],
                 max(line["versions"]),
                 line["compute_seconds"],
                 line["exchange_seconds"],

@@ -213,6 +213,11 @@ class LocalDriver:
         self.validator.drain()
         self.validator.stop()
 
+    def close(self) -> None:
+        """End all processes that are still there, whatever has happened."""
+        self.stop_workers()
+        self.validator.stop()
+
     def validate_restored(self) -> None:
         """Make up for the validation that the resumed checkpoint was saved for."""
         self.validator.request(to_validate=True, workers=self._worker_counts())

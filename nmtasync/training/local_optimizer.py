@@ -63,12 +63,13 @@ class LocalOptimizer:
         self.flat.bind(self.flat.parameters, window_gradient)
         window_gradient.add_(self.gradient)
 
-    def update(self, target_words: int, shard_updates: int) -> None:
+    def update(self, target_words: int, shard_updates: int, progress: float) -> None:
         """Apply the batch's gradient to the replica.
 
         Args:
             target_words: Of the batch.
             shard_updates: The clock of the learning rate, which follows the shards'.
+            progress: The share of the training that is over, likewise.
         """
         self.updates += 1
         beta1, beta2 = local_betas_at(self.updates, self.config.asynchronous)
@@ -86,13 +87,13 @@ class LocalOptimizer:
             self.gradient,
             divisor=target_words / factor,
             number=self.updates,
-            learning_rate=self._learning_rate(target_words, shard_updates),
+            learning_rate=self._learning_rate(target_words, shard_updates, progress),
             beta1=beta1,
             beta2=beta2,
         )
 
-    def _learning_rate(self, target_words: int, shard_updates: int) -> float:
+    def _learning_rate(self, target_words: int, shard_updates: int, progress: float) -> float:
         own = self.config.asynchronous.local_learning_rate
         if own is not None:
             return own
-        return learning_rate_at(shard_updates, target_words, self.config.schedule)
+        return learning_rate_at(shard_updates, target_words, self.config.schedule, progress)

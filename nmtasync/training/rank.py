@@ -35,11 +35,13 @@ class Round:
         version: The updates made so far.
         window: The rank's batches; none where the epochs end.
         upcoming: Those of the round after it, to prepare.
+        progress: The share of the training that is over, the same for all ranks.
     """
 
     version: int
     window: list[AssignedBatch]
     upcoming: list[AssignedBatch]
+    progress: float
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Rank:
             factor = clip_factor(norm, self.config.optimizer.clip_norm)
             if factor < 1.0:
                 total.mul_(factor)
-            rate = self.shard.update(total, int(target_words), task.version)
+            rate = self.shard.update(total, int(target_words), task.version, task.progress)
             with meeting():
                 self.collective.share_parameters()
         return RoundDone(

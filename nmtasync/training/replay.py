@@ -150,7 +150,7 @@ class ReplayDriver(InProcessDriver):
         if not self.workers[entry.worker].versions:
             raise UserError(f"is a push of worker {entry.worker} before any fetch", where=line)
         try:
-            window = self.session.cursor.draw_places(entry.worker, entry.batches)
+            window = self.session.cursor.draw_places(entry.worker, entry.batches, entry.progress)
         except ValueError as error:
             raise UserError(str(error), where=line, remedy="the log is damaged") from None
         self.push(entry.worker, window, entry.compute_seconds, entry.exchange_seconds)

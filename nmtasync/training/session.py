@@ -111,7 +111,19 @@ class Session:
     def next_window(self, worker: int) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""
         delay = delay_at(self.server.updates, self.config.asynchronous)
-        return self.cursor.draw(worker, delay)
+        return self.cursor.draw(worker, delay, self.share_done())
+
+    def share_done(self) -> float:
+        """The share of the training that is over, by the limit that is nearest: from 0 to 1."""
+        limits = self.config.training
+        shares = [0.0]
+        if limits.max_minutes:
+            shares.append(self.seconds / (60 * limits.max_minutes))
+        if limits.max_updates:
+            shares.append(self.server.updates / limits.max_updates)
+        if limits.max_epochs:
+            shares.append(self.cursor.epochs_done / limits.max_epochs)
+        return min(1.0, max(shares))
 
     def fetch(
         self, worker: int, landing: Tensor, batches_before: int | None = None

@@ -156,6 +156,7 @@ class SimulatedDriver(InProcessDriver):
             str(index): {
                 "version": max(self.workers[index].versions),
                 "batches": [[batch.epoch, batch.index] for batch in flight.window],
+                "progress": flight.window[0].progress,
                 "compute_seconds": str(flight.compute_seconds),
             }
             for index, flight in sorted(self.flights.items())
@@ -181,7 +182,7 @@ class SimulatedDriver(InProcessDriver):
             worker.flat.parameters.copy_(vectors[_replica(worker.index)])
             worker.versions = (flight["version"],) * num_shards
             places = [(epoch, index) for epoch, index in flight["batches"]]
-            window = self.session.cursor.draw_places(worker.index, places)
+            window = self.session.cursor.draw_places(worker.index, places, flight["progress"])
             self.flights[worker.index] = Flight(window, Fraction(flight["compute_seconds"]))
         self.dead = set(saved["dead"])
         self.events = [(Fraction(when), Event(event), who) for when, event, who in saved["events"]]

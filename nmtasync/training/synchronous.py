@@ -170,8 +170,9 @@ class SynchronousDriver:
         self.rounds += 1
         self.upcoming = self._draw()
         self.round_under_way = True
+        share_done = self.session.share_done()
         for rank, window, upcoming in zip(self.ranks, windows, self.upcoming, strict=True):
-            self._send(rank, Round(self.session.server.updates, window, upcoming))
+            self._send(rank, Round(self.session.server.updates, window, upcoming, share_done))
         answers = self._collect()
         self.round_under_way = False
         done = [answers[rank.index] for rank in self.ranks]
@@ -330,6 +331,13 @@ class SynchronousDriver:
         self._request(to_validate=not done, alone=True)
         self.validator.drain()
         self.validator.stop()
+
+    def close(self) -> None:
+        """End all processes that are still there, whatever has happened."""
+        for rank in self.ranks:
+            rank.process.kill()
+        self.validator.stop()
+        self.directory.cleanup()
 
     def validate_restored(self) -> None:
         """Make up for the validation that the resumed checkpoint was saved for."""

@@ -79,7 +79,7 @@ class Worker:
         """
         start = time.perf_counter()
         self.flat.gradients.zero_()
-        self._apply_what_was_kept()
+        self._apply_what_was_kept(window[0].progress)
         if self.local is not None:
             self.local.begin_window()
         figures = [self._compute_batch(assigned) for assigned in window]
@@ -112,14 +112,15 @@ class Worker:
             gradient_norm=norm,
             compute_seconds=time.perf_counter() - start,
             num_values=num_values,
+            progress=window[0].progress,
         )
 
-    def _apply_what_was_kept(self) -> None:
+    def _apply_what_was_kept(self, progress: float) -> None:
         """Let the replica have what gradient dropping has kept from the shards, if it shall."""
         if self.config.asynchronous.drop_local_gradient and self._pushed_words:
             assert self.local is not None and self.dropper is not None
             self.local.gradient.copy_(self.dropper.residual)
-            self.local.update(self._pushed_words, max(self.versions, default=0) + 1)
+            self.local.update(self._pushed_words, max(self.versions, default=0) + 1, progress)
 
     def _compute_batch(self, assigned: AssignedBatch) -> BatchFigures:
         training = self.config.training
@@ -131,7 +132,8 @@ class Worker:
         else:
             with local.separate_gradient():
                 figures = add_gradient(self.flat, batch, training.label_smoothing, seed)
-            local.update(figures.target_words, max(self.versions, default=0) + 1)
+            shard_updates = max(self.versions, default=0) + 1
+            local.update(figures.target_words, shard_updates, assigned.progress)
         self.batches += 1
         return figures
 

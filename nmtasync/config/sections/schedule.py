@@ -9,7 +9,7 @@ from nmtasync.config.option import option
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate. Its clock is the updates of a shard."""
+    """The learning rate. Its clock is the updates of a shard; a linear decay has the limits."""
 
     learning_rate: float = option(
         1e-3, "Learning rate at its peak.", minimum=0.0, stages=("train",)
@@ -23,8 +23,11 @@ class ScheduleConfig:
     )
     decay: str = option(
         "inverse-sqrt",
-        "What follows the warm-up: peak times sqrt(warmup / updates), or the peak for good.",
-        choices=("inverse-sqrt", "none"),
+        "What follows the warm-up: peak times sqrt(warmup / updates); or a straight line to 0 at "
+        "the end of training, of which training.max_minutes, max_epochs or max_updates must tell; "
+        "or the peak for good.",
+        choices=("inverse-sqrt", "linear", "none"),
+        stages=("train",),
     )
     words_scaling: str = option(
         "none",

@@ -21,6 +21,7 @@ class ShardPush:
         target_words: How many there are.
         version: The updates that the shard has made so far.
         staleness: How many of them the worker had not seen.
+        progress: The share of the training that is over, for the schedule.
         learning_rate_scale: What the learning rate is multiplied with.
     """
 
@@ -29,6 +30,7 @@ class ShardPush:
     target_words: int
     version: int
     staleness: int
+    progress: float = 0.0
     learning_rate_scale: float = 1.0
 
 

@@ -25,7 +25,7 @@ class Immediate:
     def apply(self, push: ShardPush) -> float:
         """Apply one push as one update."""
         number = push.version + 1
-        rate = learning_rate_at(number, push.target_words, self.schedule)
+        rate = learning_rate_at(number, push.target_words, self.schedule, push.progress)
         rate *= push.learning_rate_scale
         beta1, beta2 = betas_at(number, self.optimizer)
         self.step.update(
