@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -122,8 +123,8 @@ def test_ranks_that_keep_their_vectors_to_themselves_do_the_same(toy_run, refere
     options = {"training__max_updates": 7, "training__validate_every": 3, **UNCLIPPED}
     expected = reference(2, **options)
     monkeypatch.setattr(synchronous, "works_in_shared_memory", lambda devices: False)
-    monkeypatch.setattr(synchronous, "run_rank", dying_rank)
-    monkeypatch.setenv("TEST_INSTANTS", "with its gradient half done")
+    dying = functools.partial(dying_rank, ["with its gradient half done"])
+    monkeypatch.setattr(synchronous, "run_rank", dying)
     train_toy(toy_run, **ranks(2), **options)
     same_state(toy_run, expected)
     assert len(events(toy_run, "worker")) == 1
@@ -139,12 +140,12 @@ def test_the_shards_of_ranks_are_aligned_equal_and_everything(blocks, number):
     assert all(length == lengths[0] for length in lengths[: size // lengths[0]])
 
 
-def dying_rank(setup: RankSetup, connection: Connection) -> None:
-    """A rank 1 that is killed once at each instant that its environment names."""
+def dying_rank(instants: list[str], setup: RankSetup, connection: Connection) -> None:
+    """A rank 1 that is killed once at each of the instants."""
 
     def die(instant: str) -> None:
         flag = setup.run.root / f"died {instant}"
-        planned = instant in os.environ["TEST_INSTANTS"].split(",")
+        planned = instant in instants
         if setup.index == 1 and planned and not flag.exists():
             flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -180,9 +181,8 @@ def dying_rank(setup: RankSetup, connection: Connection) -> None:
 def test_a_rank_killed_at_any_instant_changes_nothing(toy_run, reference, monkeypatch):
     """The first time the state is whole, then twice not: back to the snapshot of update 3."""
     expected = reference(2, training__max_updates=7, training__validate_every=3, **UNCLIPPED)
-    instants = "with its gradient half done", "in its own update", "after its own update"
-    monkeypatch.setenv("TEST_INSTANTS", ",".join(instants))
-    monkeypatch.setattr(synchronous, "run_rank", dying_rank)
+    instants = ["with its gradient half done", "in its own update", "after its own update"]
+    monkeypatch.setattr(synchronous, "run_rank", functools.partial(dying_rank, instants))
     rewinds = []
     rewind = synchronous.SynchronousDriver._rewind
 
@@ -202,10 +202,10 @@ def test_a_rank_killed_at_any_instant_changes_nothing(toy_run, reference, monkey
 def failing_rank(setup: RankSetup, connection: Connection) -> None:
     """A rank that fails in its third update, again and again."""
 
-    def fail(self, total, target_words, version):
+    def fail(self, total, target_words, version, progress):
         if version == 2:
             raise ArithmeticError("no more")
-        return update(self, total, target_words, version)
+        return update(self, total, target_words, version, progress)
 
     update, OwnedShard.update = OwnedShard.update, fail
     run_rank(setup, connection)

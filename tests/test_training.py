@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import select
 import shutil
@@ -26,6 +28,7 @@ from nmtasync.errors import TrainingError, UserError
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training import checkpoint
 from nmtasync.training.checkpoint import load_model
+from nmtasync.training.local import LocalDriver
 from nmtasync.training.summary import TrainingSummary
 from nmtasync.training.train import train
 from nmtasync.training.validation import Validator
@@ -184,19 +187,14 @@ def wait_for_line(process: subprocess.Popen[str], *words: str) -> str:
 
 
 def children(pid: int) -> list[int]:
-    """The worker and validator processes of a training process."""
-    found = []
+    """The validator and worker processes of a training process, in the order of their start."""
+    parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
+            with contextlib.suppress(OSError):
                 stat = (entry / "stat").read_text()
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            parent = int(stat.rpartition(")")[2].split()[1])
-            if parent == pid and b"spawn_main" in command:
-                found.append(int(entry.name))
-    return sorted(found)
+                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    return sorted(child for child, parent in parents.items() if parents.get(parent) == pid)
 
 
 ENDLESS = ("--devices=cpu,cpu", "--set=training.log_every_seconds=0", "--validate-every=1000000")
@@ -323,3 +321,13 @@ def test_resumed_with_other_batches_training_goes_on_at_the_next_epoch(toy_run, 
 def test_options_of_preprocessing_cannot_change_afterwards(toy_run):
     with pytest.raises(UserError, match=r"data\.vocab_size.*was preprocessed with 46"):
         train_toy(toy_run, data__vocab_size=90)
+
+
+def test_an_error_of_our_own_leaves_no_process_behind(toy_run, monkeypatch):
+    def fail(self):
+        raise ArithmeticError
+
+    monkeypatch.setattr(LocalDriver, "train", fail)
+    with pytest.raises(ArithmeticError):
+        train_toy(toy_run, asynchronous__devices="cpu,cpu")
+    assert not multiprocessing.active_children()

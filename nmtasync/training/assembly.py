@@ -197,7 +197,8 @@ class Assembly:
                 stack.enter_context(contextlib.closing(exchange_log))
             stack.enter_context(on_stop_signal(request_stop))
             driver = self._driver(session)
-            stack.callback(driver.close)
+            if not isinstance(driver, InProcessDriver):
+                stack.callback(driver.close)
             try:
                 if self._owes_validation(session):
                     driver.validate_restored()

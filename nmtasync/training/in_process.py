@@ -139,9 +139,6 @@ class InProcessDriver(ABC):
         if validate:
             self._validate(snapshot)
 
-    def close(self) -> None:
-        """There are no processes to end."""
-
     def validate_restored(self) -> None:
         """Make up for the validation that the resumed checkpoint was saved for."""
         self._validate(self._snapshot(to_validate=True))

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-import torch.multiprocessing as mp
-
 from nmtasync.errors import TrainingError
 from nmtasync.server.messages import Push
 from nmtasync.server.transport import Slot
 from nmtasync.training.death import cause_of_death
+from nmtasync.training.processes import process_context
 from nmtasync.training.session import Session
 from nmtasync.training.validator_client import ValidatorClient
 from nmtasync.training.worker_process import Failure, Ready, Task, WorkerSetup, run_worker
@@ -72,7 +71,7 @@ class LocalDriver:
         self.devices = devices
         self.threads = threads
         self.vocabulary_sizes = vocabulary_sizes
-        self.context = mp.get_context("spawn")
+        self.context = process_context()
         self.validator = ValidatorClient(session, devices[0], vocabulary_sizes, self.context)
         self.workers: dict[int, WorkerHandle] = {}
         size = session.server.parameters.numel()

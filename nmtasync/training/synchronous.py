@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 
 from nmtasync.errors import TrainingError
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.transport import share, shared_vector
 from nmtasync.training.cursor import AssignedBatch
 from nmtasync.training.death import cause_of_death
+from nmtasync.training.processes import process_context
 from nmtasync.training.rank import Round, RoundDone
 from nmtasync.training.rank_process import (
     Publish,
@@ -107,7 +107,7 @@ class SynchronousDriver:
         self.threads = threads
         self.vocabulary_sizes = vocabulary_sizes
         self.batches = {index: rank_batches.get(index, 0) for index in range(len(devices))}
-        self.context = mp.get_context("spawn")
+        self.context = process_context()
         self.validator = ValidatorClient(session, devices[0], vocabulary_sizes, self.context)
         for name, vector in session.server.vectors.items():
             self.validator.vectors[name].copy_(vector)

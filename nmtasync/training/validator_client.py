@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import ForkServerContext
 
 from nmtasync.errors import TrainingError
 from nmtasync.models.build import build_model
@@ -37,7 +37,7 @@ class ValidatorClient:
         session: Session,
         device: str,
         vocabulary_sizes: tuple[int, int],
-        context: SpawnContext,
+        context: ForkServerContext,
     ) -> None:
         self.session = session
         self.vocabulary_sizes = vocabulary_sizes
