@@ -75,9 +75,8 @@ class LocalDriver:
         self.context = mp.get_context("spawn")
         self.validator = ValidatorClient(session, devices[0], vocabulary_sizes, self.context)
         self.workers: dict[int, WorkerHandle] = {}
-        size = session.server.parameters.numel()
         for index in range(len(devices)):
-            slot = Slot.allocate(size)
+            slot = Slot.allocate(session.server.size, devices[index])
             batches = worker_batches.get(index, 0)
             process, connection = self._start(index, slot, batches)
             self.workers[index] = WorkerHandle(index, slot, process, connection, batches)

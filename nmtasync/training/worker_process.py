@@ -84,14 +84,15 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
     leave_signals_to_main()
     torch.set_num_threads(setup.threads)
     try:
+        torch.get_device_module(setup.device).set_device(setup.device)
         worker = _build(setup)
+        setup.slot.complete()  # or the server's first copy could be overwritten
         connection.send(Ready())
         while True:
             task: Task = connection.recv()
-            setup.slot.receive_payload(worker.flat)
             worker.versions = task.versions
             push = worker.compute(task.window)
-            setup.slot.send_payload(worker.flat)
+            setup.slot.complete()
             connection.send(push)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
@@ -103,7 +104,7 @@ def _build(setup: WorkerSetup) -> Worker:
     model = build_model(setup.config.model, *setup.vocabulary_sizes)
     return Worker(
         setup.index,
-        setup.slot.replica(model, setup.device),
+        setup.slot.replica(model),
         ParallelShards.open(setup.run.data / "train"),
         setup.config,
         setup.sequence,
