@@ -190,6 +190,18 @@ class Server:
             smooth(state["average"], state["parameters"], shard.version, self.smoothing)
         return rate
 
+    def write_back(self, worker: int, replica: Tensor) -> None:
+        """Write a worker's replica [P] over the shard of the worker's own number.
+
+        What others have pushed to that shard since the worker fetched is lost. This is no update:
+        the version stays, and so do the optimizer's state and the average.
+
+        Source: the public code of Bogoychev et al. 2018 (arXiv 1808.08859).
+        """
+        shard = self.shards[worker]
+        with self._streams.completed():
+            shard.state["parameters"].copy_(replica[shard.bounds])
+
     def copy_vectors(self, targets: dict[str, Tensor]) -> None:
         """Copy each of `vectors` to the target [P] of its name."""
         with self._streams.completed():

@@ -64,6 +64,16 @@ class Task:
 
 
 @dataclass(frozen=True)
+class WriteBack:
+    """The worker has made a local step, and waits until its shard has what came of it."""
+
+
+@dataclass(frozen=True)
+class WrittenBack:
+    """It has."""
+
+
+@dataclass(frozen=True)
 class Failure:
     """The worker ends because of an error.
 
@@ -79,13 +89,14 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
 
     Args:
         setup: Who and what.
-        connection: Carries `Ready`, `Push` and `Failure` to the main process, `Task` from it.
+        connection: Carries `Ready`, `Push`, `WriteBack` and `Failure` to the main process, `Task`
+            and `WrittenBack` from it.
     """
     leave_signals_to_main()
     torch.set_num_threads(setup.threads)
     try:
         torch.get_device_module(setup.device).set_device(setup.device)
-        worker = _build(setup)
+        worker = _build(setup, connection)
         setup.slot.complete()  # or the server's first copy could be overwritten
         connection.send(Ready())
         while True:
@@ -100,7 +111,12 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
         connection.send(Failure(traceback.format_exc()))
 
 
-def _build(setup: WorkerSetup) -> Worker:
+def _build(setup: WorkerSetup, connection: Connection) -> Worker:
+    def write_back() -> None:
+        setup.slot.complete()
+        connection.send(WriteBack())
+        assert isinstance(connection.recv(), WrittenBack)
+
     model = build_model(setup.config.model, *setup.vocabulary_sizes)
     return Worker(
         setup.index,
@@ -109,4 +125,5 @@ def _build(setup: WorkerSetup) -> Worker:
         setup.config,
         setup.sequence,
         setup.batches,
+        write_back if setup.config.asynchronous.local_write_back else None,
     )
