@@ -65,7 +65,7 @@ def test_a_snapshot_is_the_state(toy_run):
     Exchanges().make(server, range(4), GPU)
     copies = {name: shared_vector(SIZE) for name in server.names}
     for vector in copies.values():
-        page_lock(vector)
+        page_lock(vector, GPU)
     server.copy_vectors(copies)
     for name, vector in server.vectors.items():
         assert torch.equal(copies[name], vector.cpu()), name

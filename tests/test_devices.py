@@ -263,10 +263,11 @@ def test_a_vector_is_locked_whole_and_a_refusal_is_an_error(monkeypatch):
 
     runtime, vector = Runtime(), shared_vector(64)
     results: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
     monkeypatch.setattr(torch.cuda, "check_error", results.append)
-    page_lock(vector)
-    assert runtime.locked == (vector.data_ptr(), 256, 0) and results == [7]
+    page_lock(vector, "cuda:0")
+    assert runtime.locked == (vector.data_ptr(), 256, 1) and results == [7]
 
 
 def test_a_run_whose_shards_have_memory_of_their_own_is_replayed_with_slices(toy_run, monkeypatch):
@@ -275,7 +276,7 @@ def test_a_run_whose_shards_have_memory_of_their_own_is_replayed_with_slices(toy
     with monkeypatch.context() as patch:
         patch.setattr(Assembly, "_shard_devices", lambda self: OWN_MEMORY)
         patch.setattr(Server, "devices", {torch.device("cuda:0")})
-        patch.setattr(validator_client, "page_lock", locked.append)
+        patch.setattr(validator_client, "page_lock", lambda vector, device: locked.append(vector))
         train_until_both_have_pushed(toy_run, 6)
         assert [vector.numel() for vector in locked] == [locked[0].numel()] * 4
     train_until_both_have_pushed(toy_run, 6)

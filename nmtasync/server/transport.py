@@ -23,6 +23,7 @@ from nmtasync.errors import NmtasyncError
 from nmtasync.optim.flat import FlatModel, ModelT
 
 _SHARED_MEMORY = "/dev/shm"
+_HOST_REGISTER_PORTABLE = 1  # cudaHostRegisterPortable
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,17 @@ def share(vector: Tensor) -> Tensor:
     return vector
 
 
-def page_lock(vector: Tensor) -> None:
+def page_lock(vector: Tensor, device: str) -> None:
     """Keep a vector in host memory in its place, so that GPUs copy to it directly.
 
     It is for this process that the memory is locked; others may share it as before.
+
+    Args:
+        vector: For as long as this process lives.
+        device: A GPU that this process uses; the memory is locked for all of them.
     """
     num_bytes = vector.numel() * vector.element_size()
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    torch.cuda.check_error(runtime.cudaHostRegister(vector.data_ptr(), num_bytes, 0))
+    with torch.cuda.device(device):  # or a context would be made on the first GPU
+        error = runtime.cudaHostRegister(vector.data_ptr(), num_bytes, _HOST_REGISTER_PORTABLE)
+    torch.cuda.check_error(error)

@@ -48,7 +48,7 @@ class ValidatorClient:
         self.vectors = {name: shared_vector(server.size) for name in server.names}
         if any(gpu.type == "cuda" for gpu in server.devices):
             for vector in self.vectors.values():
-                page_lock(vector)
+                page_lock(vector, device)
         setup = ValidatorSetup(device, session.run, session.config, vocabulary_sizes, self.vectors)
         self.connection, there = context.Pipe()
         self.process = context.Process(
