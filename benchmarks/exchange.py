@@ -4,6 +4,9 @@ A worker process and this one, the server, exchange as `nmtasync train` lets the
 shared memory, a header through a pipe, one Adam update, the parameters in shared memory. The
 floor is a bare memmove of the parameters and one step of torch's fused Adam, with as many threads.
 Exchange and floor take turns; medians of all turns, with the middle half of them.
+
+With `--device cuda` all of it lies on a GPU: the worker's slot by CUDA IPC, the shard, and the
+floor, which is a copy from device memory to device memory and one fused step there.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from nmtasync.config.schema import Config, OptimizerConfig
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
 from nmtasync.server.transport import Slot, shared_vector
+from nmtasync.training.device import resolve_device
 from nmtasync.training.worker_process import Task
 
 WORDS = 3_000
@@ -31,11 +35,12 @@ def push_and_fetch(slot: Slot, connection: Connection) -> None:
     """The worker: write a gradient, wait for the start, exchange, say how long it took."""
     torch.set_num_threads(1)
     size = slot.mailbox.numel()
-    gradient = torch.randn(1 << 20) * WORDS
+    gradient = torch.randn(1 << 20, device=slot.mailbox.device) * WORDS
     for sequence in range(1, 10**9):
         for start in range(0, size, len(gradient)):
             part = slot.mailbox[start : start + len(gradient)]
             part.copy_(gradient[: len(part)])
+        slot.complete()
         connection.send("ready")
         if connection.recv() == "end":
             return
@@ -48,10 +53,11 @@ def push_and_fetch(slot: Slot, connection: Connection) -> None:
 class Exchange:
     """A server with one worker process."""
 
-    def __init__(self, size: int, smoothing: float | None) -> None:
+    def __init__(self, size: int, smoothing: float | None, device: str) -> None:
         config = Config(optimizer=OptimizerConfig(smoothing=smoothing))
-        self.server = Server(torch.zeros(size), 1, config, num_workers=1)
-        self.slot = Slot.allocate(size)
+        devices = None if device == "cpu" else [device]
+        self.server = Server(torch.zeros(size), 1, config, num_workers=1, devices=devices)
+        self.slot = Slot.allocate(size, device)
         context = mp.get_context("spawn")
         self.connection, there = context.Pipe()
         self.process = context.Process(target=push_and_fetch, args=(self.slot, there), daemon=True)
@@ -79,20 +85,26 @@ class Exchange:
 class Floor:
     """The bare work: a copy and a fused Adam step."""
 
-    def __init__(self, size: int) -> None:
-        self.parameters = torch.nn.Parameter(torch.zeros(size))
-        self.parameters.grad = torch.randn(size)
-        self.landing = shared_vector(size)
+    def __init__(self, size: int, device: str) -> None:
+        self.device = device
+        self.parameters = torch.nn.Parameter(torch.zeros(size, device=device))
+        self.parameters.grad = torch.randn(size, device=device)
+        self.landing = shared_vector(size) if device == "cpu" else self.parameters.data.clone()
         self.adam = torch.optim.Adam([self.parameters], lr=1e-3, fused=True)
 
     def copy(self) -> None:
-        """Copy the parameters with the C library's own function."""
-        num_bytes = 4 * self.parameters.numel()
-        ctypes.memmove(self.landing.data_ptr(), self.parameters.data_ptr(), num_bytes)
+        """Copy the parameters: on a CPU with the C library's own function."""
+        if self.device == "cpu":
+            num_bytes = 4 * self.parameters.numel()
+            ctypes.memmove(self.landing.data_ptr(), self.parameters.data_ptr(), num_bytes)
+        else:
+            self.landing.copy_(self.parameters.data)
+            torch.cuda.synchronize(self.device)
 
     def step(self) -> None:
         """Make one step."""
         self.adam.step()
+        torch.get_device_module(self.device).synchronize(self.device)
 
 
 def timed(work: Callable[[], None]) -> float:
@@ -102,9 +114,9 @@ def timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - begin
 
 
-def measure(size: int, smoothing: float | None, turns: int) -> None:
+def measure(size: int, smoothing: float | None, turns: int, device: str) -> None:
     """Print a table for one setting."""
-    exchange, floor = Exchange(size, smoothing), Floor(size)
+    exchange, floor = Exchange(size, smoothing, device), Floor(size, device)
     rows: dict[str, list[float]] = {"copy": [], "fused Adam step": [], "exchange": []}
     for turn in range(turns + 3):
         row = (timed(floor.copy), timed(floor.step), exchange.seconds())
@@ -113,6 +125,8 @@ def measure(size: int, smoothing: float | None, turns: int) -> None:
                 times.append(seconds)
     exchange.close()
     print(f"\n{size / 1e6:.0f} million parameters, smoothing {smoothing or 'off'}")
+    gigabytes = 2 * 4 * size / 1e9  # read and written
+    print(f"  copied at        {gigabytes / statistics.median(rows['copy']):8.2f} GB/s")
     rows["floor"] = [a + b for a, b in zip(rows["copy"], rows["fused Adam step"], strict=True)]
     rows["ratio"] = [a / b for a, b in zip(rows["exchange"], rows["floor"], strict=True)]
     for name, times in rows.items():
@@ -130,12 +144,14 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=60_000_000)
     parser.add_argument("--turns", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1, help="of server and floor")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     size = -(-arguments.parameters // 64) * 64
-    print(f"threads of the server and of the floor: {arguments.threads}")
+    device = resolve_device(arguments.device)
+    print(f"on {device}; threads of the server and of the floor: {arguments.threads}")
     for smoothing in (None, 1e-4):
-        measure(size, smoothing, arguments.turns)
+        measure(size, smoothing, arguments.turns, device)
 
 
 if __name__ == "__main__":

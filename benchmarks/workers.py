@@ -1,5 +1,8 @@
 """Target words a second of one worker, two asynchronous ones, two synchronous ones, one slowed.
 
+With `--devices`, for example cuda:0,cuda:0,cuda:1,cuda:1, those devices are used: the first, the
+first two, the first four. A GPU named twice leaves the synchronous cases out, which NCCL refuses.
+
 Trains for some seconds in each setting, one after another, several times over. A speed is that of
 the steady state: of each worker the words after its first push, by the time since that push. The
 slow worker sleeps twice as long as it computes after each batch, so alone it has a third of the
@@ -19,12 +22,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import describe, prepare
 from rich.console import Console
 
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Push, Reply
 from nmtasync.training import local, rank, synchronous, worker
+from nmtasync.training.device import resolve_devices
 from nmtasync.training.rank_process import RankSetup, run_rank
 from nmtasync.training.reporting import Reporter
 from nmtasync.training.train import train
@@ -45,13 +50,25 @@ SETTINGS = {
     "training.log_every_seconds": 1e9,
 }
 
-CASES = {
-    "1 worker": ("local", "cpu", False),
-    "2 asynchronous": ("local", "cpu,cpu", False),
-    "2 synchronous": ("synchronous", "cpu,cpu", False),
-    "2 asynchronous, one slow": ("local", "cpu,cpu", True),
-    "2 synchronous, one slow": ("synchronous", "cpu,cpu", True),
-}
+Case = tuple[str, list[str], bool]
+"""Driver, devices, and whether one worker is slow."""
+
+
+def cases_of(devices: list[str]) -> dict[str, Case]:
+    """What is measured: one worker, and two and four as far as there are devices."""
+    cases: dict[str, Case] = {"1 worker": ("local", devices[:1], False)}
+    for number in (2, 4):
+        chosen = devices[:number]
+        if len(chosen) < number:
+            break
+        drivers = {"asynchronous": "local", "synchronous": "synchronous"}
+        gpus = [device for device in chosen if device != "cpu"]
+        if len(set(gpus)) < len(gpus):
+            del drivers["synchronous"]
+        for slow, remark in ((False, ""), (True, ", one slow")):
+            for name, driver in drivers.items():
+                cases[f"{number} {name}{remark}"] = (driver, chosen, slow)
+    return cases
 
 
 def slowed(gradient: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,6 +77,8 @@ def slowed(gradient: Callable[..., Any]) -> Callable[..., Any]:
     def compute(*arguments: Any) -> Any:
         begin = time.perf_counter()
         figures = gradient(*arguments)
+        device = arguments[0].gradients.device
+        torch.get_device_module(device).synchronize(device)
         time.sleep(SLEEP_PER_COMPUTE * (time.perf_counter() - begin))
         return figures
 
@@ -119,10 +138,10 @@ class Recorder:
         return 1.0 - computing / (pushes[-1][0] - pushes[0][0])
 
 
-def run_case(run: RunDirectory, case: str, seconds: float) -> Recorder:
+def run_case(run: RunDirectory, case: Case, seconds: float) -> Recorder:
     """Train in one setting from the beginning."""
-    driver, devices, slow = CASES[case]
-    recorder = Recorder(2 if (driver, devices) == ("local", "cpu,cpu") else 1, seconds)
+    driver, devices, slow = case
+    recorder = Recorder(len(devices) if driver == "local" else 1, seconds)
     original = Reporter.pushed
 
     def pushed(
@@ -134,7 +153,7 @@ def run_case(run: RunDirectory, case: str, seconds: float) -> Recorder:
     settings = {
         **SETTINGS,
         "asynchronous.driver": driver,
-        "asynchronous.devices": devices,
+        "asynchronous.devices": ",".join(devices),
     }
     Reporter.pushed = pushed  # type: ignore[method-assign]
     local.run_worker = run_slow_worker if slow else run_worker
@@ -151,30 +170,32 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=7.0, help="for each measurement")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--run", type=Path, help="preprocessed data; else the demo's")
+    parser.add_argument("--devices", default="cpu,cpu", help="one for each worker")
     arguments = parser.parse_args()
-    speeds: dict[str, list[float]] = {case: [] for case in CASES}
-    outside: dict[str, list[float]] = {case: [] for case in CASES}
+    cases = cases_of(resolve_devices(arguments.devices))
+    speeds: dict[str, list[float]] = {name: [] for name in cases}
+    outside: dict[str, list[float]] = {name: [] for name in cases}
     with tempfile.TemporaryDirectory() as directory:
         if arguments.run:
             run = RunDirectory(shutil.copytree(arguments.run, Path(directory) / "run"))
         else:
             run = prepare(Path(directory))
         for _ in range(arguments.repeats):
-            for case in CASES:
+            for name, case in cases.items():
                 recorder = run_case(run, case, arguments.seconds)
-                speeds[case].append(recorder.speed())
-                outside[case].append(recorder.share_outside_computing())
-                print(f"  {case:26} {speeds[case][-1]:8,.0f} target words/s", flush=True)
+                speeds[name].append(recorder.speed())
+                outside[name].append(recorder.share_outside_computing())
+                print(f"  {name:26} {speeds[name][-1]:8,.0f} target words/s", flush=True)
     one = speeds["1 worker"]
     print(f"\n{'':26} {'target words/s':26} {'times 1 worker':22} not computing (worker 0)")
-    for case in CASES:
-        ratios = [speed / alone for speed, alone in zip(speeds[case], one, strict=True)]
-        shares = describe([100 * share for share in outside[case]], "{:.1f}%")
-        print(f"{case:26} {describe(speeds[case]):26} {describe(ratios, '{:.2f}'):22} {shares}")
-    slow = speeds["2 asynchronous, one slow"]
-    alone = 1 + 1 / (1 + SLEEP_PER_COMPUTE)
-    shares_of_sum = [100 * s / (o * alone) for s, o in zip(slow, one, strict=True)]
-    print(f"asynchronous with a slow one, of the sum of both alone: {describe(shares_of_sum)} %")
+    for name, (driver, devices, slow) in cases.items():
+        ratios = [speed / alone for speed, alone in zip(speeds[name], one, strict=True)]
+        shares = describe([100 * share for share in outside[name]], "{:.1f}%")
+        print(f"{name:26} {describe(speeds[name]):26} {describe(ratios, '{:.2f}'):22} {shares}")
+        if slow and driver == "local":
+            alone = len(devices) - 1 + 1 / (1 + SLEEP_PER_COMPUTE)
+            of_sum = [100 * ratio / alone for ratio in ratios]
+            print(f"{'':26} of the sum of all alone: {describe(of_sum)} %")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, _toy_run_template: Path) 
     return run
 
 
-def train_until_both_have_pushed(run: RunDirectory, min_updates: int) -> None:
+def train_until_both_have_pushed(run: RunDirectory, min_updates: int, **options: object) -> None:
     """Train with two workers until each of them has pushed twice, however slow the machine."""
     exchange, train = Session.exchange, LocalDriver.train
     pushes = [0, 0]
@@ -83,7 +83,7 @@ def train_until_both_have_pushed(run: RunDirectory, min_updates: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "exchange", noted)
         patch.setattr(LocalDriver, "train", begun_together)
-        train_toy(run, training__validate_every=10**6, **TWO)
+        train_toy(run, training__validate_every=10**6, **{**TWO, **options})
 
 
 def assert_replayed(recorded: RunDirectory, replayed: RunDirectory) -> None:

@@ -24,10 +24,15 @@ DELTAS = {"asynchronous.local_optimizer_batches": "always", "asynchronous.local_
 SGD = {"optimizer.name": "sgd", "optimizer.momentum": 0.0, "optimizer.nesterov": False}
 
 
-def make_server(num_workers: int = 3, num_shards: int = 2, **changes: object) -> Server:
+def make_server(
+    num_workers: int = 3,
+    num_shards: int = 2,
+    devices: list[str] | None = None,
+    **changes: object,
+) -> Server:
     named = {key.replace("__", "."): value for key, value in changes.items()}
     start = torch.randn(SIZE, generator=torch.Generator().manual_seed(1))
-    return Server(start, num_shards, resolve(FLAT, named), num_workers)
+    return Server(start, num_shards, resolve(FLAT, named), num_workers, devices)
 
 
 class Pushers:

@@ -66,6 +66,7 @@ LOCAL = {
 }
 
 
+WRITE_BACK = {**LOCAL, "asynchronous__local_write_back": True}
 BUFFER = {"asynchronous__rule": "buffer", "asynchronous__buffer_pushes": 3}
 COMPENSATED = {"asynchronous__rule": "delay-compensation+staleness-aware"}
 OUTER = {**LOCAL, "asynchronous__local_push": "delta", "asynchronous__rule": "outer-nesterov"}
@@ -80,8 +81,8 @@ DROPPING = {
 
 @pytest.mark.parametrize(
     "options",
-    [{}, LOCAL, BUFFER, COMPENSATED, OUTER, DROPPING],
-    ids=["plain", "delay and local optimizer", "buffer", "compensation", "outer", "dropping"],
+    [{}, LOCAL, WRITE_BACK, BUFFER, COMPENSATED, OUTER, DROPPING],
+    ids=["plain", "local optimizer", "write-back", "buffer", "compensation", "outer", "dropping"],
 )
 def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(tmp_path, toy_run, options):
     other = RunDirectory(shutil.copytree(toy_run.root, tmp_path / "other"))

@@ -29,16 +29,18 @@ def toy_config(**changes: object) -> Config:
     return resolve(TOY_MODEL, names)
 
 
-def toy_model(config: Config) -> nn.Module:
+def toy_model(config: Config, device: str = "cpu") -> nn.Module:
     torch.manual_seed(5)
-    return build_model(config.model, VOCABULARY, VOCABULARY)
+    return build_model(config.model, VOCABULARY, VOCABULARY).to(device)
 
 
 class OneWorker:
     """A server and a worker in this process."""
 
-    def __init__(self, run: RunDirectory, config: Config, num_shards: int = 1) -> None:
-        self.flat = FlatModel(toy_model(config))
+    def __init__(
+        self, run: RunDirectory, config: Config, num_shards: int = 1, device: str = "cpu"
+    ) -> None:
+        self.flat = FlatModel(toy_model(config, device))
         corpus = ParallelShards.open(run.data / "train")
         self.server = Server(self.flat.parameters.clone(), num_shards, config, num_workers=1)
         self.worker = Worker(0, self.flat, corpus, config)
@@ -73,18 +75,26 @@ def test_one_worker_is_a_plain_loop_of_torch_adam_bit_for_bit(
         schedule__warmup_updates=3,
     )
     ours = OneWorker(toy_run, config, num_shards)
-    flat = FlatModel(toy_model(config))
+    for update, parameters in plain_loop(toy_run, config, num_updates=6):
+        ours.push()
+        assert torch.equal(ours.server.parameters, parameters), f"update {update}"
+
+
+def plain_loop(run: RunDirectory, config: Config, num_updates: int, device: str = "cpu"):
+    """Train as anybody would with torch's fused Adam on one vector; yield it after each update."""
+    flat = FlatModel(toy_model(config, device))
     flat.model.train()
     vector = nn.Parameter(flat.parameters)
-    adam = torch.optim.Adam([vector], betas=(0.9, 0.98), eps=1e-9, fused=True)
-    corpus = ParallelShards.open(toy_run.data / "train")
+    epsilon, clip_norm = config.optimizer.epsilon, config.optimizer.clip_norm
+    adam = torch.optim.Adam([vector], betas=(0.9, 0.98), eps=epsilon, fused=True)
+    corpus = ParallelShards.open(run.data / "train")
     batches = assigned_batches(corpus, config)
-    for update in range(1, 7):
+    for update in range(1, num_updates + 1):
         flat.gradients.zero_()
         words = 0
-        for _ in range(delay):
+        for _ in range(config.asynchronous.optimizer_delay):
             assigned = next(batches)
-            batch = collate(corpus, assigned.sentences)
+            batch = collate(corpus, assigned.sentences).to(device)
             torch.manual_seed(batch_seed(config.training.seed, 0, assigned.index))
             loss, _ = loss_sums(
                 flat.model,
@@ -103,8 +113,7 @@ def test_one_worker_is_a_plain_loop_of_torch_adam_bit_for_bit(
         vector.grad = flat.gradients / words
         adam.param_groups[0]["lr"] = learning_rate_at(update, words, config.schedule)
         adam.step()
-        ours.push()
-        assert torch.equal(ours.server.parameters, vector.data), f"update {update}"
+        yield update, vector.data
 
 
 def test_a_loop_over_the_models_own_parameters_agrees(toy_run):

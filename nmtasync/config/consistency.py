@@ -28,6 +28,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_rules(config, changed)
     _refuse_betas(config, changed)
     _refuse_local(config, changed)
+    _refuse_write_back(config)
     _refuse_dropping(config, changed)
     _refuse_rest(config)
 
@@ -115,7 +116,7 @@ def _refuse_local(config: Config, changed: set[str]) -> None:
     options = config.asynchronous
     batches = "asynchronous.local_optimizer_batches"
     if options.local_optimizer_batches == 0:
-        keys = ["push"]
+        keys = ["push", "write_back"]
         if not options.drop_local_gradient:
             keys += ["beta1", "beta2", "beta_points", "learning_rate"]
         for name in (f"asynchronous.local_{key}" for key in keys):
@@ -142,6 +143,32 @@ def _refuse_local(config: Config, changed: set[str]) -> None:
             "while asynchronous.optimizer_delay is 1, because every push is followed by a fetch "
             "that replaces the replica",
             "raise optimizer_delay or set local_optimizer_batches to 0",
+        )
+
+
+def _refuse_write_back(config: Config) -> None:
+    options, name = config.asynchronous, "asynchronous.local_write_back"
+    if not options.local_write_back:
+        return
+    if options.num_shards is not None:
+        raise UserError(
+            f"gives each worker a shard of its own, but asynchronous.num_shards is "
+            f"{options.num_shards}",
+            where=name,
+            remedy="set num_shards to 'none', which is one for each worker",
+        )
+    if options.driver == "simulated":
+        raise UserError(
+            "can't be simulated or replayed: a window is computed at once when its push arrives, "
+            "and its local steps would all be written back at that moment",
+            where=name,
+            remedy="set asynchronous.driver to 'local'",
+        )
+    if options.local_push == "delta":
+        raise UserError(
+            "brings the local steps to the shards already, but asynchronous.local_push is 'delta'",
+            where=name,
+            remedy="drop one of them",
         )
 
 

@@ -57,7 +57,10 @@ class Adam:
             beta1: Decay of the first moment.
             beta2: Decay of the second moment.
         """
-        device = self.parameters.device
+
+        def scalar(value: float) -> Tensor:  # filled on the device, which nobody waits for
+            return torch.full((), value, dtype=torch.float32, device=self.parameters.device)
+
         kernel = torch_adamw if self.weight_decay else torch_adam
         kernel(
             [self.parameters],
@@ -66,9 +69,9 @@ class Adam:
             [self.second_moment],
             [],
             # the kernel counts this one up itself
-            [torch.tensor(number - 1, dtype=torch.float32, device=device)],
+            [scalar(number - 1)],
             fused=True,
-            grad_scale=torch.tensor(divisor, dtype=torch.float32, device=device),
+            grad_scale=scalar(divisor),
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,

@@ -8,6 +8,7 @@ Shapes: P is the length of the parameter vector.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,9 @@ from nmtasync.optim.smoothing import smooth
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.rules.base import Rule, ShardPush
 from nmtasync.server.rules.build import build_rule, rule_vectors
+from nmtasync.server.sharded_vector import ShardedVector
 from nmtasync.server.sparse import unpack
+from nmtasync.server.streams import ServerStreams
 
 
 @dataclass
@@ -28,11 +31,13 @@ class Shard:
 
     Attributes:
         bounds: Where it lies in the vector.
+        state: Its pieces [n] of the parameters and of what belongs to them, by name.
         rule: What an arriving push does to it.
         version: How many updates it has applied.
     """
 
     bounds: slice
+    state: dict[str, Tensor]
     rule: Rule
     version: int = 0
 
@@ -41,14 +46,13 @@ class Server:
     """Shards, their optimizers and the moving average.
 
     Args:
-        parameters: [P], the initial parameters; the server goes on in this very tensor.
+        parameters: [P], the initial parameters; the server goes on in this very tensor, unless
+            `devices` are given.
         num_shards: How many shards to cut it into.
         config: The rule, the optimizer, the schedules, smoothing.
         num_workers: How many workers push.
-
-    Attributes:
-        vectors: Everything [P] that belongs to the state, by name: "parameters", the rule's
-            vectors, and "average" where smoothing is on. Shards are slices of these.
+        devices: Where to spread the shards, shard i on device i modulo their number; each then
+            has memory of its own. None: shards are slices of vectors beside `parameters`.
     """
 
     def __init__(
@@ -57,24 +61,53 @@ class Server:
         num_shards: int,
         config: Config,
         num_workers: int,
+        devices: Sequence[str] | None = None,
     ) -> None:
         self.smoothing = config.optimizer.smoothing
-        self.vectors = {"parameters": parameters}
+        vectors = {"parameters": parameters}
         for name in rule_vectors(config, num_workers):
-            self.vectors[name] = torch.zeros_like(parameters)
+            vectors[name] = torch.zeros_like(parameters)
         if self.smoothing is not None:
-            self.vectors["average"] = parameters.clone()
+            vectors["average"] = parameters.clone()
+        places = shard_bounds(parameters.numel(), num_shards)
+        homes = devices and [devices[index % len(devices)] for index in range(num_shards)]
+        self._state = {name: ShardedVector(v, places, homes) for name, v in vectors.items()}
         self.shards = []
-        for bounds in shard_bounds(parameters.numel(), num_shards):
-            state = {name: vector[bounds] for name, vector in self.vectors.items()}
-            self.shards.append(Shard(bounds, build_rule(config, num_workers, state)))
+        for index, bounds in enumerate(places):
+            state = {name: vector.pieces[index] for name, vector in self._state.items()}
+            self.shards.append(Shard(bounds, state, build_rule(config, num_workers, state)))
         self.last_sequences: dict[int, int] = {}
-        self._unpacked: Tensor | None = None
+        self._streams = ServerStreams(devices or ())
+        self._unpacked: dict[torch.device, Tensor] = {}
+
+    @property
+    def vectors(self) -> dict[str, Tensor]:
+        """Everything [P] that belongs to the state, by name.
+
+        These are "parameters", the rule's vectors, and "average" where smoothing is on: the
+        vectors of which shards are slices, or copies where shards have memory of their own.
+        """
+        return {name: vector.gather() for name, vector in self._state.items()}
 
     @property
     def parameters(self) -> Tensor:
-        """[P], the newest parameters."""
-        return self.vectors["parameters"]
+        """[P], the newest parameters; a copy where shards have memory of their own."""
+        return self._state["parameters"].gather()
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return int(self.shards[-1].bounds.stop)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all `vectors`."""
+        return list(self._state)
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """Where the shards lie."""
+        return {shard.state["parameters"].device for shard in self.shards}
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -88,10 +121,14 @@ class Server:
 
     def fetch(self, landing: Tensor, worker: int) -> tuple[int, ...]:
         """Copy the parameters to the `landing` [P] of a worker and return their versions."""
-        landing.copy_(self.parameters)
+        with self._streams.completed():
+            self._hand_out(landing, worker)
+        return self.versions
+
+    def _hand_out(self, landing: Tensor, worker: int) -> None:
+        self._state["parameters"].copy_to(landing)
         for shard in self.shards:
             shard.rule.fetched(worker)
-        return self.versions
 
     def exchange(
         self, push: Push, payload: Tensor, landing: Tensor, *, measure_update: bool = False
@@ -108,6 +145,12 @@ class Server:
             measure_update: Whether to measure how far the update moves the parameters, which
                 takes a copy of them.
         """
+        with self._streams.completed():
+            return self._exchange(push, payload, landing, measure_update)
+
+    def _exchange(
+        self, push: Push, payload: Tensor, landing: Tensor, measure_update: bool
+    ) -> Reply:
         repeated = push.sequence <= self.last_sequences.get(push.worker, 0)
         usable = push.target_words > 0 and math.isfinite(push.gradient_norm)
         staleness: tuple[int, ...] = ()
@@ -119,23 +162,25 @@ class Server:
             bases = zip(self.versions, push.base_versions, strict=True)
             staleness = tuple(version - base for version, base in bases)
             if push.num_values is not None:
-                payload = unpack(payload, push.num_values, self._dense())
+                payload = unpack(payload, push.num_values, self._dense_like(payload))
             for shard, late in zip(self.shards, staleness, strict=True):
                 learning_rate = self._apply(shard, push, payload[shard.bounds], late)
-        versions = self.fetch(landing, push.worker)
+        self._hand_out(landing, push.worker)
         applied = usable and not repeated
         norm = None
         if before is not None and learning_rate is not None:
             norm = float(before.sub_(self.parameters).norm())
-        return Reply(push.sequence, versions, applied, staleness, learning_rate, norm)
+        return Reply(push.sequence, self.versions, applied, staleness, learning_rate, norm)
 
-    def _dense(self) -> Tensor:
-        """Room [P] to write sparse payloads out; it is no part of the state."""
-        if self._unpacked is None:
-            self._unpacked = torch.empty_like(self.parameters)
-        return self._unpacked
+    def _dense_like(self, payload: Tensor) -> Tensor:
+        """Room [P] beside a sparse payload to write it out; it is no part of the state."""
+        if payload.device not in self._unpacked:
+            self._unpacked[payload.device] = torch.empty_like(payload)
+        return self._unpacked[payload.device]
 
     def _apply(self, shard: Shard, push: Push, gradient: Tensor, staleness: int) -> float | None:
+        state = shard.state
+        gradient = gradient.to(state["parameters"].device)
         arriving = ShardPush(
             push.worker, gradient, push.target_words, shard.version, staleness, push.progress
         )
@@ -144,9 +189,26 @@ class Server:
             return None
         shard.version += 1
         if self.smoothing is not None:
-            average, newest = self.vectors["average"], self.parameters
-            smooth(average[shard.bounds], newest[shard.bounds], shard.version, self.smoothing)
+            smooth(state["average"], state["parameters"], shard.version, self.smoothing)
         return rate
+
+    def write_back(self, worker: int, replica: Tensor) -> None:
+        """Write a worker's replica [P] over the shard of the worker's own number.
+
+        What others have pushed to that shard since the worker fetched is lost. This is no update:
+        the version stays, and so do the optimizer's state and the average.
+
+        Source: the public code of Bogoychev et al. 2018 (arXiv 1808.08859).
+        """
+        shard = self.shards[worker]
+        with self._streams.completed():
+            shard.state["parameters"].copy_(replica[shard.bounds])
+
+    def copy_vectors(self, targets: dict[str, Tensor]) -> None:
+        """Copy each of `vectors` to the target [P] of its name."""
+        with self._streams.completed():
+            for name, vector in self._state.items():
+                vector.copy_to(targets[name])
 
     def counts(self) -> dict[str, int]:
         """The numbers of the rule that a checkpoint must keep, the same for all shards."""
@@ -169,9 +231,12 @@ class Server:
             last_sequences: The last push taken from each worker.
             counts: Those of the rule.
         """
-        for name, vector in self.vectors.items():
-            fallback = vectors["parameters"] if name == "average" else vector
-            vector.copy_(vectors.get(name, fallback))
+        with self._streams.completed():
+            for name, vector in self._state.items():
+                if name in vectors:
+                    vector.copy_from(vectors[name])
+                elif name == "average":
+                    vector.copy_from(vectors["parameters"])
         for shard in self.shards:
             shard.version = updates
             if counts.keys() == shard.rule.counts().keys():

@@ -1,9 +1,11 @@
 """How a worker in another process reaches the server: a mailbox, a landing buffer, and a pipe.
 
-The payloads lie in shared memory, and no one copies them on the way: on a CPU the worker gathers
-its gradient in the mailbox itself and computes with the parameters where the server has put them.
-The pipe carries headers only. A header is sent when its payload is whole, so a worker that dies
-in between has sent nothing.
+The payloads lie in memory that both processes see, and no one copies them on the way: the worker
+gathers its gradient in the mailbox itself and computes with the parameters where the server has
+put them. On a CPU that is shared memory. On a GPU it is the server's memory there, which the
+worker's process is handed once, at its start, by CUDA IPC; the server keeps it for as long as the
+worker and its replacements live. The pipe carries headers only. A header is sent when its payload
+is whole, so a worker that dies in between has sent nothing.
 
 Shapes: P is the length of the parameter vector.
 """
@@ -21,11 +23,12 @@ from nmtasync.errors import NmtasyncError
 from nmtasync.optim.flat import FlatModel, ModelT
 
 _SHARED_MEMORY = "/dev/shm"
+_HOST_REGISTER_PORTABLE = 1  # cudaHostRegisterPortable
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The shared memory between one worker and the server.
+    """The memory between one worker and the server.
 
     Attributes:
         mailbox: [P], written by the worker: the payload of its push.
@@ -36,25 +39,31 @@ class Slot:
     landing: Tensor
 
     @classmethod
-    def allocate(cls, size: int) -> Slot:
-        """Allocate a slot for vectors of `size` elements."""
-        return cls(shared_vector(size), shared_vector(size))
+    def allocate(cls, size: int, device: str) -> Slot:
+        """Allocate a slot on a worker's device, for vectors of `size` elements.
 
-    def replica(self, model: ModelT, device: str) -> FlatModel[ModelT]:
-        """Lay a worker's model out: in the slot itself on a CPU, else on the device."""
+        Raises:
+            NmtasyncError: There is not enough memory.
+        """
         if device == "cpu":
-            return FlatModel(model, self.landing, self.mailbox)
-        return FlatModel(model.to(device))
+            return cls(shared_vector(size), shared_vector(size))
+        try:
+            return cls(torch.zeros(size, device=device), torch.zeros(size, device=device))
+        except torch.OutOfMemoryError:
+            raise NmtasyncError(
+                f"has too little memory: {2 * 4 * size / 2**20:.0f} MiB are needed for each worker",
+                where=device,
+                remedy="end what else runs there, use fewer workers or a smaller model",
+            ) from None
 
-    def send_payload(self, flat: FlatModel[ModelT]) -> None:
-        """Put the gradient into the mailbox, where it is not there already."""
-        if flat.gradients is not self.mailbox:
-            self.mailbox.copy_(flat.gradients)
+    def replica(self, model: ModelT) -> FlatModel[ModelT]:
+        """Lay a worker's model out in the slot itself."""
+        return FlatModel(model.to(self.landing.device), self.landing, self.mailbox)
 
-    def receive_payload(self, flat: FlatModel[ModelT]) -> None:
-        """Take the parameters from the landing buffer, where they are not used in place."""
-        if flat.parameters is not self.landing:
-            flat.parameters.copy_(self.landing)
+    def complete(self) -> None:
+        """Wait until the device has done all that this process has told it to do in the slot."""
+        device = self.mailbox.device
+        torch.get_device_module(device).synchronize(device)
 
 
 def shared_vector(size: int) -> Tensor:
@@ -91,3 +100,19 @@ def share(vector: Tensor) -> Tensor:
             raise
         raise NmtasyncError("shared memory is full", where=_SHARED_MEMORY) from None
     return vector
+
+
+def page_lock(vector: Tensor, device: str) -> None:
+    """Keep a vector in host memory in its place, so that GPUs copy to it directly.
+
+    It is for this process that the memory is locked; others may share it as before.
+
+    Args:
+        vector: For as long as this process lives.
+        device: A GPU that this process uses; the memory is locked for all of them.
+    """
+    num_bytes = vector.numel() * vector.element_size()
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    with torch.cuda.device(device):  # or a context would be made on the first GPU
+        error = runtime.cudaHostRegister(vector.data_ptr(), num_bytes, _HOST_REGISTER_PORTABLE)
+    torch.cuda.check_error(error)

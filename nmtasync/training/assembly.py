@@ -110,7 +110,9 @@ class Assembly:
         num_shards = config.asynchronous.num_shards or self.num_workers
         initial = self.flat.parameters.clone()
         try:
-            self.server = Server(initial, num_shards, config, self.num_workers)
+            self.server = Server(
+                initial, num_shards, config, self.num_workers, self._shard_devices()
+            )
         except ValueError as error:
             raise UserError(str(error), where="asynchronous.num_shards") from None
         self.cursor = BatchCursor(self._plan, config.training.max_epochs)
@@ -126,6 +128,11 @@ class Assembly:
         if self.clock:
             return len(parse_speeds(self.config.simulation.speeds))
         return len(self.devices)
+
+    def _shard_devices(self) -> list[str] | None:
+        """The GPUs of several workers, to spread the shards over; None where there are none."""
+        several = not self.alone and self.config.asynchronous.driver == "local"
+        return list(dict.fromkeys(self.devices)) if several and self.devices[0] != "cpu" else None
 
     def _share_of_cores(self) -> int:
         if self.recording:  # sums depend on the number of threads

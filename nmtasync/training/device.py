@@ -57,6 +57,26 @@ def resolve_device(name: str, num_gpus: int | None = None) -> str:
     return name
 
 
+def refuse_allocator_without_ipc(devices: list[str]) -> None:
+    """See that processes can share memory on the GPUs, as several workers and the server do.
+
+    Raises:
+        UserError: The environment asks PyTorch for an allocator whose memory can't be shared, or
+            only where processes may take each other's file descriptors.
+    """
+    if len(devices) == 1 or devices[0] == "cpu":
+        return
+    for variable in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        wanted = os.environ.get(variable, "").lower().replace(" ", "").split(",")
+        for setting in ("expandable_segments:true", "backend:cudamallocasync"):
+            if setting in wanted:
+                raise UserError(
+                    f"asks for {setting}, whose memory several workers can't share with the server",
+                    where=variable,
+                    remedy="take it out of the variable",
+                )
+
+
 def refuse_repeated_gpus(devices: list[str]) -> None:
     """Raise a `UserError` where two ranks of synchronous training would share a GPU."""
     gpus = [name for name in devices if name != "cpu"]

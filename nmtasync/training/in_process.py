@@ -6,6 +6,7 @@ Shapes: P is the length of the parameter vector.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -63,7 +64,11 @@ class InProcessDriver(ABC):
         self, index: int, flat: FlatModel[SequenceToSequence], batches: int = 0
     ) -> Worker:
         sequence = self.session.server.last_sequences.get(index, 0)
-        return Worker(index, flat, self.corpus, self.session.config, sequence, batches)
+        config, write_back = self.session.config, None
+        if config.asynchronous.local_write_back:
+            server = self.session.server
+            write_back = functools.partial(server.write_back, index, flat.parameters)
+        return Worker(index, flat, self.corpus, config, sequence, batches, write_back)
 
     def restore(self, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Let the workers go on from a checkpoint, as far as it knows them.

@@ -17,7 +17,15 @@ from nmtasync.training.death import cause_of_death
 from nmtasync.training.processes import process_context
 from nmtasync.training.session import Session
 from nmtasync.training.validator_client import ValidatorClient
-from nmtasync.training.worker_process import Failure, Ready, Task, WorkerSetup, run_worker
+from nmtasync.training.worker_process import (
+    Failure,
+    Ready,
+    Task,
+    WorkerSetup,
+    WriteBack,
+    WrittenBack,
+    run_worker,
+)
 
 POLL_SECONDS = 0.2
 """How often the limits are looked at while no worker has anything to say."""
@@ -74,9 +82,8 @@ class LocalDriver:
         self.context = process_context()
         self.validator = ValidatorClient(session, devices[0], vocabulary_sizes, self.context)
         self.workers: dict[int, WorkerHandle] = {}
-        size = session.server.parameters.numel()
         for index in range(len(devices)):
-            slot = Slot.allocate(size)
+            slot = Slot.allocate(session.server.size, devices[index])
             batches = worker_batches.get(index, 0)
             process, connection = self._start(index, slot, batches)
             self.workers[index] = WorkerHandle(index, slot, process, connection, batches)
@@ -142,6 +149,9 @@ class LocalDriver:
                 worker.batches += message.num_batches
                 reply = self.session.exchange(message, worker.slot.mailbox, worker.slot.landing)
                 self._give_task(worker, reply.versions)
+            case WriteBack():
+                self.session.server.write_back(worker.index, worker.slot.landing)
+                self._send(worker, WrittenBack())
             case Failure():
                 worker.last_words = message.text
 
@@ -149,10 +159,13 @@ class LocalDriver:
         window = self.session.next_window(worker.index)
         worker.idle = not window
         if window:
-            try:
-                worker.connection.send(Task(window, versions))
-            except OSError:
-                self._replace(worker)
+            self._send(worker, Task(window, versions))
+
+    def _send(self, worker: WorkerHandle, message: Task | WrittenBack) -> None:
+        try:
+            worker.connection.send(message)
+        except OSError:
+            self._replace(worker)
 
     def _replace(self, worker: WorkerHandle) -> None:
         """Start a replacement for a worker that died; its window goes to whoever draws next."""

@@ -55,6 +55,13 @@ def check_recording(
             remedy="replay it into a new directory, or start anew with --no-resume",
         )
     settings = to_settings(config)
+    if any(start.settings.get("asynchronous.local_write_back") for start in recording.starts):
+        raise UserError(
+            "was recorded with asynchronous.local_write_back, and when workers wrote back is not "
+            "in the log",
+            where=recording.path,
+            remedy="record a run without it",
+        )
     for start in recording.starts:
         if start.data != data:
             raise UserError(

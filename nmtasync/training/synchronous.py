@@ -109,11 +109,11 @@ class SynchronousDriver:
         self.batches = {index: rank_batches.get(index, 0) for index in range(len(devices))}
         self.context = process_context()
         self.validator = ValidatorClient(session, devices[0], vocabulary_sizes, self.context)
-        for name, vector in session.server.vectors.items():
-            self.validator.vectors[name].copy_(vector)
+        session.server.copy_vectors(self.validator.vectors)
+        for vector in session.server.vectors.values():
             share(vector)
         self._kept = session.state(to_validate=False, workers=self._rank_counts())
-        size = session.server.parameters.numel()
+        size = session.server.size
         self.in_place = works_in_shared_memory(devices)
         self.gradients = [shared_vector(size) for _ in devices] if self.in_place else []
         self.marks = share(torch.zeros(len(devices), dtype=torch.int64))

@@ -13,6 +13,7 @@ from nmtasync.run_directory import RunDirectory, explain_write_errors, write_ato
 from nmtasync.training import checkpoint
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.device import (
+    refuse_allocator_without_ipc,
     refuse_repeated_gpus,
     resolve_device,
     resolve_devices,
@@ -85,6 +86,8 @@ def _devices(config: Config) -> list[str]:
         devices = resolve_devices(names)
         if config.asynchronous.driver == "synchronous":
             refuse_repeated_gpus(devices)
+        else:
+            refuse_allocator_without_ipc(devices)
         return devices
     devices = [resolve_device("auto")] if names == "auto" else resolve_devices(names)
     if len(devices) > 1:

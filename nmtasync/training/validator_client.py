@@ -7,7 +7,7 @@ from multiprocessing.context import ForkServerContext
 from nmtasync.errors import TrainingError
 from nmtasync.models.build import build_model
 from nmtasync.optim.flat import FlatModel
-from nmtasync.server.transport import shared_vector
+from nmtasync.server.transport import page_lock, shared_vector
 from nmtasync.training import checkpoint
 from nmtasync.training.device import available_cores
 from nmtasync.training.history import Validation
@@ -44,8 +44,11 @@ class ValidatorClient:
         self.busy = False
         self._validating = False
         self._saved = False
-        size = session.server.parameters.numel()
-        self.vectors = {name: shared_vector(size) for name in session.server.vectors}
+        server = session.server
+        self.vectors = {name: shared_vector(server.size) for name in server.names}
+        if any(gpu.type == "cuda" for gpu in server.devices):
+            for vector in self.vectors.values():
+                page_lock(vector, device)
         setup = ValidatorSetup(device, session.run, session.config, vocabulary_sizes, self.vectors)
         self.connection, there = context.Pipe()
         self.process = context.Process(
@@ -65,8 +68,7 @@ class ValidatorClient:
             alone: Whether no worker is running, so that all cores may be used.
         """
         assert not self.busy
-        for name, vector in self.session.server.vectors.items():
-            self.vectors[name].copy_(vector)
+        self.session.server.copy_vectors(self.vectors)
         snapshot = self.session.snapshot(
             to_validate=to_validate, vectors=self.vectors, workers=workers
         )
@@ -125,7 +127,7 @@ class ValidatorClient:
     def save_here(self, workers: dict[int, dict[str, int]]) -> None:
         """Save the server's state in this process, when the other one has ended."""
         model = build_model(self.session.config.model, *self.vocabulary_sizes)
-        vectors = self.session.server.vectors
-        snapshot = self.session.snapshot(to_validate=False, vectors=vectors, workers=workers)
+        self.session.server.copy_vectors(self.vectors)
+        snapshot = self.session.snapshot(to_validate=False, vectors=self.vectors, workers=workers)
         checkpoint.save(self.session.run, snapshot, FlatModel(model), self.session.config)
         self.session.note_saved(snapshot.updates)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class Worker:
         config: The experiment.
         sequence: The number of the last push that the server took from this worker.
         batches: How many batches this worker has computed before.
+        write_back: Called after each local step, if `asynchronous.local_write_back` is on, to
+            have the parameters of the replica written over a shard.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Worker:
         config: Config,
         sequence: int = 0,
         batches: int = 0,
+        write_back: Callable[[], None] | None = None,
     ) -> None:
         self.index = index
         self.flat = flat
@@ -55,6 +58,7 @@ class Worker:
         self.config = config
         self.sequence = sequence
         self.batches = batches
+        self.write_back = write_back
         self.versions: tuple[int, ...] = ()
         self.local: LocalOptimizer | None = None
         self.dropper: GradientDropper | None = None
@@ -134,6 +138,8 @@ class Worker:
                 figures = add_gradient(self.flat, batch, training.label_smoothing, seed)
             shard_updates = max(self.versions, default=0) + 1
             local.update(figures.target_words, shard_updates, assigned.progress)
+            if self.write_back is not None:
+                self.write_back()
         self.batches += 1
         return figures
 

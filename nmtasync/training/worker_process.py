@@ -64,6 +64,16 @@ class Task:
 
 
 @dataclass(frozen=True)
+class WriteBack:
+    """The worker has made a local step, and waits until its shard has what came of it."""
+
+
+@dataclass(frozen=True)
+class WrittenBack:
+    """It has."""
+
+
+@dataclass(frozen=True)
 class Failure:
     """The worker ends because of an error.
 
@@ -79,19 +89,21 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
 
     Args:
         setup: Who and what.
-        connection: Carries `Ready`, `Push` and `Failure` to the main process, `Task` from it.
+        connection: Carries `Ready`, `Push`, `WriteBack` and `Failure` to the main process, `Task`
+            and `WrittenBack` from it.
     """
     leave_signals_to_main()
     torch.set_num_threads(setup.threads)
     try:
-        worker = _build(setup)
+        torch.get_device_module(setup.device).set_device(setup.device)
+        worker = _build(setup, connection)
+        setup.slot.complete()  # or the server's first copy could be overwritten
         connection.send(Ready())
         while True:
             task: Task = connection.recv()
-            setup.slot.receive_payload(worker.flat)
             worker.versions = task.versions
             push = worker.compute(task.window)
-            setup.slot.send_payload(worker.flat)
+            setup.slot.complete()
             connection.send(push)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
@@ -99,13 +111,19 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
         connection.send(Failure(traceback.format_exc()))
 
 
-def _build(setup: WorkerSetup) -> Worker:
+def _build(setup: WorkerSetup, connection: Connection) -> Worker:
+    def write_back() -> None:
+        setup.slot.complete()
+        connection.send(WriteBack())
+        assert isinstance(connection.recv(), WrittenBack)
+
     model = build_model(setup.config.model, *setup.vocabulary_sizes)
     return Worker(
         setup.index,
-        setup.slot.replica(model, setup.device),
+        setup.slot.replica(model),
         ParallelShards.open(setup.run.data / "train"),
         setup.config,
         setup.sequence,
         setup.batches,
+        write_back if setup.config.asynchronous.local_write_back else None,
     )

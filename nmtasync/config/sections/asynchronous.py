@@ -107,6 +107,11 @@ class AsynchronousConfig:
         "(times the target words, so that rules treat both alike).",
         choices=("gradient", "delta"),
     )
+    local_write_back: bool = option(
+        False,
+        "Local optimizers: write the slice of each worker's own shard back to the server after "
+        "each local step, as the authors' code does; this erases what others have pushed there.",
+    )
     drop_rate: float | None = option(
         None,
         "Gradient dropping: keep this share of each gradient, its smallest elements, on the "

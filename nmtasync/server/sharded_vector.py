@@ -1,0 +1,60 @@
+"""A vector of the server's state in pieces, one for each shard, wherever they lie.
+
+Shapes: P is the length of the parameter vector, n that of a shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class ShardedVector:
+    """A vector [P] that is read and written as a whole here, and by pieces by the shards.
+
+    Args:
+        vector: [P], its content.
+        bounds: Those of the shards; together they are the whole.
+        devices: Where each piece shall lie, in memory of its own. None: pieces are slices of
+            `vector`, in which the server then goes on.
+
+    Attributes:
+        pieces: [n] for each shard.
+    """
+
+    def __init__(
+        self, vector: Tensor, bounds: Sequence[slice], devices: Sequence[str] | None
+    ) -> None:
+        self._bounds = bounds
+        self._whole: Tensor | None = None
+        if devices is None:
+            self._whole = vector
+            self.pieces = [vector[place] for place in bounds]
+        else:
+            places = zip(bounds, devices, strict=True)
+            self.pieces = [vector[place].to(device, copy=True) for place, device in places]
+
+    def gather(self) -> Tensor:
+        """Return the vector [P] itself, or a copy on the first shard's device if it is in parts."""
+        if self._whole is not None:
+            return self._whole
+        device = self.pieces[0].device
+        return torch.cat([piece.to(device) for piece in self.pieces])
+
+    def copy_to(self, target: Tensor) -> None:
+        """Copy the vector to `target` [P]; from GPUs, the copies may still be under way then."""
+        if self._whole is not None:
+            target.copy_(self._whole)
+            return
+        for place, piece in zip(self._bounds, self.pieces, strict=True):
+            target[place].copy_(piece, non_blocking=True)
+
+    def copy_from(self, source: Tensor) -> None:
+        """Copy `source` [P] here; to GPUs, the copies may still be under way then."""
+        if self._whole is not None:
+            self._whole.copy_(source)
+            return
+        for place, piece in zip(self._bounds, self.pieces, strict=True):
+            piece.copy_(source[place], non_blocking=True)
