@@ -122,8 +122,9 @@ def _print_report(run: Path, report: PreprocessReport) -> None:
     rich.console.Console(highlight=False, width=width).print(table)
     sizes = " and ".join(f"{n:,}" for n in report.vocabulary_sizes)
     vocabulary = f"{report.vocabulary_sizes[0]:,} joint" if report.joint else sizes
+    lender = f", of {report.vocabulary_from}" if report.vocabulary_from else ""
     train = report.train
-    click.echo(f"vocabulary       {vocabulary} pieces")
+    click.echo(f"vocabulary       {vocabulary} pieces{lender}")
     click.echo(
         f"pieces per word  {train.source_pieces / train.source_words:.2f} source, "
         f"{train.target_pieces / train.target_words:.2f} target"

@@ -304,3 +304,47 @@ def test_stopped_in_the_middle_it_leaves_nothing_that_counts(
     preprocess(run, [train], [valid], SMALL)
     assert json.loads(run.manifest.read_text())["train"]["num_read"] == 150
     assert not list(run.root.glob(".preprocess*"))
+
+
+def test_a_borrowed_vocabulary_is_the_same_and_the_manifest_says_whose(
+    tmp_path: Path, valid: PairPaths
+) -> None:
+    lender, run = RunDirectory(tmp_path / "lender"), RunDirectory(tmp_path / "run")
+    options = DataConfig(vocab_size=310, joint_vocabulary=False, vocab_type="bpe")
+    preprocess(lender, [put(tmp_path, "one", sentences(150, seed=1))], [valid], options)
+    other = put(tmp_path, "two", sentences(150, seed=3))
+    report = preprocess(run, [other], [valid], DataConfig(vocab_from=str(lender.root)))
+    assert tree(run.vocab) == tree(lender.vocab)
+    first, _ = next(zip(read_lines(other.source), read_lines(other.target), strict=True))
+    (ids,) = VocabularyPair.load(lender.vocab).source.encode([first])
+    assert ParallelShards.open(run.data / "train").source(0).tolist() == ids
+    manifest = json.loads(run.manifest.read_text("utf-8"))
+    assert manifest["vocabulary"]["from"] == str(lender.root)
+    assert manifest["vocabulary"]["digest"] == report.vocabulary_digest
+    learned = {"data.vocab_size": 310, "data.joint_vocabulary": False, "data.vocab_type": "bpe"}
+    assert learned.items() <= read_toml(run.config).items(), "what later stages rely on"
+
+
+def test_what_contradicts_a_borrowed_vocabulary_is_refused(
+    tmp_path: Path, valid: PairPaths
+) -> None:
+    lender, run = RunDirectory(tmp_path / "lender"), RunDirectory(tmp_path / "run")
+    train = put(tmp_path, "train", sentences(150, seed=1))
+    preprocess(lender, [train], [valid], SMALL)
+
+    def refusal(**options: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            preprocess(run, [train], [valid], DataConfig(**options))
+        assert not run.root.exists(), "RUN is not made"
+        return str(caught.value)
+
+    message = refusal(vocab_from=str(lender.root), vocab_size=400)
+    assert message.startswith("data.vocab_size: is 400") and "learned with 330" in message
+    assert "is no preprocessed run" in refusal(vocab_from=str(tmp_path / "none"))
+    (lender.vocab / "joint.model").write_bytes(b"")
+    assert "joint.model" in refusal(vocab_from=str(lender.root))
+    options = DataConfig(vocab_size=320)
+    preprocess(RunDirectory(tmp_path / "other"), [train], [valid], options)
+    other = (tmp_path / "other" / "vocab" / "joint.model").read_bytes()
+    (lender.vocab / "joint.model").write_bytes(other)
+    assert "has been changed" in refusal(vocab_from=str(lender.root))

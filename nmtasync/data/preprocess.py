@@ -1,7 +1,7 @@
 """The stage `preprocess`: raw parallel text to a vocabulary and binarised, memory-mapped corpora.
 
-Three passes: read and clean, learn the vocabulary, segment and write. Corpora may be larger than
-memory.
+Three passes: read and clean, learn the vocabulary (or take another run's), segment and write.
+Corpora may be larger than memory.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from nmtasync.config.load import to_toml
 from nmtasync.config.schema import Config, DataConfig
 from nmtasync.data.binarise import binarise
+from nmtasync.data.borrowed_vocabulary import borrow_vocabulary
 from nmtasync.data.cleaning import mark_duplicates
 from nmtasync.data.corpus import PairPaths, check_input
 from nmtasync.data.installation import installation
@@ -60,6 +61,9 @@ def preprocess(
     for paths in (*train, *valid):  # before RUN is touched
         check_input(paths.source)
         check_input(paths.target)
+    vocabularies = None
+    if config.vocab_from is not None:
+        vocabularies, config = borrow_vocabulary(config, config.vocab_from)
     with explain_write_errors(run.root), run.lock(), installation(run, overwrite=overwrite) as out:
         training = stage_corpus(
             "train",
@@ -75,7 +79,7 @@ def preprocess(
             mark_duplicates(training.verdicts, training.keys)
         for corpus in (training, validation):
             _refuse_nothing_left(corpus)
-        vocabularies = _learn(training, config, on_progress)
+        vocabularies = vocabularies or _learn(training, config, on_progress)
         (out / "vocab").mkdir()
         vocabularies.save(out / "vocab")
         reports = []
@@ -90,6 +94,7 @@ def preprocess(
             vocabulary_sizes=(vocabularies.source.size, vocabularies.target.size),
             joint=vocabularies.joint,
             vocabulary_digest=vocabularies.digest(),
+            vocabulary_from=config.vocab_from,
             max_length=config.max_length,
             seconds=time.perf_counter() - start,
         )

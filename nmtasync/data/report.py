@@ -60,6 +60,7 @@ class PreprocessReport:
         vocabulary_sizes: Pieces of the source and the target vocabulary.
         joint: Whether they are one.
         vocabulary_digest: SHA-256 of the vocabulary.
+        vocabulary_from: The run that it was taken from; None if it was learned.
         max_length: The most pieces of a side of a training pair.
         seconds: How long it took.
     """
@@ -70,6 +71,7 @@ class PreprocessReport:
     vocabulary_sizes: tuple[int, int]
     joint: bool
     vocabulary_digest: str
+    vocabulary_from: str | None
     max_length: int
     seconds: float
 
@@ -113,6 +115,7 @@ class PreprocessReport:
         source_size, target_size = self.vocabulary_sizes
         return {
             "digest": self.vocabulary_digest,
+            "from": self.vocabulary_from and str(Path(self.vocabulary_from).absolute()),
             "joint": self.joint,
             "source_size": source_size,
             "target_size": target_size,

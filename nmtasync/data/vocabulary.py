@@ -29,6 +29,7 @@ _TRAINING_THREADS = 4
 _MAX_LINE_BYTES = 1 << 20
 _PARALLEL_LINES = 256
 _NO_LOGS = 3
+_SPACE = "\u2581"  # what SentencePiece writes for it
 
 
 class Vocabulary:
@@ -67,6 +68,21 @@ class Vocabulary:
 
     def __reduce__(self) -> tuple[type[Vocabulary], tuple[bytes]]:
         return Vocabulary, (self.model,)
+
+    def pieces(self) -> list[str]:
+        """List the text of every piece, by its id."""
+        pieces: list[str] = self._processor.id_to_piece(list(range(self.size)))
+        return pieces
+
+    def learned_pieces(self) -> set[str]:
+        """Give the pieces that came out of text: no control pieces, no bytes, not the space."""
+        processor = self._processor
+        return {
+            piece
+            for i, piece in enumerate(self.pieces())
+            if not (processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i))
+            and piece != _SPACE
+        }
 
     def encode(self, lines: list[str]) -> list[list[int]]:
         """Segment lines into the ids of their pieces, without BOS and EOS."""

@@ -11,6 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+VOCABULARY_OF = {
+    "embeddings.source": "source",
+    "embeddings.target": "target",
+    "embeddings.output": "target",
+    "embeddings.output_bias": "target",
+}
+"""The parameters of any model that have one row for each piece, and the side whose pieces they are
+(both sides', where all matrices are one)."""
+
 
 class Embeddings(nn.Module):
     """Source embedding, target embedding and output projection.

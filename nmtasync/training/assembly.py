@@ -32,6 +32,7 @@ from nmtasync.training.display import Display
 from nmtasync.training.exchange_log import ExchangeLog, LoggedRun, read_exchange_log
 from nmtasync.training.history import ValidationHistory
 from nmtasync.training.in_process import InProcessDriver
+from nmtasync.training.initialise_from import InitialModel
 from nmtasync.training.inline import InlineDriver
 from nmtasync.training.local import LocalDriver
 from nmtasync.training.replay import ReplayDriver, check_recording
@@ -71,6 +72,7 @@ class Assembly:
         devices: Where the workers compute; one, if this process computes.
         digest: Hash of the vocabulary.
         state: Of the checkpoint to go on from, or None.
+        initial_model: Where to start from instead of random parameters; only without `state`.
 
     Raises:
         UserError: The parts do not fit together.
@@ -83,6 +85,7 @@ class Assembly:
         devices: list[str],
         digest: str,
         state: dict[str, Any] | None,
+        initial_model: InitialModel | None,
     ) -> None:
         self.run, self.config, self.devices, self.digest = run, config, devices, digest
         self.state = state
@@ -105,6 +108,11 @@ class Assembly:
 
         torch.manual_seed(config.training.seed)
         model = build_model(config.model, *self.sizes)
+        self.initialised_from = None if state is None else state.get("initialised_from")
+        self.kept_embeddings = ""
+        if initial_model is not None:
+            self.kept_embeddings = initial_model.initialise(model, vocabularies)
+            self.initialised_from = initial_model.record()
         self.num_parameters = sum(p.numel() for p in model.parameters())
         self.flat = FlatModel(model.to(devices[0] if self.alone else "cpu"))
         num_shards = config.asynchronous.num_shards or self.num_workers
@@ -177,6 +185,7 @@ class Assembly:
             self.clock() if self.clock else seconds_before,
             self.clock or time.monotonic,
             exchange_log,
+            self.initialised_from,
         )
 
     def train(self, display: Display) -> TrainingSummary:
@@ -191,6 +200,10 @@ class Assembly:
         exchange_log = self._exchange_log()
         session = self._session(reporter, exchange_log)
         display.message(self._introduction())
+        if self.kept_embeddings:
+            display.message(
+                f"initialised from {self.config.training.init_from}: {self.kept_embeddings}"
+            )
         if self.other_settings:
             display.message(f"not as recorded: {', '.join(self.other_settings)}")
 

@@ -215,6 +215,25 @@ def read_config(state: dict[str, Any], where: Path) -> Config:
     return resolve(settings)
 
 
+def find(run: RunDirectory, which: str) -> int:
+    """Find a checkpoint by its number, or by a pointer, "best" or "latest".
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    known = list_checkpoints(run)
+    if not known:
+        raise UserError(
+            "holds no checkpoint", where=run.root, remedy=f"run `nmtasync train {run.root}`"
+        )
+    # validation of the first checkpoint may not have ended yet
+    number = int(which) if which.isdigit() else pointed(run, which) or pointed(run, "latest")
+    if number is None or number not in known:
+        have = ", ".join(str(k) for k in known)
+        raise UserError(f"holds no checkpoint {which}; there are {have}", where=run.root)
+    return number
+
+
 def load_model(
     run: RunDirectory, which: str = "best", device: str = "cpu"
 ) -> tuple[SequenceToSequence, Config, int]:
@@ -233,16 +252,7 @@ def load_model(
     """
     run.read_manifest()
     vocabularies = VocabularyPair.load(run.vocab)
-    known = list_checkpoints(run)
-    if not known:
-        raise UserError(
-            "holds no checkpoint", where=run.root, remedy=f"run `nmtasync train {run.root}`"
-        )
-    # validation of the first checkpoint may not have ended yet
-    number = int(which) if which.isdigit() else pointed(run, which) or pointed(run, "latest")
-    if number not in known:
-        have = ", ".join(str(k) for k in known)
-        raise UserError(f"holds no checkpoint {which}; there are {have}", where=run.root)
+    number = find(run, which)
     state = read_state(run, number, vocabularies.digest())
     path = run.checkpoints / str(number)
     config = read_config(state, path)

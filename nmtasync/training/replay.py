@@ -86,7 +86,7 @@ def _decides_results(name: str) -> bool:
     section, key = name.split(".")
     if section == "asynchronous":
         return key not in _NO_MATTER
-    return section in ("model", "optimizer", "schedule") or key == "label_smoothing"
+    return section in ("model", "optimizer", "schedule") or key in ("label_smoothing", "init_from")
 
 
 class ReplayDriver(InProcessDriver):

@@ -70,6 +70,7 @@ class Session:
         seconds_before: Time that training took before.
         clock: Tells the time in seconds, from any zero on; a simulator brings its own.
         exchange_log: Where exchanges are noted, if anywhere.
+        initialised_from: Which checkpoint of another run this one began from, if any.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Session:
         seconds_before: float,
         clock: Callable[[], float] = time.monotonic,
         exchange_log: ExchangeLog | None = None,
+        initialised_from: dict[str, str] | None = None,
     ) -> None:
         self.run = run
         self.config = config
@@ -95,6 +97,7 @@ class Session:
         self.vocabulary_digest = vocabulary_digest
         self.progress = progress
         self.exchange_log = exchange_log
+        self.initialised_from = initialised_from
         self.stop_request: str | None = None
         self._clock = clock
         self._start = clock() - seconds_before
@@ -259,6 +262,7 @@ class Session:
             "versions": list(self.server.versions),
             "to_validate": to_validate,
             "vocabulary": self.vocabulary_digest,
+            "initialised_from": self.initialised_from,
             "cursor": self.cursor.state(),
             "progress": asdict(self.progress),
             "last_sequences": {str(k): v for k, v in self.server.last_sequences.items()},

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from rich.console import Console
 
-from nmtasync.config.load import Settings, get, read_toml, resolve, to_toml
+from nmtasync.config.load import Settings, read_toml, resolve, to_settings, to_toml
 from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS, Config
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically
 from nmtasync.training import checkpoint
+from nmtasync.training.architecture import refuse_other_architecture
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.device import (
     refuse_allocator_without_ipc,
@@ -19,11 +23,19 @@ from nmtasync.training.device import (
     resolve_devices,
 )
 from nmtasync.training.display import Display
+from nmtasync.training.initialise_from import InitialModel, recorded_start
 from nmtasync.training.summary import TrainingSummary
 
 
-def experiment_config(run: RunDirectory, settings: Settings) -> Config:
+def experiment_config(
+    run: RunDirectory, settings: Settings, inherited: Settings | None = None
+) -> Config:
     """Resolve the configuration of a preprocessed RUN: its config.toml, then `settings`.
+
+    Args:
+        run: The directory.
+        settings: What this call sets.
+        inherited: What another run sets, under both.
 
     Raises:
         UserError: RUN is not preprocessed, or `settings` contradict how it was.
@@ -32,14 +44,14 @@ def experiment_config(run: RunDirectory, settings: Settings) -> Config:
     kept = read_toml(run.config)
     for name, value in settings.items():
         if _belongs_to_preprocessing(OPTIONS[name]) and value != (
-            there := manifest["options"][OPTIONS[name].key]
+            there := manifest["options"].get(OPTIONS[name].key, OPTIONS[name].default)
         ):
             raise UserError(
                 f"is {value!r}, but {run.root} was preprocessed with {there!r}",
                 where=name,
                 remedy="leave it out or preprocess again",
             )
-    return resolve(kept, settings)
+    return resolve(inherited or {}, kept, settings)
 
 
 def _belongs_to_preprocessing(field: OptionField) -> bool:
@@ -63,21 +75,50 @@ def train(
     """
     run.read_manifest()  # before the lock, which would make the directory
     with run.lock():
-        config = experiment_config(run, settings)
-        devices = _devices(config)
-        digest = VocabularyPair.load(run.vocab).digest()
+        vocabularies = VocabularyPair.load(run.vocab)
+        digest = vocabularies.digest()
         latest = checkpoint.pointed(run, "latest") if resume else None
         state = None if latest is None else checkpoint.read_state(run, latest, digest)
-        if state is not None:
-            _check_same_model(config, checkpoint.read_config(state, run.checkpoints))
+        config, initial = _resolve(run, settings, vocabularies, state)
+        devices = _devices(config)
         with Display(console, config.training) as display:
-            assembly = Assembly(run, config, devices, digest, state)
+            assembly = Assembly(run, config, devices, digest, state, initial)
             # nothing has been written so far: a refused call changes nothing
             if state is None:
                 checkpoint.discard_all(run)
             with explain_write_errors(run.config):
                 write_atomically(run.config, to_toml(config))
             return assembly.train(display)
+
+
+def _resolve(
+    run: RunDirectory,
+    settings: Settings,
+    vocabularies: VocabularyPair,
+    state: dict[str, Any] | None,
+) -> tuple[Config, InitialModel | None]:
+    """Resolve the configuration, and find the other run's model to start from if there is one.
+
+    The network is that of the checkpoint to go on from, or to start from. `training.init_from`
+    then names the checkpoint itself, since the best one of a run may change.
+    """
+    known = {**read_toml(run.config), **settings}
+    init_from = known.get("training.init_from")
+    if state is not None:
+        settings = {**settings, "training.init_from": recorded_start(state, init_from)}
+        config = experiment_config(run, settings)
+        trained = checkpoint.read_config(state, run.checkpoints)
+        remedy = "start anew with --no-resume"
+        refuse_other_architecture(to_settings(config), trained, run.checkpoints, remedy)
+        return config, None
+    if init_from is None:
+        return experiment_config(run, settings), None
+    initial = InitialModel(Path(init_from), run)
+    inherited = initial.model_settings(known, vocabularies)
+    settings = {**settings, "training.init_from": str(initial.path)}
+    config = experiment_config(run, settings, inherited)
+    refuse_other_architecture(to_settings(config), initial.config, initial.path)
+    return config, initial
 
 
 def _devices(config: Config) -> list[str]:
@@ -98,15 +139,3 @@ def _devices(config: Config) -> list[str]:
             remedy="name one; simulation.speeds says how many workers there are",
         )
     return devices
-
-
-def _check_same_model(config: Config, trained: Config) -> None:
-    for name, field in OPTIONS.items():
-        if field.section == "model" and field.key != "dropout":
-            now, then = get(config, name), get(trained, name)
-            if now != then:
-                raise UserError(
-                    f"is {now!r}, but the checkpoint was trained with {then!r}",
-                    where=name,
-                    remedy="leave it as it was, or start anew with --no-resume",
-                )

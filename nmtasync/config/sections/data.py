@@ -38,6 +38,11 @@ class DataConfig:
         minimum=0.9,
         maximum=1.0,
     )
+    vocab_from: str | None = option(
+        None,
+        "Use the vocabulary of this run, a directory, instead of learning one.",
+        stages=("preprocess",),
+    )
     max_length: int = option(
         200,
         "Drop training pairs with a longer side.",

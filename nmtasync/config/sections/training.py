@@ -14,6 +14,12 @@ class TrainingConfig:
     seed: int = option(
         1, "Seed of initialisation, order and dropout.", minimum=0, stages=("train",)
     )
+    init_from: str | None = option(
+        None,
+        "Start from the parameters of another run: its directory (which means its best "
+        "checkpoint), or one of its checkpoints. Unset options of [model] follow that run.",
+        stages=("train",),
+    )
     label_smoothing: float = option(
         0.1, "Probability mass spread over the vocabulary.", minimum=0.0, maximum=0.9
     )
