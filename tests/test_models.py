@@ -13,8 +13,8 @@ from nmtasync.errors import UserError
 from nmtasync.models import sequence_to_sequence
 from nmtasync.models.build import build_model
 from nmtasync.models.loss import loss_sums
+from nmtasync.models.positions import sinusoids
 from nmtasync.models.sequence_to_sequence import Encoded, SequenceToSequence
-from nmtasync.models.transformer import sinusoids
 
 SIZE = 23
 TINY = ModelConfig(dimension=8, encoder_layers=2, decoder_layers=2, heads=2, feed_forward=12)

@@ -20,6 +20,9 @@ from nmtasync.training.device import (
 from nmtasync.training.display import Display
 from nmtasync.training.summary import TrainingSummary
 
+_MAY_CHANGE = {"preset", "dropout", "attention_dropout", "feed_forward_dropout"}
+"""Options of the model that its parameters do not depend on."""
+
 
 def experiment_config(run: RunDirectory, settings: Settings) -> Config:
     """Resolve the configuration of a preprocessed RUN: its config.toml, then `settings`.
@@ -99,7 +102,7 @@ def _devices(config: Config) -> list[str]:
 
 def _check_same_model(config: Config, trained: Config) -> None:
     for name, field in OPTIONS.items():
-        if field.section == "model" and field.key != "dropout":
+        if field.section == "model" and field.key not in _MAY_CHANGE:
             now, then = get(config, name), get(trained, name)
             if now != then:
                 raise UserError(
