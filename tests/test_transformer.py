@@ -177,9 +177,10 @@ def test_learned_positions_end_in_a_sentence() -> None:
 
 @pytest.mark.parametrize("key", ["dropout", "attention_dropout", "feed_forward_dropout"])
 def test_each_dropout_acts_by_itself(key: str) -> None:
+    """On both sides; of the decoder's attentions, in the one to the source, which SSRUs keep."""
     torch.manual_seed(1)
     probabilities = {"dropout": 0.0, "attention_dropout": 0.0, "feed_forward_dropout": 0.0}
-    config = dataclasses.replace(SMALL, **{**probabilities, key: 0.5})
+    config = dataclasses.replace(SMALL, decoder="ssru", **{**probabilities, key: 0.5})
     network = build_model(config, SIZE, SIZE)
     source = torch.randint(4, SIZE, (3, 6))
     encoded = network.encode(source, source > 0)
@@ -214,3 +215,19 @@ def test_activations_have_about_as_many_parameters() -> None:
         for name in ("relu", "swiglu")
     ]
     assert counts[1] == pytest.approx(counts[0], rel=0.02)
+
+
+def test_depth_scaling_makes_later_layers_begin_smaller() -> None:
+    def parameters(*, depth_scaling: bool) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        config = ModelConfig(
+            dimension=8, encoder_layers=3, decoder_layers=2, depth_scaling=depth_scaling
+        )
+        return dict(build_model(config, SIZE, SIZE).named_parameters())
+
+    plain, scaled = parameters(depth_scaling=False), parameters(depth_scaling=True)
+    for name, value in plain.items():
+        side, number = name.split(".")[:2]
+        matrix = side in ("encoder", "decoder") and value.dim() == 2
+        factor = (1 + int(number)) ** -0.5 if matrix else 1.0
+        torch.testing.assert_close(scaled[name], value * factor, rtol=1e-6, atol=0)

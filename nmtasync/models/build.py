@@ -74,6 +74,7 @@ def _build_transformer(config: ModelConfig, embeddings: Embeddings) -> SequenceT
         decoder_layers=config.decoder_layers,
         positions=positions,
         recurrent_decoder=config.decoder == "ssru",
+        depth_scaling=config.depth_scaling,
     )
 
 

@@ -104,13 +104,12 @@ class RotaryPositions(nn.Module):
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Turn vectors [B, L, ..., E] that stand at the positions from `start` on."""
         length, end = x.shape[1], start + x.shape[1]
-        precise = torch.promote_types(x.dtype, torch.float32)  # half precision knows no large angle
-        self._table = _reaching(self._table, end, x.device, precise, rotations)
+        self._table = _reaching(self._table, end, x.device, x.dtype, rotations)
         between = [1] * (x.dim() - 3)
         cosines, sines = self._table[start:end].view(length, *between, -1).chunk(2, dim=-1)
         first, second = x.chunk(2, dim=-1)
         turned = (first * cosines - second * sines, first * sines + second * cosines)
-        return torch.cat(turned, dim=-1).to(x.dtype)
+        return torch.cat(turned, dim=-1)
 
 
 def sinusoids(length: int, dimension: int) -> Tensor:
@@ -125,7 +124,10 @@ def sinusoids(length: int, dimension: int) -> Tensor:
 
 
 def rotations(length: int, width: int) -> Tensor:
-    """Compute the cosines and then the sines of RoFormer's angles [length, E], in double."""
+    """Compute the cosines and then the sines of RoFormer's angles [length, E].
+
+    In double precision: large angles would lose their place in the circle.
+    """
     rates = _BASE ** (torch.arange(0, width, 2, dtype=torch.float64) / -width)
     angles = torch.arange(length)[:, None] * rates
     return torch.cat((angles.cos(), angles.sin()), dim=1)

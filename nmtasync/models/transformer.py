@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from nmtasync.models.attention import KeysValues, Past, attention_bias
@@ -50,6 +51,7 @@ class Transformer(SequenceToSequence):
         decoder_layers: Layers of the decoder.
         positions: What is added to embeddings of both sides, if anything.
         recurrent_decoder: Let SSRUs take the place of the decoder's self-attention.
+        depth_scaling: Initialise as `scale_by_depth` says.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Transformer(SequenceToSequence):
         decoder_layers: int,
         positions: Positions | None,
         recurrent_decoder: bool,
+        depth_scaling: bool,
     ) -> None:
         super().__init__(embeddings)
 
@@ -76,6 +79,9 @@ class Transformer(SequenceToSequence):
         )
         self.decoder_norm = final_norm()
         self.dropout = Dropout(options.dropout)
+        if depth_scaling:
+            scale_by_depth(self.encoder)
+            scale_by_depth(self.decoder)
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Encoded:
         """Read the source, as the interface says; the states are [B, S, D]."""
@@ -137,3 +143,16 @@ class Transformer(SequenceToSequence):
         placed = embedded if self.positions is None else self.positions(embedded)
         entered: Tensor = self.dropout(placed)
         return entered
+
+
+@torch.no_grad()
+def scale_by_depth(layers: nn.ModuleList) -> None:
+    """Make the weights of the n-th layer smaller by sqrt(n), counted from 1, before training.
+
+    Source: Zhang, Titov and Sennrich 2019, "Improving Deep Transformer with Depth-Scaled
+    Initialization and Merged Attention".
+    """
+    for depth, layer in enumerate(layers, start=1):
+        for part in layer.modules():
+            if isinstance(part, nn.Linear):
+                part.weight.mul_(depth**-0.5)

@@ -76,6 +76,12 @@ class ModelConfig:
         choices=("attention", "ssru"),
         only_if=("model.type", "transformer"),
     )
+    depth_scaling: bool = option(
+        False,
+        "Begin with weights of the n-th layer of each side divided by the square root of n: deep "
+        "encoders, above all with norm = post, may not learn otherwise.",
+        only_if=("model.type", "transformer"),
+    )
     state_dimension: int | None = option(
         None,
         "Width of the recurrent states, in each direction; 'none' means the dimension.",
