@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from nmtasync.config.load import Settings, check, describe_range, parse_assignment, read_toml
+from nmtasync.config.load import Settings, check, describe_range, merge, parse_assignment, read_toml
 from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS
 from nmtasync.errors import UserError
@@ -100,11 +100,10 @@ def read_settings(
         assignments: The texts of `--set`.
         flags: Values by key, None where the flag was not given.
     """
-    settings = read_toml(config_file) if config_file else {}
-    settings.update(parse_assignment(text) for text in assignments)
     by_key = {field.key: name for name, field in OPTIONS.items()}
-    settings.update({by_key[key]: value for key, value in flags.items() if value is not None})
-    return settings
+    given = dict(parse_assignment(text) for text in assignments)
+    given.update({by_key[key]: value for key, value in flags.items() if value is not None})
+    return merge(read_toml(config_file) if config_file else {}, given)
 
 
 run_argument = click.argument(

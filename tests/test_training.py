@@ -312,6 +312,18 @@ def test_another_model_than_the_checkpoints_is_refused(toy_run):
     assert summary.updates == 2
 
 
+def test_dropout_may_change_between_calls(toy_run):
+    train_toy(toy_run, training__max_updates=1)
+    changes = {"model__attention_dropout": 0.2, "model__feed_forward_dropout": 0.0}
+    assert train_toy(toy_run, training__max_updates=2, **changes).updates == 2
+
+
+def test_positions_that_sentences_exceed_are_refused_before_training(toy_run):
+    with pytest.raises(UserError, match=r"max_positions: is 4, but .*train has \d+ pieces"):
+        train_toy(toy_run, model__positions="learned", model__max_positions=4)
+    assert not toy_run.checkpoints.exists()
+
+
 @pytest.mark.parametrize("change", [{"data__batch_tokens": 400}, {"training__seed": 2}])
 def test_resumed_with_other_batches_training_goes_on_at_the_next_epoch(toy_run, change):
     train_toy(toy_run, training__max_updates=10)

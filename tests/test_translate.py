@@ -72,10 +72,14 @@ def test_progress_reaches_all_lines(translator: Translator) -> None:
     assert len(seen) == 6  # 17 lines with text, 3 at a time
 
 
+@pytest.mark.parametrize("limit", ["memory", "positions"])
 def test_an_over_long_line_is_cut_and_told_of(
-    translator: Translator, monkeypatch: pytest.MonkeyPatch
+    translator: Translator, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(translate, "MAX_SOURCE_PIECES", 12)
+    if limit == "memory":
+        monkeypatch.setattr(translate, "MAX_SOURCE_PIECES", 12)
+    else:
+        monkeypatch.setattr(translator.model, "max_length", 13)  # the end of sentence counts
     warnings: list[tuple[int, str]] = []
     translator.on_warning = lambda line, message: warnings.append((line, message))
     long = " ".join(WORDS * 3)

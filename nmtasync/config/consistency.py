@@ -38,9 +38,9 @@ def _inert(name: str, because: str, remedy: str) -> UserError:
 
 
 def _refuse_unmet_conditions(config: Config, changed: set[str]) -> None:
-    for name in changed:
-        condition = OPTIONS[name].about.only_if
-        if condition is None:
+    for name, field in OPTIONS.items():
+        condition = field.about.only_if
+        if name not in changed or condition is None:
             continue
         there = str(_get(config, condition[0]))
         if condition[1] not in there.split("+"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from nmtasync.config.consistency import refuse_inconsistent
 from nmtasync.config.option import OptionField
+from nmtasync.config.presets import with_preset
 from nmtasync.config.schema import OPTIONS, SECTIONS, Config
 from nmtasync.config.simulation import check_simulation
 from nmtasync.errors import UserError
@@ -121,15 +122,21 @@ def describe_type(field: OptionField) -> str:
     return text + (' or "none"' if field.optional else "")
 
 
+def merge(*layers: Settings) -> Settings:
+    """Lay settings over each other, presets spelled out; the last layer wins."""
+    settings: Settings = {}
+    for layer in layers:
+        settings.update(with_preset(layer))
+    return settings
+
+
 def resolve(*layers: Settings) -> Config:
     """Merge layers of settings over the defaults; the last one wins.
 
     Raises:
         UserError: An option is set that has no effect beside the others.
     """
-    settings: Settings = {}
-    for layer in layers:
-        settings.update(layer)
+    settings = merge(*layers)
     sections = {}
     for section, section_type in SECTIONS.items():
         prefix = section + "."

@@ -60,7 +60,8 @@ def beam_search(
         beam_size: Slots of a sentence.
         length_normalization: The exponent of the length; 0 compares sums of log probabilities.
         max_length_ratio: The longest translation, end of sentence counted, is this many times
-            the source's pieces, end of sentence counted, plus ten.
+            the source's pieces, end of sentence counted, plus ten, and no longer than the
+            network's positions reach.
         num_best: How many hypotheses are wanted of each sentence, at most `beam_size`.
 
     Returns:
@@ -69,6 +70,8 @@ def beam_search(
     """
     assert 1 <= num_best <= beam_size
     limits = [int(max_length_ratio * n) + EXTRA_LENGTH for n in source_mask.sum(1).tolist()]
+    if model.max_length is not None:
+        limits = [min(limit, model.max_length) for limit in limits]
     search = _Search(limits, beam_size, length_normalization, num_best)
     state = model.start(model.encode(source, source_mask))
     live = _Live.begin(source.shape[0], source.device)

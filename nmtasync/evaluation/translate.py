@@ -16,7 +16,8 @@ from nmtasync.decoding.beam import Hypothesis, beam_search
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
 MAX_SOURCE_PIECES = 1000
-"""A longer line is cut here: no model is trained for it, and it would fill the memory."""
+"""A longer line is cut here, or where the model's positions end: no model is trained for it, and it
+would fill the memory."""
 
 MAX_BATCH_PIECES = 4096
 """Source pieces of a batch, padding counted."""
@@ -90,15 +91,16 @@ class Translator:
 
     def _segment(self, lines: Sequence[str]) -> dict[int, list[int]]:
         """Give the source ids of each line, EOS last, by its number; blank lines have none."""
-        sources = {}
+        sources, most = {}, MAX_SOURCE_PIECES
+        if self.model.max_length is not None:
+            most = min(most, self.model.max_length - 1)
         for line, ids in enumerate(self.vocabularies.source.encode(list(lines))):
-            if len(ids) > MAX_SOURCE_PIECES and self.on_warning:
+            if len(ids) > most and self.on_warning:
                 self.on_warning(
-                    line,
-                    f"has {len(ids):,} pieces; only the first {MAX_SOURCE_PIECES:,} are translated",
+                    line, f"has {len(ids):,} pieces; only the first {most:,} are translated"
                 )
             if ids and lines[line].strip():
-                sources[line] = [*ids[:MAX_SOURCE_PIECES], EOS]
+                sources[line] = [*ids[:most], EOS]
         return sources
 
     def _plan(self, sources: dict[int, list[int]]) -> Iterator[list[int]]:

@@ -11,8 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nmtasync.models.positions import RotaryPositions
+
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, each [B, H, S, E]."""
+
+Past = tuple[Tensor, ...]
+"""What a layer remembers of the pieces generated so far, each [B, ...]; its own to read."""
 
 
 class SelfAttention(nn.Module):
@@ -21,37 +26,56 @@ class SelfAttention(nn.Module):
     Args:
         dimension: D.
         heads: H, a divisor of D.
+        causal: Whether a position sees only itself and those before it.
+        dropout: Probability of a weight to be dropped.
+        rotary: Turns queries and keys by their positions, if those are not in `x` already.
     """
 
-    def __init__(self, dimension: int, heads: int) -> None:
+    def __init__(
+        self,
+        dimension: int,
+        heads: int,
+        *,
+        causal: bool,
+        dropout: float = 0.0,
+        rotary: RotaryPositions | None = None,
+    ) -> None:
         super().__init__()
         self.heads = heads
+        self.causal = causal
+        self.dropout = dropout
+        self.rotary = rotary
         self.inputs = nn.Linear(dimension, 3 * dimension)
         self.output = nn.Linear(dimension, dimension)
         # Glorot's bound over the fused matrix is each of the three's own, divided by sqrt(2).
         initialise(self.inputs)
         initialise(self.output)
 
-    def forward(self, x: Tensor, *, bias: Tensor | None = None, causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attend over whole sequences.
 
         Args:
             x: The sequences [B, S, D].
             bias: What is added to the attention logits: minus infinity hides [B, 1, 1, S].
-            causal: Whether a position sees only itself and those before it.
+                None where `causal` hides all there is to hide.
 
         Returns:
             The attended values [B, S, D].
         """
-        queries, keys, values = self._project(x)
+        queries, keys, values = self._project(x, 0)
         attended = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=bias, is_causal=causal
+            queries,
+            keys,
+            values,
+            attn_mask=bias,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=self.causal,
         )
         output: Tensor = self.output(join_heads(attended))
         return output
 
-    def step(self, x: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
-        """Attend from one new position to all before it and to itself.
+    def step(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        """Attend from one new position to all before it and to itself; without dropout.
 
         Args:
             x: The new position of each row [B, D].
@@ -60,17 +84,24 @@ class SelfAttention(nn.Module):
         Returns:
             The attended values [B, D], and keys and values with the new position.
         """
-        queries, keys, values = self._project(x.unsqueeze(1))
-        if past is not None:
+        start = past[0].shape[2] if past else 0
+        queries, keys, values = self._project(x.unsqueeze(1), start)
+        if past:
             keys = torch.cat((past[0], keys), dim=2)
             values = torch.cat((past[1], values), dim=2)
         attended = F.scaled_dot_product_attention(queries, keys, values)
         return self.output(join_heads(attended)).squeeze(1), (keys, values)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute queries, keys and values of the positions from `start` on."""
         batch, length, dimension = x.shape
         projected = self.inputs(x).view(batch, length, 3, self.heads, dimension // self.heads)
-        queries, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.rotary is None:
+            queries, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            turned = self.rotary(projected[:, :, :2], start)
+            queries, keys = turned.permute(2, 0, 3, 1, 4).unbind(0)
+            values = projected[:, :, 2].transpose(1, 2)
         return queries, keys, values
 
 
@@ -80,11 +111,13 @@ class CrossAttention(nn.Module):
     Args:
         dimension: D.
         heads: H, a divisor of D.
+        dropout: Probability of a weight to be dropped.
     """
 
-    def __init__(self, dimension: int, heads: int) -> None:
+    def __init__(self, dimension: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
+        self.dropout = dropout
         self.queries = nn.Linear(dimension, dimension)
         self.keys_values = nn.Linear(dimension, 2 * dimension)
         self.output = nn.Linear(dimension, dimension)
@@ -110,7 +143,12 @@ class CrossAttention(nn.Module):
             The attended values [B, Q, D].
         """
         queries = split_heads(self.queries(x), self.heads)
-        attended = F.scaled_dot_product_attention(queries, *keys_values, attn_mask=bias)
+        attended = F.scaled_dot_product_attention(
+            queries,
+            *keys_values,
+            attn_mask=bias,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
         output: Tensor = self.output(join_heads(attended))
         return output
 

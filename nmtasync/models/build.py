@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from nmtasync.config.schema import ModelConfig
 from nmtasync.errors import UserError
 from nmtasync.models.embeddings import Embeddings
+from nmtasync.models.positions import (
+    LearnedPositions,
+    Positions,
+    RotaryPositions,
+    SinusoidalPositions,
+)
 from nmtasync.models.rnn import RecurrentNetwork
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.models.transformer import Transformer
+from nmtasync.models.transformer_layers import LayerOptions
 
 
 def build_model(config: ModelConfig, source_size: int, target_size: int) -> SequenceToSequence:
@@ -45,17 +54,60 @@ def _build_transformer(config: ModelConfig, embeddings: Embeddings) -> SequenceT
             where="model.dimension",
             remedy="choose a multiple of model.heads",
         )
-    if config.dimension % 2:
-        raise UserError("must be even", where="model.dimension")
-    return Transformer(
-        embeddings,
+    rotary, positions = _build_positions(config, heads)
+    inside = config.feed_forward_dropout
+    options = LayerOptions(
         dimension=config.dimension,
         heads=heads,
-        feed_forward=config.feed_forward or 4 * config.dimension,
+        feed_forward=config.feed_forward or _usual_feed_forward(config),
+        activation=config.activation,
+        norm=config.norm,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        feed_forward_dropout=config.dropout if inside is None else inside,
+        rotary=rotary,
+    )
+    return Transformer(
+        embeddings,
+        options,
         encoder_layers=config.encoder_layers,
         decoder_layers=config.decoder_layers,
-        dropout=config.dropout,
+        positions=positions,
+        recurrent_decoder=config.decoder == "ssru",
+        depth_scaling=config.depth_scaling,
     )
+
+
+def _usual_feed_forward(config: ModelConfig) -> int:
+    """Choose the width that gives all activations about as many parameters."""
+    if config.activation == "swiglu":  # three matrices, not two
+        return 8 * math.ceil(config.dimension / 3)
+    return 4 * config.dimension
+
+
+def _build_positions(
+    config: ModelConfig, heads: int
+) -> tuple[RotaryPositions | None, Positions | None]:
+    """Build the positions: for queries and keys, or for embeddings."""
+    match config.positions:
+        case "sinusoidal":
+            if config.dimension % 2:
+                raise UserError("must be even", where="model.dimension")
+            return None, SinusoidalPositions(config.dimension)
+        case "learned":
+            return None, LearnedPositions(config.max_positions, config.dimension)
+        case "rotary":
+            width = config.dimension // heads
+            if width % 2:
+                raise UserError(
+                    f"{config.dimension} among {heads} attention heads is {width} for each, but "
+                    "rotary positions turn pairs of elements",
+                    where="model.dimension",
+                    remedy="choose an even multiple of model.heads",
+                )
+            return RotaryPositions(width), None
+        case unknown:
+            raise AssertionError(unknown)
 
 
 def _build_rnn(config: ModelConfig, embeddings: Embeddings) -> SequenceToSequence:

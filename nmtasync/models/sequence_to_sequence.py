@@ -40,7 +40,12 @@ class SequenceToSequence(nn.Module, ABC):
 
     Args:
         embeddings: The embeddings of both sides and the output projection.
+
+    Attributes:
+        max_length: The most pieces of a sentence, its end counted; None for no limit.
     """
+
+    max_length: int | None = None
 
     def __init__(self, embeddings: Embeddings) -> None:
         super().__init__()

@@ -1,30 +1,25 @@
-"""The Transformer, with layer normalisation before each sublayer.
+"""The Transformer: embeddings, layers, and what its decoder remembers.
 
-Source: Vaswani et al. 2017, "Attention Is All You Need"; the order of layer normalisation
-and the final ones: Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture".
-Shapes: B sentences, S source pieces, T target pieces, D dimension, H heads, E = D / H,
-F feed-forward width; in beam search N sentences with K hypotheses each, t pieces generated.
+Source: Vaswani et al. 2017, "Attention Is All You Need"; where layers are normalised before each
+sublayer, a last normalisation follows them: Xiong et al. 2020, "On Layer Normalization in the
+Transformer Architecture".
+Shapes: B sentences, S source pieces, T target pieces, D dimension, H heads, E = D / H; in beam
+search N sentences with K hypotheses each, t pieces generated.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nmtasync.models.attention import (
-    CrossAttention,
-    KeysValues,
-    SelfAttention,
-    attention_bias,
-    initialise,
-)
+from nmtasync.models.attention import KeysValues, Past, attention_bias
 from nmtasync.models.dropout import Dropout
 from nmtasync.models.embeddings import Embeddings
+from nmtasync.models.positions import Positions
 from nmtasync.models.sequence_to_sequence import DecoderState, Encoded, SequenceToSequence
+from nmtasync.models.transformer_layers import DecoderLayer, EncoderLayer, LayerOptions
 
 
 @dataclass(frozen=True)
@@ -32,85 +27,18 @@ class TransformerState(DecoderState):
     """What the decoder remembers.
 
     Attributes:
-        past: Of each layer the keys and values of the pieces generated, each [N * K, H, t, E];
-            empty before the first step.
+        past: Of each layer what it keeps of the pieces generated: keys and values, each
+            [N * K, H, t, E], or the cells of an SSRU [N * K, D]; empty before the first step.
         source: Of each layer the keys and values of the source, each [N, H, S, E], which the
             K hypotheses of a sentence share.
         bias: Hides the padding of the source [N, 1, 1, S].
         position: How many pieces have been generated, t.
     """
 
-    past: list[KeysValues]
+    past: list[Past]
     source: list[KeysValues]
     bias: Tensor
     position: int
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a rectifier between them (section 3.3)."""
-
-    def __init__(self, dimension: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.inner = nn.Linear(dimension, width)
-        self.output = nn.Linear(width, dimension)
-        self.dropout = Dropout(dropout)
-        initialise(self.inner)
-        initialise(self.output)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each position: [..., D] to [..., D]."""
-        output: Tensor = self.output(self.dropout(F.relu(self.inner(x))))
-        return output
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each x + dropout(sublayer(norm(x)))."""
-
-    def __init__(self, dimension: int, heads: int, feed_forward: int, dropout: float) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(dimension)
-        self.attention = SelfAttention(dimension, heads)
-        self.feed_forward_norm = nn.LayerNorm(dimension)
-        self.feed_forward = FeedForward(dimension, feed_forward, dropout)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Transform sources [B, S, D], with the padding hidden by `bias` [B, 1, 1, S]."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), bias=bias))
-        fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        return x + fed
-
-
-class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the source, feed-forward."""
-
-    def __init__(self, dimension: int, heads: int, feed_forward: int, dropout: float) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(dimension)
-        self.attention = SelfAttention(dimension, heads)
-        self.cross_norm = nn.LayerNorm(dimension)
-        self.cross = CrossAttention(dimension, heads)
-        self.feed_forward_norm = nn.LayerNorm(dimension)
-        self.feed_forward = FeedForward(dimension, feed_forward, dropout)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor, source: KeysValues, bias: Tensor) -> Tensor:
-        """Transform whole targets [B, T, D]; `source` and `bias` as in `CrossAttention`."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), causal=True))
-        return self._attend_and_feed(x, source, bias)
-
-    def step(
-        self, x: Tensor, past: KeysValues | None, source: KeysValues, bias: Tensor
-    ) -> tuple[Tensor, KeysValues]:
-        """Transform one new position of each row [N * K, D] of N sentences."""
-        attended, past = self.attention.step(self.attention_norm(x), past)
-        grouped = (x + attended).view(bias.shape[0], -1, x.shape[-1])
-        return self._attend_and_feed(grouped, source, bias).view(x.shape), past
-
-    def _attend_and_feed(self, x: Tensor, source: KeysValues, bias: Tensor) -> Tensor:
-        x = x + self.dropout(self.cross(self.cross_norm(x), source, bias))
-        fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        return x + fed
 
 
 class Transformer(SequenceToSequence):
@@ -118,33 +46,42 @@ class Transformer(SequenceToSequence):
 
     Args:
         embeddings: The embeddings of both sides, of width D.
-        dimension: D, an even number.
-        heads: H, a divisor of D.
-        feed_forward: F.
+        options: What all layers have in common.
         encoder_layers: Layers of the encoder.
         decoder_layers: Layers of the decoder.
-        dropout: Probability, for embeddings, inside feed-forward layers and after sublayers.
+        positions: What is added to embeddings of both sides, if anything.
+        recurrent_decoder: Let SSRUs take the place of the decoder's self-attention.
+        depth_scaling: Initialise as `scale_by_depth` says.
     """
 
     def __init__(
         self,
         embeddings: Embeddings,
+        options: LayerOptions,
         *,
-        dimension: int,
-        heads: int,
-        feed_forward: int,
         encoder_layers: int,
         decoder_layers: int,
-        dropout: float,
+        positions: Positions | None,
+        recurrent_decoder: bool,
+        depth_scaling: bool,
     ) -> None:
         super().__init__(embeddings)
-        sizes = (dimension, heads, feed_forward, dropout)
-        self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(encoder_layers))
-        self.encoder_norm = nn.LayerNorm(dimension)
-        self.decoder = nn.ModuleList(DecoderLayer(*sizes) for _ in range(decoder_layers))
-        self.decoder_norm = nn.LayerNorm(dimension)
-        self.dropout = Dropout(dropout)
-        self._positions = sinusoids(256, dimension)
+
+        def final_norm() -> nn.Module:
+            return nn.LayerNorm(options.dimension) if options.norm == "pre" else nn.Identity()
+
+        self.max_length = None if positions is None else positions.max_length
+        self.positions = positions
+        self.encoder = nn.ModuleList(EncoderLayer(options) for _ in range(encoder_layers))
+        self.encoder_norm = final_norm()
+        self.decoder = nn.ModuleList(
+            DecoderLayer(options, recurrent=recurrent_decoder) for _ in range(decoder_layers)
+        )
+        self.decoder_norm = final_norm()
+        self.dropout = Dropout(options.dropout)
+        if depth_scaling:
+            scale_by_depth(self.encoder)
+            scale_by_depth(self.decoder)
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Encoded:
         """Read the source, as the interface says; the states are [B, S, D]."""
@@ -177,13 +114,14 @@ class Transformer(SequenceToSequence):
         """Go on by one piece, as the interface says."""
         assert isinstance(state, TransformerState)
         x = self.embeddings.embed_target(tokens)
-        x = x + self._position_rows(state.position + 1, x)[-1]
+        if self.positions is not None:
+            x = x + self.positions.rows(state.position, 1, x)
         present = []
         for index, layer in enumerate(self.decoder):
             assert isinstance(layer, DecoderLayer)
             past = state.past[index] if state.past else None
-            x, keys_values = layer.step(x, past, state.source[index], state.bias)
-            present.append(keys_values)
+            x, with_present = layer.step(x, past, state.source[index], state.bias)
+            present.append(with_present)
         after = TransformerState(present, state.source, state.bias, state.position + 1)
         return self.logits(self.decoder_norm(x)), after
 
@@ -191,7 +129,7 @@ class Transformer(SequenceToSequence):
         """Select and repeat rows, as the interface says; the source is copied only if it must."""
         assert isinstance(state, TransformerState)
         flat = rows.reshape(-1)
-        past = [(keys[flat], values[flat]) for keys, values in state.past]
+        past = [tuple(part[flat] for part in layer) for layer in state.past]
         source, bias = state.source, state.bias
         if rows.shape[0] < bias.shape[0]:
             rows_before = 1 if not state.past else state.past[0][0].shape[0] // bias.shape[0]
@@ -202,22 +140,19 @@ class Transformer(SequenceToSequence):
 
     def _enter(self, embedded: Tensor) -> Tensor:
         """Add positions to embeddings [B, S, D] and drop some of their elements."""
-        entered: Tensor = self.dropout(embedded + self._position_rows(embedded.shape[1], embedded))
+        placed = embedded if self.positions is None else self.positions(embedded)
+        entered: Tensor = self.dropout(placed)
         return entered
 
-    def _position_rows(self, length: int, like: Tensor) -> Tensor:
-        """Give the first positions [length, D], kept from call to call and grown at need."""
-        table = self._positions
-        if table.shape[0] < length or table.device != like.device or table.dtype != like.dtype:
-            size = max(table.shape[0], 1 << (length - 1).bit_length())
-            table = sinusoids(size, like.shape[-1]).to(like.device, like.dtype)
-            self._positions = table
-        return table[:length]
 
+@torch.no_grad()
+def scale_by_depth(layers: nn.ModuleList) -> None:
+    """Make the weights of the n-th layer smaller by sqrt(n), counted from 1, before training.
 
-def sinusoids(length: int, dimension: int) -> Tensor:
-    """Compute the positions of section 3.5, the sines first and then the cosines [length, D]."""
-    half = dimension // 2
-    rates = torch.exp(torch.arange(half) * (-math.log(10_000.0) / max(1, half - 1)))
-    angles = torch.arange(length)[:, None] * rates
-    return torch.cat((angles.sin(), angles.cos()), dim=1)
+    Source: Zhang, Titov and Sennrich 2019, "Improving Deep Transformer with Depth-Scaled
+    Initialization and Merged Attention".
+    """
+    for depth, layer in enumerate(layers, start=1):
+        for part in layer.modules():
+            if isinstance(part, nn.Linear):
+                part.weight.mul_(depth**-0.5)

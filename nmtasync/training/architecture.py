@@ -37,4 +37,4 @@ def refuse_other_architecture(
 
 
 def _shapes_parameters(field: OptionField) -> bool:
-    return field.section == "model" and "dropout" not in field.key
+    return field.section == "model" and field.key != "preset" and "dropout" not in field.key

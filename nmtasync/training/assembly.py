@@ -61,6 +61,20 @@ def data_digest(run: RunDirectory) -> str:
     return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
 
 
+def _check_lengths(run: RunDirectory, max_length: int) -> None:
+    """Refuse sentences that learned positions do not reach, before training comes upon them."""
+    for part in ("train", "valid"):
+        corpus = ParallelShards.open(run.data / part)
+        longest = 1 + int(max(corpus.source_lengths.max(), corpus.target_lengths.max()))
+        if longest > max_length:
+            raise UserError(
+                f"is {max_length}, but a sentence of {run.data / part} has {longest} pieces, its "
+                "end counted",
+                where="model.max_positions",
+                remedy=f"set it to {longest} or more",
+            )
+
+
 class Assembly:
     """The parts of one call of `train`, in the order in which they are made.
 
@@ -113,6 +127,8 @@ class Assembly:
         if initial_model is not None:
             self.kept_embeddings = initial_model.initialise(model, vocabularies)
             self.initialised_from = initial_model.record()
+        if model.max_length is not None:
+            _check_lengths(run, model.max_length)
         self.num_parameters = sum(p.numel() for p in model.parameters())
         self.flat = FlatModel(model.to(devices[0] if self.alone else "cpu"))
         num_shards = config.asynchronous.num_shards or self.num_workers

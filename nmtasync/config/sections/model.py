@@ -13,8 +13,15 @@ class ModelConfig:
 
     type: str = option(
         "transformer",
-        "Pre-norm Transformer, or GRU encoder-decoder with attention.",
+        "Transformer, or GRU encoder-decoder with attention.",
         choices=("transformer", "rnn"),
+    )
+    preset: str | None = option(
+        None,
+        "Well-known sizes of a Transformer: sets dimension, feed_forward, heads, encoder_layers, "
+        "decoder_layers and dropout where the same file or command does not set them.",
+        choices=("tiny", "small", "base", "big"),
+        only_if=("model.type", "transformer"),
     )
     dimension: int = option(
         256, "Width of embeddings and of Transformer layers.", unit="elements", minimum=2
@@ -23,7 +30,8 @@ class ModelConfig:
     decoder_layers: int = option(3, "Layers of the decoder.", minimum=1)
     feed_forward: int | None = option(
         None,
-        "Width inside feed-forward layers; 'none' means four times the dimension.",
+        "Width inside feed-forward layers; 'none' means four times the dimension, with swiglu "
+        "two thirds of that.",
         unit="elements",
         minimum=1,
         only_if=("model.type", "transformer"),
@@ -32,6 +40,46 @@ class ModelConfig:
         None,
         "Attention heads; 'none' means one for each 64 elements of the dimension.",
         minimum=1,
+        only_if=("model.type", "transformer"),
+    )
+    norm: str = option(
+        "pre",
+        "Normalise the input of each sublayer, which trains more easily, or its sum with the "
+        "output, as the first Transformer did.",
+        choices=("pre", "post"),
+        only_if=("model.type", "transformer"),
+    )
+    activation: str = option(
+        "relu",
+        "Inside feed-forward layers; swiglu has gates.",
+        choices=("relu", "gelu", "swiglu"),
+        only_if=("model.type", "transformer"),
+    )
+    positions: str = option(
+        "sinusoidal",
+        "How the order of pieces is told: waves or parameters that are added to embeddings, or "
+        "rotations of queries and keys in self-attention.",
+        choices=("sinusoidal", "learned", "rotary"),
+        only_if=("model.type", "transformer"),
+    )
+    max_positions: int = option(
+        512,
+        "The longest sentence that learned positions allow, its end counted.",
+        unit="pieces",
+        minimum=2,
+        only_if=("model.positions", "learned"),
+    )
+    decoder: str = option(
+        "attention",
+        "What sees the earlier pieces of the target: self-attention, or the simpler simple "
+        "recurrent unit, whose steps are cheaper.",
+        choices=("attention", "ssru"),
+        only_if=("model.type", "transformer"),
+    )
+    depth_scaling: bool = option(
+        False,
+        "Begin with weights of the n-th layer of each side divided by the square root of n: deep "
+        "encoders, above all with norm = post, may not learn otherwise.",
         only_if=("model.type", "transformer"),
     )
     state_dimension: int | None = option(
@@ -43,6 +91,21 @@ class ModelConfig:
     )
     dropout: float = option(
         0.1, "Probability with which an activation is dropped.", minimum=0.0, maximum=0.9
+    )
+    attention_dropout: float = option(
+        0.0,
+        "Probability with which a weight of an attention is dropped.",
+        minimum=0.0,
+        maximum=0.9,
+        only_if=("model.type", "transformer"),
+    )
+    feed_forward_dropout: float | None = option(
+        None,
+        "Probability with which an activation inside feed-forward layers is dropped; 'none' "
+        "means that of dropout.",
+        minimum=0.0,
+        maximum=0.9,
+        only_if=("model.type", "transformer"),
     )
     tied_embeddings: str = option(
         "all",

@@ -1,0 +1,39 @@
+"""Well-known sizes of a Transformer, each a name for several settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def _sizes(
+    dimension: int, feed_forward: int, heads: int, layers: int, dropout: float
+) -> dict[str, Any]:
+    return {
+        "model.dimension": dimension,
+        "model.feed_forward": feed_forward,
+        "model.heads": heads,
+        "model.encoder_layers": layers,
+        "model.decoder_layers": layers,
+        "model.dropout": dropout,
+    }
+
+
+PRESETS = {
+    "tiny": _sizes(128, 256, 4, 4, 0.3),
+    "small": _sizes(256, 1024, 4, 3, 0.1),
+    "base": _sizes(512, 2048, 8, 6, 0.1),
+    "big": _sizes(1024, 4096, 16, 6, 0.3),
+}
+"""The settings behind each name. "base" and "big" are those of Vaswani et al. 2017, table 3; "tiny"
+is for corpora of some ten thousand pairs; "small" is what holds by default."""
+
+
+def with_preset(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the settings that a layer's preset stands for under those that the layer names.
+
+    A layer is what one place says: a file, or a command line. So a preset gives way to what
+    stands beside it, and takes the place of what earlier layers said. Of RUN/config.toml, which
+    names every option, nothing is replaced.
+    """
+    return {**PRESETS.get(layer.get("model.preset") or "", {}), **layer}

@@ -1,0 +1,133 @@
+"""The simpler simple recurrent unit, which takes the place of a decoder's self-attention.
+
+Its step costs the same however long the target is, and it remembers one vector. That makes it
+the decoder of fast students.
+Source: Kim et al. 2019, "From Research to Production and Back: Ludicrously Fast Neural Machine
+Translation".
+Shapes: B sentences or hypotheses, T target pieces, D dimension.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nmtasync.models.attention import Past, initialise
+
+
+class SSRU(nn.Module):
+    """A recurrence whose every product is computed for all positions at once.
+
+    Forget gates f = sigmoid(W x + b) mix the cells c = f * c_before + (1 - f) * (V x + d), and
+    the output is relu(c). The paper has no bias d.
+
+    Args:
+        dimension: D.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.inputs = nn.Linear(dimension, 2 * dimension)
+        initialise(self.inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run over whole sequences [B, T, D]; returns the outputs [B, T, D]."""
+        apply: Any = _LinearRecurrence.apply  # torch has no types for it
+        return F.relu(apply(*self._gate(x))).to(x.dtype)
+
+    def step(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        """Go on by one position.
+
+        Args:
+            x: The new position of each row [B, D].
+            past: The cells before it [B, D], None at first.
+
+        Returns:
+            The outputs [B, D], and the cells after it.
+        """
+        forget, cells = self._gate(x)
+        if past:
+            cells = torch.addcmul(cells, forget, past[0])
+        return F.relu(cells).to(x.dtype), (cells,)
+
+    def _gate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the forget gates, and what enters the cells, in single precision at least."""
+        projected = self.inputs(x)
+        precise = torch.promote_types(projected.dtype, torch.float32)
+        gates, candidates = projected.to(precise).chunk(2, dim=-1)
+        return gates.sigmoid(), (-gates).sigmoid() * candidates
+
+
+class _LinearRecurrence(torch.autograd.Function):
+    """States y_t = a_t * y_before + x_t of all positions.
+
+    With dy the gradient by y as others use it, the gradients are dx_t = dy_t + a_after * dx_after,
+    the same recurrence from the end, and da_t = dx_t * y_before.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, x: Tensor) -> Tensor:
+        """Run from the first position to the last: a and x [B, T, D] to y [B, T, D]."""
+        y = _recur(decay, x, backwards=False)
+        ctx.save_for_backward(decay, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, by_y: Tensor) -> tuple[Tensor, Tensor]:
+        """Run from the last position to the first."""
+        decay, y = ctx.saved_tensors
+        by_x = _recur(decay, by_y, backwards=True)
+        by_decay = torch.zeros_like(decay)
+        torch.mul(by_x[:, 1:], y[:, :-1], out=by_decay[:, 1:])
+        return by_decay, by_x
+
+
+def _recur(decay: Tensor, x: Tensor, *, backwards: bool) -> Tensor:
+    """Choose how: steps touch each element once; doubling launches few kernels."""
+    way = recur_by_steps if x.device.type == "cpu" else recur_by_doubling
+    return way(decay, x, backwards=backwards)
+
+
+def recur_by_steps(decay: Tensor, x: Tensor, *, backwards: bool) -> Tensor:
+    """Compute the states one position after the other.
+
+    Args:
+        decay: a [B, T, D].
+        x: What enters [B, T, D].
+        backwards: Compute y_t = a_after * y_after + x_t, from the last position to the first,
+            instead of y_t = a_t * y_before + x_t.
+
+    Returns:
+        The states y [B, T, D].
+    """
+    length = x.shape[1]
+    order = range(length - 1, -1, -1) if backwards else range(length)
+    y = torch.empty_like(x)
+    y[:, order[0]] = x[:, order[0]]
+    for last, now in itertools.pairwise(order):
+        torch.addcmul(x[:, now], decay[:, max(last, now)], y[:, last], out=y[:, now])
+    return y
+
+
+def recur_by_doubling(decay: Tensor, x: Tensor, *, backwards: bool) -> Tensor:
+    """Compute the states in log2(T) turns; arguments as in `recur_by_steps`.
+
+    After a turn y_t knows of the last 1, 2, 4, ... inputs, and a_t is the product of as many
+    decays, so that the next turn can join two such stretches.
+    Source: Hillis and Steele 1986, "Data Parallel Algorithms", partial sums.
+    """
+    if backwards:
+        reversed_decay = decay.roll(-1, dims=1).flip(1)
+        return recur_by_doubling(reversed_decay, x.flip(1), backwards=False).flip(1)
+    length = x.shape[1]
+    reach = 1
+    while reach < length:
+        joined = torch.addcmul(x[:, reach:], decay[:, reach:], x[:, :-reach])
+        x = torch.cat((x[:, :reach], joined), dim=1)
+        decay = torch.cat((decay[:, :reach], decay[:, reach:] * decay[:, :-reach]), dim=1)
+        reach *= 2
+    return x
