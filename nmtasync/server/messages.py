@@ -24,6 +24,9 @@ class Push:
         gradient_norm: Global norm of the gradient per target word, before clipping.
         compute_seconds: Time that the worker spent computing it.
         num_values: How many values a sparse payload has (see `sparse`); None if it is dense.
+        slot: Which of the worker's slots it was computed in, and is answered to.
+        idle_seconds: For how long the worker had nothing to compute before it, where exchanges
+            overlap with computing; None where it waits for every answer.
     """
 
     worker: int
@@ -36,6 +39,8 @@ class Push:
     gradient_norm: float
     compute_seconds: float
     num_values: int | None = None
+    slot: int = 0
+    idle_seconds: float | None = None
 
 
 @dataclass(frozen=True)

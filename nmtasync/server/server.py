@@ -86,11 +86,11 @@ class Server:
         """The updates of the shard that has made the most."""
         return max(self.versions)
 
-    def fetch(self, landing: Tensor, worker: int) -> tuple[int, ...]:
-        """Copy the parameters to the `landing` [P] of a worker and return their versions."""
+    def fetch(self, landing: Tensor, worker: int, slot: int = 0) -> tuple[int, ...]:
+        """Copy the parameters to the `landing` [P] of a worker's slot; return their versions."""
         landing.copy_(self.parameters)
         for shard in self.shards:
-            shard.rule.fetched(worker)
+            shard.rule.fetched(worker, slot)
         return self.versions
 
     def exchange(
@@ -122,7 +122,7 @@ class Server:
                 payload = unpack(payload, push.num_values, self._dense())
             for shard, late in zip(self.shards, staleness, strict=True):
                 learning_rate = self._apply(shard, push, payload[shard.bounds], late)
-        versions = self.fetch(landing, push.worker)
+        versions = self.fetch(landing, push.worker, push.slot)
         applied = usable and not repeated
         norm = None
         if before is not None and learning_rate is not None:
@@ -136,7 +136,9 @@ class Server:
         return self._unpacked
 
     def _apply(self, shard: Shard, push: Push, gradient: Tensor, staleness: int) -> float | None:
-        arriving = ShardPush(push.worker, gradient, push.target_words, shard.version, staleness)
+        arriving = ShardPush(
+            push.worker, gradient, push.target_words, shard.version, staleness, slot=push.slot
+        )
         rate = shard.rule.apply(arriving)
         if rate is None:
             return None

@@ -25,7 +25,7 @@ _SHARED_MEMORY = "/dev/shm"
 
 @dataclass(frozen=True)
 class Slot:
-    """The shared memory between one worker and the server.
+    """The shared memory between one worker and the server, for one window at a time.
 
     Attributes:
         mailbox: [P], written by the worker: the payload of its push.
@@ -52,9 +52,11 @@ class Slot:
             self.mailbox.copy_(flat.gradients)
 
     def receive_payload(self, flat: FlatModel[ModelT]) -> None:
-        """Take the parameters from the landing buffer, where they are not used in place."""
-        if flat.parameters is not self.landing:
+        """Take the parameters from the landing buffer, or compute with them in place."""
+        if flat.parameters.device != self.landing.device:
             flat.parameters.copy_(self.landing)
+        elif flat.parameters is not self.landing:
+            flat.bind(self.landing, self.mailbox)
 
 
 def shared_vector(size: int) -> Tensor:

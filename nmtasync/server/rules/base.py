@@ -22,6 +22,7 @@ class ShardPush:
         version: The updates that the shard has made so far.
         staleness: How many of them the worker had not seen.
         learning_rate_scale: What the learning rate is multiplied with.
+        slot: Which of the worker's slots it was computed in.
     """
 
     worker: int
@@ -30,6 +31,7 @@ class ShardPush:
     version: int
     staleness: int
     learning_rate_scale: float = 1.0
+    slot: int = 0
 
 
 class Rule(Protocol):
@@ -46,8 +48,8 @@ class Rule(Protocol):
         """
         ...
 
-    def fetched(self, worker: int) -> None:
-        """Note that the worker is being handed the parameters as they are."""
+    def fetched(self, worker: int, slot: int) -> None:
+        """Note that the worker is being handed the parameters as they are, into a slot."""
         ...
 
     def counts(self) -> dict[str, int]:
@@ -65,9 +67,9 @@ class OuterRule:
     def __init__(self, inner: Rule) -> None:
         self.inner = inner
 
-    def fetched(self, worker: int) -> None:
+    def fetched(self, worker: int, slot: int) -> None:
         """Hand it on."""
-        self.inner.fetched(worker)
+        self.inner.fetched(worker, slot)
 
     def counts(self) -> dict[str, int]:
         """Those of the rule inside."""
