@@ -51,12 +51,15 @@ SETTINGS = {
 }
 
 CASES = {
-    "1 worker": ("local", "cpu", False),
-    "2 asynchronous": ("local", "cpu,cpu", False),
-    "2 synchronous": ("synchronous", "cpu,cpu", False),
-    "2 asynchronous, one slow": ("local", "cpu,cpu", True),
-    "2 synchronous, one slow": ("synchronous", "cpu,cpu", True),
+    "1 worker": ("local", "cpu", False, False),
+    "1 worker, overlap": ("local", "cpu", True, False),
+    "2 asynchronous": ("local", "cpu,cpu", False, False),
+    "2 asynchronous, overlap": ("local", "cpu,cpu", True, False),
+    "2 synchronous": ("synchronous", "cpu,cpu", False, False),
+    "2 asynchronous, one slow": ("local", "cpu,cpu", False, True),
+    "2 synchronous, one slow": ("synchronous", "cpu,cpu", False, True),
 }
+"""Driver, devices, whether workers overlap, whether one is slow."""
 
 
 def slowed(gradient: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,7 +129,7 @@ class Recorder:
 
 def run_case(run: RunDirectory, case: str, seconds: float) -> Recorder:
     """Train in one setting from the beginning."""
-    driver, devices, slow = CASES[case]
+    driver, devices, overlap, slow = CASES[case]
     recorder = Recorder(2 if (driver, devices) == ("local", "cpu,cpu") else 1, seconds)
     original = Reporter.pushed
 
@@ -140,6 +143,7 @@ def run_case(run: RunDirectory, case: str, seconds: float) -> Recorder:
         **SETTINGS,
         "asynchronous.driver": driver,
         "asynchronous.devices": devices,
+        "asynchronous.overlap": overlap,
     }
     Reporter.pushed = pushed  # type: ignore[method-assign]
     local.run_worker = run_slow_worker if slow else run_worker

@@ -286,6 +286,10 @@ def test_no_rule_depends_on_the_number_of_shards(rule, num_shards, order):
         ({"optimizer.beta_points": "1:0.9"}, "beta_points: '1:0.9' is no number:beta1:beta2"),
         ({"optimizer.beta_points": "9:0.9:0.9,3:0.8:0.9"}, "does not come after"),
         ({"asynchronous.delay_warmup_updates": 9}, "has no effect.*optimizer_delay is 1"),
+        (
+            {"asynchronous.overlap": True, "asynchronous.driver": "synchronous"},
+            "overlap: has no effect while asynchronous.driver is 'synchronous'",
+        ),
     ],
 )
 def test_what_has_no_meaning_is_refused_in_a_sentence(chosen, message):
