@@ -18,6 +18,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -50,24 +51,36 @@ SETTINGS = {
     "training.log_every_seconds": 1e9,
 }
 
-Case = tuple[str, list[str], bool]
-"""Driver, devices, and whether one worker is slow."""
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: the driver, its devices, whether workers overlap, whether one is slow."""
+
+    driver: str
+    devices: list[str]
+    overlap: bool = False
+    slow: bool = False
 
 
 def cases_of(devices: list[str]) -> dict[str, Case]:
-    """What is measured: one worker, and two and four as far as there are devices."""
-    cases: dict[str, Case] = {"1 worker": ("local", devices[:1], False)}
+    """One worker, and two and four as far as there are devices."""
+    cases = {
+        "1 worker": Case("local", devices[:1]),
+        "1 worker, overlap": Case("local", devices[:1], overlap=True),
+    }
     for number in (2, 4):
         chosen = devices[:number]
         if len(chosen) < number:
             break
-        drivers = {"asynchronous": "local", "synchronous": "synchronous"}
         gpus = [device for device in chosen if device != "cpu"]
-        if len(set(gpus)) < len(gpus):
-            del drivers["synchronous"]
-        for slow, remark in ((False, ""), (True, ", one slow")):
-            for name, driver in drivers.items():
-                cases[f"{number} {name}{remark}"] = (driver, chosen, slow)
+        distinct = len(set(gpus)) == len(gpus)  # or they can't be synchronous
+        cases[f"{number} asynchronous"] = Case("local", chosen)
+        cases[f"{number} asynchronous, overlap"] = Case("local", chosen, overlap=True)
+        if distinct:
+            cases[f"{number} synchronous"] = Case("synchronous", chosen)
+        cases[f"{number} asynchronous, one slow"] = Case("local", chosen, slow=True)
+        if distinct:
+            cases[f"{number} synchronous, one slow"] = Case("synchronous", chosen, slow=True)
     return cases
 
 
@@ -140,8 +153,7 @@ class Recorder:
 
 def run_case(run: RunDirectory, case: Case, seconds: float) -> Recorder:
     """Train in one setting from the beginning."""
-    driver, devices, slow = case
-    recorder = Recorder(len(devices) if driver == "local" else 1, seconds)
+    recorder = Recorder(len(case.devices) if case.driver == "local" else 1, seconds)
     original = Reporter.pushed
 
     def pushed(
@@ -152,12 +164,13 @@ def run_case(run: RunDirectory, case: Case, seconds: float) -> Recorder:
 
     settings = {
         **SETTINGS,
-        "asynchronous.driver": driver,
-        "asynchronous.devices": ",".join(devices),
+        "asynchronous.driver": case.driver,
+        "asynchronous.devices": ",".join(case.devices),
+        "asynchronous.overlap": case.overlap,
     }
     Reporter.pushed = pushed  # type: ignore[method-assign]
-    local.run_worker = run_slow_worker if slow else run_worker
-    synchronous.run_rank = run_slow_rank if slow else run_rank
+    local.run_worker = run_slow_worker if case.slow else run_worker
+    synchronous.run_rank = run_slow_rank if case.slow else run_rank
     with Path(os.devnull).open("w") as nowhere:
         train(run, settings, resume=False, console=Console(file=nowhere))
     Reporter.pushed = original  # type: ignore[method-assign]
@@ -188,12 +201,12 @@ def main() -> None:
                 print(f"  {name:26} {speeds[name][-1]:8,.0f} target words/s", flush=True)
     one = speeds["1 worker"]
     print(f"\n{'':26} {'target words/s':26} {'times 1 worker':22} not computing (worker 0)")
-    for name, (driver, devices, slow) in cases.items():
+    for name, case in cases.items():
         ratios = [speed / alone for speed, alone in zip(speeds[name], one, strict=True)]
         shares = describe([100 * share for share in outside[name]], "{:.1f}%")
         print(f"{name:26} {describe(speeds[name]):26} {describe(ratios, '{:.2f}'):22} {shares}")
-        if slow and driver == "local":
-            alone = len(devices) - 1 + 1 / (1 + SLEEP_PER_COMPUTE)
+        if case.slow and case.driver == "local":
+            alone = len(case.devices) - 1 + 1 / (1 + SLEEP_PER_COMPUTE)
             of_sum = [100 * ratio / alone for ratio in ratios]
             print(f"{'':26} of the sum of all alone: {describe(of_sum)} %")
 

@@ -134,12 +134,12 @@ def test_a_run_in_which_a_worker_was_killed_is_replayed_bit_for_bit(toy_run, mon
         happened.append("replaced")
         assert wait([worker.connection], 100), "it never starts"
 
-    def fetched(self: Session, worker, landing, batches_before=None):
+    def fetched(self: Session, worker, landing, batches_before=None, slot=0):
         if batches_before:
             assert worker == 1
             happened.append("fetched")
             pushes[1] = 0
-        return fetch(self, worker, landing, batches_before)
+        return fetch(self, worker, landing, batches_before, slot)
 
     monkeypatch.setattr(Session, "exchange", noted)
     monkeypatch.setattr(Session, "fetch", fetched)
@@ -158,6 +158,34 @@ def test_a_run_of_one_worker_is_replayed_over_its_resume(toy_run):
     for updates in (4, 9):
         train_toy(toy_run, training__max_updates=updates, **ONE)
     assert ["batches_before" in line for line in logged(toy_run, "fetch")] == [True, False]
+    replay(other, log_of(toy_run))
+    assert_replayed(toy_run, other)
+
+
+def test_a_worker_with_overlap_is_its_simulation_and_its_replay_bit_for_bit(toy_run):
+    """In a process of its own: only its own pushes come in between, whatever the machine does."""
+    simulated, replayed = copy_of(toy_run), RunDirectory(toy_run.root.with_name("replayed"))
+    shutil.copytree(toy_run.root, replayed.root)
+    overlap = {**ONE, "asynchronous__overlap": True, "training__log_every_seconds": 0.0}
+    limit = {"training__max_updates": 9, "training__validate_every": 1000}
+    train_toy(toy_run, **overlap, **limit)
+    lines = events(toy_run, "train")
+    assert [line["staleness_max"] for line in lines] == [0] + [1] * 8
+    assert {push["slot"] for push in logged(toy_run, "push")} == {0, 1}
+    train_toy(simulated, **overlap, **limit, asynchronous__driver="simulated")
+    replay(replayed, log_of(toy_run), **overlap)
+    for other in (simulated, replayed):
+        assert_replayed(toy_run, other)
+
+
+def test_a_log_of_before_there_were_slots_is_replayed(toy_run):
+    other = copy_of(toy_run)
+    train_toy(toy_run, training__max_updates=4, **ONE)
+    lines = [json.loads(line) for line in log_of(toy_run).read_text("utf-8").splitlines()]
+    for line in lines:
+        line.pop("slot", None)
+        line.get("settings", {}).pop("asynchronous.overlap", None)
+    log_of(toy_run).write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     replay(other, log_of(toy_run))
     assert_replayed(toy_run, other)
 
@@ -203,6 +231,7 @@ def test_replaying_its_own_log_leaves_it_as_it_is(toy_run):
         ({"training__seed": 7}, r"training\.seed: is 7, but was 1"),
         ({"data__batch_tokens": 90}, r"data\.batch_tokens: is 90, but was 120"),
         ({"asynchronous__optimizer_delay": 3}, r"optimizer_delay: is 3, but was 2"),
+        ({"asynchronous__overlap": True}, r"overlap: is True, but was False"),
         ({"resume": True}, "another run.*--no-resume"),
     ],
 )
@@ -234,6 +263,8 @@ def damaged(lines: list[str], kind: str) -> list[str]:
         case "corpus":
             start = json.loads(lines[0])
             lines[0] = json.dumps({**start, "data": "other"})
+        case "slot":
+            lines[pushes[1]] = lines[pushes[1]].replace('"slot":0', '"slot":1')
         case "later":
             start = json.loads(lines[0])
             lines[0] = json.dumps({**start, "updates": 3})
@@ -251,6 +282,7 @@ def damaged(lines: list[str], kind: str) -> list[str]:
         ("nowhere", r"copy\.jsonl:\d+: epoch 0 has no batch 5000.*damaged"),
         ("head", "does not begin like an exchange log"),
         ("corpus", "another corpus or vocabulary"),
+        ("slot", "names a slot that its workers do not have.*damaged"),
         ("later", "begins at update 3, and what came before was not logged"),
         ("empty", "holds no push"),
         ("none", "can't be read"),

@@ -6,17 +6,22 @@ import itertools
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, TOY_MODEL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from nmtasync.config.load import resolve
 from nmtasync.config.schema import AsynchronousConfig, OptimizerConfig
+from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
+from nmtasync.models.build import build_model
+from nmtasync.optim.flat import flat_size
 from nmtasync.optim.schedules import betas_at, delay_at
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
+from nmtasync.server.transport import Slot
+from nmtasync.training.worker import Worker
 
 SIZE = 64 * 6
 FLAT = {"schedule.warmup_updates": 0, "schedule.decay": "none", "optimizer.smoothing": None}
@@ -162,6 +167,29 @@ def test_delay_compensation_is_its_formula():
     assert torch.allclose(server.parameters.double(), expected, atol=1e-6)
 
 
+def test_with_overlap_a_push_is_compensated_for_what_changed_since_its_own_fetch():
+    options = {key.replace(".", "__"): value for key, value in SGD.items()}
+    server = make_server(
+        num_workers=1,
+        asynchronous__rule="delay-compensation",
+        asynchronous__compensation_strength=0.5,
+        asynchronous__overlap=True,
+        **options,
+    )
+    expected, landing = server.parameters.double(), torch.zeros(SIZE)
+    versions = [server.fetch(landing, 0, slot) for slot in (0, 1)]
+    fetched = [expected.clone(), expected.clone()]
+    for sequence, gradient in enumerate(gradients(6), start=1):
+        slot = (sequence - 1) % 2
+        push = Push(0, sequence, versions[slot], 1, 1, 1, 0.0, 1.0, 0.0, slot=slot)
+        reply = server.exchange(push, gradient.clone(), landing)
+        assert reply.staleness == (min(sequence - 1, 1),) * 2
+        g = gradient.double()
+        expected = expected - 1e-3 * (g + 0.5 * g * g * (expected - fetched[slot]))
+        fetched[slot], versions[slot] = expected.clone(), reply.versions
+        assert torch.allclose(landing.double(), expected, atol=1e-7)
+
+
 @pytest.mark.parametrize("rule", ["delay-compensation", "staleness-aware"])
 def test_without_staleness_nothing_is_corrected(rule):
     corrected, plain = Pushers(make_server(asynchronous__rule=rule)), Pushers(make_server())
@@ -263,6 +291,10 @@ def test_no_rule_depends_on_the_number_of_shards(rule, num_shards, order):
         ({"optimizer.beta_points": "1:0.9"}, "beta_points: '1:0.9' is no number:beta1:beta2"),
         ({"optimizer.beta_points": "9:0.9:0.9,3:0.8:0.9"}, "does not come after"),
         ({"asynchronous.delay_warmup_updates": 9}, "has no effect.*optimizer_delay is 1"),
+        (
+            {"asynchronous.overlap": True, "asynchronous.driver": "synchronous"},
+            "overlap: has no effect while asynchronous.driver is 'synchronous'",
+        ),
     ],
 )
 def test_what_has_no_meaning_is_refused_in_a_sentence(chosen, message):
@@ -287,24 +319,55 @@ def test_the_delay_rises_from_one():
     assert delays == sorted(delays)
 
 
-def test_the_memory_table_is_what_the_server_allocates():
-    """Rows of docs/memory.md: | `option = value, ...` | vectors with N workers |."""
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in (REPOSITORY / "docs" / "memory.md").read_text("utf-8").splitlines()
-        if line.startswith("| `")
+def memory_table(heading: str) -> list[tuple[dict[str, object], str]]:
+    """Rows of a part of docs/memory.md: | `option = value, ...` | vectors with N workers |."""
+    parts = (REPOSITORY / "docs" / "memory.md").read_text("utf-8").split("# ")
+    (text,) = (part for part in parts if part.startswith(heading))
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    return [
+        (dict(_setting(pair) for pair in options.strip("`").split(", ")), vectors)
+        for options, vectors in cells
     ]
+
+
+def test_the_memory_table_is_what_the_server_allocates():
+    rows = memory_table("What the server keeps")
     assert len(rows) >= 8
-    for row in rows:
-        pairs = (part.split(" = ") for part in row[0].strip("`").split(", "))
-        chosen = {name: _value(value) for name, value in pairs}
+    for chosen, vectors in rows:
         for num_workers in (2, 5):
             extra = DELTAS if "outer-nesterov" in str(chosen.get("asynchronous.rule")) else {}
             config = resolve({"optimizer.smoothing": None}, extra, chosen)
             server = Server(torch.zeros(SIZE), 2, config, num_workers)
-            counted = eval(row[1].replace("N", str(num_workers)))
-            assert len(server.vectors) == counted, row
+            counted = eval(vectors.replace("N", str(num_workers)))
+            assert len(server.vectors) == counted, chosen
             assert all(vector.numel() == SIZE for vector in server.vectors.values())
+
+
+def test_the_memory_table_is_what_workers_allocate(toy_run):
+    """Tensors of at least P elements that are reached from the worker and its slots."""
+    rows = memory_table("What a worker keeps")
+    assert len(rows) >= 4
+    for chosen, vectors in rows:
+        config = resolve(TOY_MODEL, chosen)
+        model = build_model(config.model, 46, 46)
+        size = flat_size(model)
+        slots = [Slot.allocate(size) for _ in range(config.asynchronous.num_slots)]
+        corpus = ParallelShards.open(toy_run.data / "train")
+        worker = Worker(0, slots[0].replica(model, "cpu"), corpus, config)
+        owners = [*slots, worker.flat, worker.local, worker.dropper]
+        found = {
+            value.untyped_storage().data_ptr()
+            for owner in owners
+            if owner is not None
+            for value in vars(owner).values()
+            if isinstance(value, torch.Tensor) and value.numel() == size
+        }
+        assert len(found) == eval(vectors), chosen
+
+
+def _setting(pair: str) -> tuple[str, object]:
+    name, value = pair.split(" = ")
+    return name, {"true": True, "false": False}.get(value, _value(value))
 
 
 def _value(text: str) -> object:

@@ -95,6 +95,80 @@ def test_n_equal_workers_are_n_minus_1_updates_late(toy_run, pushes, num_workers
     ]
 
 
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_with_overlap_n_equal_workers_are_2n_minus_1_updates_late(toy_run, pushes, num_workers):
+    simulate(
+        toy_run,
+        asynchronous__overlap=True,
+        simulation__speeds=",".join(["1"] * num_workers),
+        training__max_updates=5 * num_workers,
+    )
+    # Both windows of each worker begin at version 0: i others, then N + i pushes come before. From
+    # then on 2 N - 1 pushes lie between the fetch after one push and the push after the next.
+    late = [list(range(num_workers)), list(range(num_workers, 2 * num_workers))]
+    late += [[2 * num_workers - 1] * num_workers] * 3
+    assert pushes == [
+        (float(second), i, late[second - 1][i])
+        for second in range(1, 6)
+        for i in range(num_workers)
+    ]
+
+
+def two_at_a_time(receive: Fraction, compute: Fraction, send: Fraction, number: int):
+    """When pushes of an overlapping worker arrive, moment by moment, with a queue for each station.
+
+    Returns:
+        The arrivals, and for how long it has computed nothing until the last of them.
+    """
+    durations, queues = (receive, compute, send), [[0, 1], [], []]
+    busy: list[tuple[Fraction, int] | None] = [None, None, None]
+    now, computing, arrivals, begun = Fraction(0), Fraction(0), [], 2
+    while len(arrivals) < number:
+        for station, queue in enumerate(queues):
+            if busy[station] is None and queue:
+                busy[station] = (now + durations[station], queue.pop(0))
+        before, now = now, min(entry[0] for entry in busy if entry)
+        computing += now - before if busy[1] else 0
+        for station in range(3):
+            entry = busy[station]
+            if entry and entry[0] == now:
+                busy[station] = None
+                if station < 2:
+                    queues[station + 1].append(entry[1])
+                else:
+                    arrivals.append(now)
+                    queues[0].append(begun)
+                    begun += 1
+    return arrivals, now - computing
+
+
+@pytest.mark.parametrize("bandwidth", [None, 1e6, 50_000.0, 20_000.0])
+@pytest.mark.parametrize("drop_rate", [None, 0.9])
+def test_with_overlap_time_is_that_of_three_stations(toy_run, pushes, bandwidth, drop_rate):
+    """From transfers that are hidden whole to such that take most of the time."""
+    summary = simulate(
+        toy_run,
+        asynchronous__overlap=True,
+        asynchronous__drop_rate=drop_rate,
+        simulation__exchange_latency_seconds=0.1,
+        simulation__exchange_bytes_per_second=bandwidth,
+        training__max_updates=9,
+    )
+    size = final_state(toy_run)[0]["parameters"].numel()
+    pace = 0 if bandwidth is None else 1 / Fraction(bandwidth)
+    receive = Fraction(1, 10) + 4 * size * pace
+    kept = size if drop_rate is None else 2 * (size - int(size * drop_rate))
+    arrivals, idle = two_at_a_time(receive, Fraction(1), Fraction(1, 10) + 4 * kept * pace, 9)
+    assert [seconds for seconds, _, _ in pushes] == [float(moment) for moment in arrivals]
+    spent = summary.workers[0]
+    assert spent.computing + spent.exchanging + spent.waiting == pytest.approx(1, abs=1e-3)
+    if bandwidth is None:
+        assert spent.exchanging == 0.0, "hidden"
+    else:
+        assert spent.exchanging <= float(idle / arrivals[-1])
+        assert (spent.exchanging > 0) == (2 * receive > 1)
+
+
 def test_unequal_workers_are_as_late_as_told_by_hand(toy_run, pushes):
     """Worker 0 pushes at 1, 2, 3, ..; worker 1, thrice as fast, at 1/3, 2/3, 1, 4/3, ..
 
@@ -191,10 +265,14 @@ def test_the_same_simulation_gives_the_same_state(toy_run):
     assert_same_state(toy_run, other)
 
 
-@pytest.mark.parametrize("rule", ["immediate", "buffer+delay-compensation"])
-def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(toy_run, rule):
+@pytest.mark.parametrize(
+    ("rule", "overlap"),
+    [("immediate", False), ("immediate", True), ("buffer+delay-compensation", True)],
+)
+def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(toy_run, rule, overlap):
     other = copy_of(toy_run)
     options = {**EVENTFUL, "training__validate_every": 4, "asynchronous__rule": rule}
+    options["asynchronous__overlap"] = overlap
     if rule != "immediate":  # other vectors of the server and the workers are kept, too
         options["asynchronous__drop_rate"] = 0.5
     simulate(toy_run, training__max_updates=20, **options)
@@ -202,7 +280,8 @@ def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(toy_run, rule):
         simulate(other, training__max_updates=updates, **options)
     assert_same_state(toy_run, other)
     vectors, state = final_state(toy_run)
-    assert state["simulation"]["flights"] and "replica.0" in vectors, "or little was tested"
+    assert state["simulation"]["flights"] and "replica.0.0" in vectors, "or little was tested"
+    assert ("replica.0.1" in vectors) == overlap
     happened = [(entry["worker"], entry["what"]) for entry in events(toy_run, "worker")]
     assert happened == [(entry["worker"], entry["what"]) for entry in events(other, "worker")]
     assert (1, "returned") in happened and (1, "died") in happened

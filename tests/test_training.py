@@ -216,8 +216,9 @@ def test_two_workers_overtake_each_other(toy_run):
     assert [line["updates"] for line in lines] == list(range(1, len(lines) + 1)), "one line each"
 
 
-def test_a_killed_worker_is_replaced_and_training_goes_on(toy_run):
-    process = start_training(toy_run, *ENDLESS, "--max-epochs=60")
+@pytest.mark.parametrize("overlap", ["--no-overlap", "--overlap"])
+def test_a_killed_worker_is_replaced_and_training_goes_on(toy_run, overlap):
+    process = start_training(toy_run, *ENDLESS, "--max-epochs=60", overlap)
     wait_for_line(process, "update", "loss")
     victim = children(process.pid)[1]  # the validator is the first that is started
     os.kill(victim, signal.SIGKILL)

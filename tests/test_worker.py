@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import TOY_MODEL
+from test_training import final_state, train_toy
 from torch import nn
 
 from nmtasync.config.load import resolve
@@ -18,7 +19,7 @@ from nmtasync.optim.schedules import learning_rate_at
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
 from nmtasync.training.cursor import AssignedBatch
-from nmtasync.training.gradient import batch_seed
+from nmtasync.training.gradient import add_gradient, batch_seed
 from nmtasync.training.worker import Worker
 
 VOCABULARY = 46
@@ -114,6 +115,44 @@ def plain_loop(run: RunDirectory, config: Config, num_updates: int, device: str 
         adam.param_groups[0]["lr"] = learning_rate_at(update, words, config.schedule)
         adam.step()
         yield update, vector.data
+
+
+@pytest.mark.parametrize("delay", [1, 2])
+def test_a_worker_with_overlap_computes_on_the_answer_to_its_push_before_last(toy_run, delay):
+    """A plain loop of torch's Adam, each gradient of which belongs to one update earlier."""
+    config = toy_config(
+        asynchronous__overlap=True, asynchronous__optimizer_delay=delay, optimizer__clip_norm=None
+    )
+    train_toy(
+        toy_run,
+        asynchronous__overlap=True,
+        asynchronous__driver="simulated",
+        asynchronous__optimizer_delay=delay,
+        optimizer__clip_norm=None,
+        training__max_updates=6,
+    )
+    torch.manual_seed(config.training.seed)
+    flat = FlatModel(build_model(config.model, VOCABULARY, VOCABULARY))
+    flat.model.train()
+    vector = nn.Parameter(flat.parameters.clone())
+    adam = torch.optim.Adam([vector], betas=(0.9, 0.98), eps=1e-9, fused=True)
+    corpus = ParallelShards.open(toy_run.data / "train")
+    batches = assigned_batches(corpus, config)
+    before = vector.data.clone()
+    for update in range(1, 7):
+        flat.parameters.copy_(before)
+        before = vector.data.clone()
+        flat.gradients.zero_()
+        words = 0
+        for _ in range(delay):
+            assigned = next(batches)
+            batch = collate(corpus, assigned.sentences)
+            seed = batch_seed(config.training.seed, 0, assigned.index)
+            words += add_gradient(flat, batch, config.training.label_smoothing, seed).target_words
+        vector.grad = flat.gradients / words
+        adam.param_groups[0]["lr"] = learning_rate_at(update, words, config.schedule)
+        adam.step()
+    assert torch.equal(final_state(toy_run)[0]["parameters"], vector.data)
 
 
 def test_a_loop_over_the_models_own_parameters_agrees(toy_run):

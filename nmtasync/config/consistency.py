@@ -164,6 +164,13 @@ def _refuse_write_back(config: Config) -> None:
             where=name,
             remedy="set asynchronous.driver to 'local'",
         )
+    if options.overlap:
+        raise UserError(
+            "lets a worker wait until each local step is written back, but asynchronous.overlap "
+            "is on",
+            where=name,
+            remedy="drop one of them",
+        )
     if options.local_push == "delta":
         raise UserError(
             "brings the local steps to the shards already, but asynchronous.local_push is 'delta'",

@@ -25,6 +25,9 @@ class Push:
         compute_seconds: Time that the worker spent computing it.
         num_values: How many values a sparse payload has (see `sparse`); None if it is dense.
         progress: The share of the training that was over when its batches were drawn.
+        slot: Which of the worker's slots it was computed in, and is answered to.
+        idle_seconds: For how long the worker had nothing to compute before it, where exchanges
+            overlap with computing; None where it waits for every answer.
     """
 
     worker: int
@@ -38,6 +41,8 @@ class Push:
     compute_seconds: float
     num_values: int | None = None
     progress: float = 0.0
+    slot: int = 0
+    idle_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -119,16 +119,16 @@ class Server:
         """The updates of the shard that has made the most."""
         return max(self.versions)
 
-    def fetch(self, landing: Tensor, worker: int) -> tuple[int, ...]:
-        """Copy the parameters to the `landing` [P] of a worker and return their versions."""
+    def fetch(self, landing: Tensor, worker: int, slot: int = 0) -> tuple[int, ...]:
+        """Copy the parameters to the `landing` [P] of a worker's slot; return their versions."""
         with self._streams.completed():
-            self._hand_out(landing, worker)
+            self._hand_out(landing, worker, slot)
         return self.versions
 
-    def _hand_out(self, landing: Tensor, worker: int) -> None:
+    def _hand_out(self, landing: Tensor, worker: int, slot: int) -> None:
         self._state["parameters"].copy_to(landing)
         for shard in self.shards:
-            shard.rule.fetched(worker)
+            shard.rule.fetched(worker, slot)
 
     def exchange(
         self, push: Push, payload: Tensor, landing: Tensor, *, measure_update: bool = False
@@ -165,7 +165,7 @@ class Server:
                 payload = unpack(payload, push.num_values, self._dense_like(payload))
             for shard, late in zip(self.shards, staleness, strict=True):
                 learning_rate = self._apply(shard, push, payload[shard.bounds], late)
-        self._hand_out(landing, push.worker)
+        self._hand_out(landing, push.worker, push.slot)
         applied = usable and not repeated
         norm = None
         if before is not None and learning_rate is not None:
@@ -182,7 +182,13 @@ class Server:
         state = shard.state
         gradient = gradient.to(state["parameters"].device)
         arriving = ShardPush(
-            push.worker, gradient, push.target_words, shard.version, staleness, push.progress
+            push.worker,
+            gradient,
+            push.target_words,
+            shard.version,
+            staleness,
+            progress=push.progress,
+            slot=push.slot,
         )
         rate = shard.rule.apply(arriving)
         if rate is None:

@@ -17,12 +17,17 @@ def pack(payload: Tensor) -> int | None:
     """
     places = payload.nonzero().squeeze(1)
     count = places.numel()
-    if 2 * count > payload.numel():
+    if packed_length(payload.numel(), count) < 2 * count:
         return None
     values = payload[places]
     payload[:count] = values
     payload[count : 2 * count].view(torch.int32).copy_(places)
     return count
+
+
+def packed_length(size: int, count: int) -> int:
+    """How many elements of 4 bytes a payload of `size` takes, of which `count` are not zero."""
+    return min(size, 2 * count)
 
 
 def unpack(payload: Tensor, count: int, dense: Tensor) -> Tensor:

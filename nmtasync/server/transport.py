@@ -28,7 +28,7 @@ _HOST_REGISTER_PORTABLE = 1  # cudaHostRegisterPortable
 
 @dataclass(frozen=True)
 class Slot:
-    """The memory between one worker and the server.
+    """The memory between one worker and the server, for one window at a time.
 
     Attributes:
         mailbox: [P], written by the worker: the payload of its push.
@@ -59,6 +59,11 @@ class Slot:
     def replica(self, model: ModelT) -> FlatModel[ModelT]:
         """Lay a worker's model out in the slot itself."""
         return FlatModel(model.to(self.landing.device), self.landing, self.mailbox)
+
+    def use(self, flat: FlatModel[ModelT]) -> None:
+        """Let a worker's model compute in this slot."""
+        if flat.parameters is not self.landing:
+            flat.bind(self.landing, self.mailbox)
 
     def complete(self) -> None:
         """Wait until the device has done all that this process has told it to do in the slot."""

@@ -116,7 +116,8 @@ class Assembly:
             self.other_settings = check_recording(self.recording, config, self.data, state)
         self.clock = _virtual_clock(config, state)
         self.num_workers = self._count_workers()
-        self.alone = len(devices) == 1  # this process computes
+        overlapping = config.asynchronous.overlap and self.clock is None
+        self.alone = len(devices) == 1 and not overlapping  # this process computes
         self.threads = config.asynchronous.threads or self._share_of_cores()
         torch.set_num_threads(self.threads if self.alone else 1)
 
@@ -299,4 +300,5 @@ class Assembly:
             f"parameters; {len(self.corpus):,} pairs; {self.num_workers} {kind}{plural} ({names}), "
             f"{self.threads} thread(s) each, delay {self.config.asynchronous.optimizer_delay}"
             f"{', synchronous' if synchronous else ''}"
+            f"{', overlap' if self.config.asynchronous.overlap else ''}"
         )

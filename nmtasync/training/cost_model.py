@@ -13,16 +13,16 @@ import numpy as np
 from nmtasync.config.schema import Config
 from nmtasync.config.simulation import exact
 from nmtasync.data.shards import ParallelShards
+from nmtasync.server.sparse import packed_length
 from nmtasync.training.cursor import AssignedBatch
+from nmtasync.training.gradient_dropping import drop_rate_at, num_kept
 
-_BYTES_PER_PARAMETER = 4
+_BYTES_PER_ELEMENT = 4
 _NANOSECONDS = 10**9
 
 
 class CostModel:
     """The virtual time of computing a window and of sending vectors.
-
-    Vectors are sent whole: what gradient dropping saves is not counted.
 
     Args:
         config: The experiment.
@@ -31,7 +31,7 @@ class CostModel:
         num_parameters: P, the length of the vector that is exchanged.
 
     Attributes:
-        transfer_seconds: Of a vector from a worker to the server, or from there to a worker.
+        receive_seconds: Of the parameters from the server to a worker.
     """
 
     def __init__(
@@ -44,10 +44,28 @@ class CostModel:
         self.speeds = speeds
         self.seconds_per_batch = exact(options.seconds_per_batch)
         self.seconds_per_target_word = exact(options.seconds_per_target_word)
-        self.transfer_seconds = exact(options.exchange_latency_seconds)
+        self.latency_seconds = exact(options.exchange_latency_seconds)
+        self.seconds_per_element = Fraction(0)
         if options.exchange_bytes_per_second is not None:
-            num_bytes = _BYTES_PER_PARAMETER * num_parameters
-            self.transfer_seconds += num_bytes / exact(options.exchange_bytes_per_second)
+            self.seconds_per_element = _BYTES_PER_ELEMENT / exact(options.exchange_bytes_per_second)
+        self.asynchronous = config.asynchronous
+        self.num_parameters = num_parameters
+        self.receive_seconds = self.latency_seconds + num_parameters * self.seconds_per_element
+
+    def send_seconds(self, pushes: int) -> Fraction:
+        """How long a push travels from a worker to the server.
+
+        Of a gradient that is dropped in part, what is kept travels, values and places; it is whole
+        where that is shorter.
+
+        Args:
+            pushes: Those that the worker has made before it.
+        """
+        length = self.num_parameters
+        if self.asynchronous.drop_rate is not None:
+            kept = num_kept(length, drop_rate_at(pushes, self.asynchronous))
+            length = packed_length(length, kept)
+        return self.latency_seconds + length * self.seconds_per_element
 
     def compute_seconds(self, worker: int, window: Sequence[AssignedBatch]) -> Fraction:
         """How long a worker computes a window."""

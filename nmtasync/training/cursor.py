@@ -32,8 +32,8 @@ class AssignedBatch:
 class BatchCursor:
     """Hands out the batches of epoch after epoch.
 
-    A worker holds a window of batches until it has pushed their gradient. The window of a worker
-    that died is given back, and is the next to be drawn.
+    A worker holds a window of batches until it has pushed their gradient, one in each of its
+    slots. The windows of a worker that died are given back, and are the next to be drawn.
 
     Args:
         plan_epoch: Makes the list of batches of an epoch, always the same for the same epoch.
@@ -47,45 +47,53 @@ class BatchCursor:
         self.epoch = 0
         self.position = 0
         self._returned: list[tuple[int, int]] = []
-        self._held: dict[int, list[tuple[int, int]]] = {}
+        self._held: dict[tuple[int, int], list[tuple[int, int]]] = {}
 
-    def draw(self, worker: int, num_batches: int, progress: float = 0.0) -> list[AssignedBatch]:
+    def draw(
+        self, worker: int, num_batches: int, slot: int = 0, progress: float = 0.0
+    ) -> list[AssignedBatch]:
         """Give a worker its next window; it is shorter, or empty, where the epochs end."""
-        assert not self._held.get(worker), "a worker holds one window at a time"
+        assert not self._held.get((worker, slot)), "a slot holds one window at a time"
         places: list[tuple[int, int]] = []
         while len(places) < num_batches and (place := self._next()) is not None:
             places.append(place)
-        self._held[worker] = places
+        self._held[worker, slot] = places
         return [AssignedBatch(e, i, self._plan(e)[i], progress) for e, i in places]
 
     def draw_places(
-        self, worker: int, places: Sequence[tuple[int, int]], progress: float = 0.0
+        self,
+        worker: int,
+        places: Sequence[tuple[int, int]],
+        slot: int = 0,
+        progress: float = 0.0,
     ) -> list[AssignedBatch]:
         """Give a worker just these batches, each by epoch and index; others wait in their place.
 
         Raises:
             ValueError: There is no such batch, or it has been drawn already.
         """
-        assert not self._held.get(worker), "a worker holds one window at a time"
+        assert not self._held.get((worker, slot)), "a slot holds one window at a time"
         for place in places:
             if place in self._returned:
                 self._returned.remove(place)
             else:
                 self._advance_to(place)
-        self._held[worker] = list(places)
+        self._held[worker, slot] = list(places)
         return [AssignedBatch(e, i, self._plan(e)[i], progress) for e, i in places]
 
-    def held(self, worker: int) -> tuple[tuple[int, int], ...]:
+    def held(self, worker: int, slot: int = 0) -> tuple[tuple[int, int], ...]:
         """The batches that a worker has drawn and not pushed yet, by epoch and index."""
-        return tuple(self._held.get(worker, ()))
+        return tuple(self._held.get((worker, slot), ()))
 
-    def finish(self, worker: int) -> None:
+    def finish(self, worker: int, slot: int = 0) -> None:
         """Note that the worker's window has been pushed."""
-        self._held[worker] = []
+        self._held[worker, slot] = []
 
     def give_back(self, worker: int) -> None:
-        """Take the window of a worker that died before it pushed."""
-        self._returned = sorted(self._returned + self._held.pop(worker, []))
+        """Take the windows of a worker that died before it pushed them."""
+        lost = [place for (holder, _), w in self._held.items() if holder == worker for place in w]
+        self._held = {key: window for key, window in self._held.items() if key[0] != worker}
+        self._returned = sorted(self._returned + lost)
 
     @property
     def exhausted(self) -> bool:

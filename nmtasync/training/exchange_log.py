@@ -51,12 +51,14 @@ class LoggedFetch:
     Attributes:
         seconds: When.
         worker: Who.
+        slot: Of the worker, for which it was handed them.
         batches_before: Of a worker that has just been started, whose local optimizer begins
             anew: the batches that its predecessors computed. None of one that goes on.
     """
 
     seconds: float
     worker: int
+    slot: int
     batches_before: int | None
 
 
@@ -67,22 +69,26 @@ class LoggedPush:
     Attributes:
         seconds: When.
         worker: Whose.
+        slot: Of the worker, in which it was computed.
         sequence: Its number.
         batches: What it was computed from.
         progress: The share of the training that was over when they were drawn.
         updates: The updates of the shards after it.
         compute_seconds: Time that the worker spent on it.
         exchange_seconds: Time that the server spent on it.
+        idle_seconds: See `Push`.
     """
 
     seconds: float
     worker: int
+    slot: int
     sequence: int
     batches: Places
     progress: float
     updates: int
     compute_seconds: float
     exchange_seconds: float
+    idle_seconds: float | None
 
 
 LogEntry = LoggedRun | LoggedFetch | LoggedPush
@@ -120,10 +126,20 @@ class ExchangeLog:
         )
 
     def fetched(
-        self, worker: int, versions: tuple[int, ...], batches_before: int | None, seconds: float
+        self,
+        worker: int,
+        slot: int,
+        versions: tuple[int, ...],
+        batches_before: int | None,
+        seconds: float,
     ) -> None:
         """Note that a worker was handed the parameters without a push."""
-        line: dict[str, Any] = {"event": "fetch", "seconds": round(seconds, 6), "worker": worker}
+        line: dict[str, Any] = {
+            "event": "fetch",
+            "seconds": round(seconds, 6),
+            "worker": worker,
+            "slot": slot,
+        }
         if batches_before is not None:
             line["batches_before"] = batches_before
         self._write({**line, "versions": versions})
@@ -137,10 +153,11 @@ class ExchangeLog:
         seconds: float,
     ) -> None:
         """Note a push, with the versions after it."""
-        line = {
+        line: dict[str, Any] = {
             "event": "push",
             "seconds": round(seconds, 6),
             "worker": push.worker,
+            "slot": push.slot,
             "sequence": push.sequence,
             "batches": batches,
             "progress": push.progress,
@@ -149,6 +166,8 @@ class ExchangeLog:
             "compute_seconds": round(push.compute_seconds, 6),
             "exchange_seconds": round(exchange_seconds, 6),
         }
+        if push.idle_seconds is not None:
+            line["idle_seconds"] = round(push.idle_seconds, 6)
         self._write(line)
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -238,18 +257,21 @@ def _parse(line: dict[str, Any]) -> LogEntry:
                 raise ValueError(line["format"])
             return LoggedRun(line["updates"], line["threads"], line["data"], line["settings"])
         case "fetch":
-            return LoggedFetch(line["seconds"], line["worker"], line.get("batches_before"))
+            slot = line.get("slot", 0)  # older logs know one for each worker
+            return LoggedFetch(line["seconds"], line["worker"], slot, line.get("batches_before"))
         case "push":
             batches = tuple((int(epoch), int(index)) for epoch, index in line["batches"])
             return LoggedPush(
                 line["seconds"],
                 line["worker"],
+                line.get("slot", 0),
                 line["sequence"],
                 batches,
                 line["progress"],
                 max(line["versions"]),
                 line["compute_seconds"],
                 line["exchange_seconds"],
+                line.get("idle_seconds"),
             )
         case unknown:
             raise ValueError(unknown)

@@ -9,8 +9,10 @@ import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nmtasync.data.shards import ParallelShards
@@ -25,8 +27,26 @@ from nmtasync.training.validation import Validator
 from nmtasync.training.worker import Worker
 
 
+@dataclass
+class Fetched:
+    """What a worker has been handed for one of its slots.
+
+    Attributes:
+        parameters: [P].
+        versions: Of each shard; none before the first fetch.
+    """
+
+    parameters: Tensor
+    versions: tuple[int, ...] = ()
+
+
+def replica_name(worker: int, slot: int) -> str:
+    """Under which name a checkpoint keeps what a worker has fetched for a slot."""
+    return f"replica.{worker}.{slot}"
+
+
 class InProcessDriver(ABC):
-    """Workers that take turns on one device, each with a replica of its own.
+    """Workers that take turns on one device, each with a replica of its own for each slot.
 
     They share the buffer for the gradient: a push is computed when its turn has come, which gives
     the same gradient as earlier, since nothing but the worker itself changes its replica.
@@ -58,6 +78,8 @@ class InProcessDriver(ABC):
             model = build_model(session.config.model, *vocabulary_sizes).to(device)
             replica = FlatModel(model, gradients=flat.gradients)
             self.workers.append(self._new_worker(index, replica))
+        self.num_slots = session.config.asynchronous.num_slots
+        self.fetched = [self._empty_slots(worker.flat.parameters) for worker in self.workers]
         self.validator = Validator(session.run, flat.model, session.config, device)
 
     def _new_worker(
@@ -69,6 +91,10 @@ class InProcessDriver(ABC):
             server = self.session.server
             write_back = functools.partial(server.write_back, index, flat.parameters)
         return Worker(index, flat, self.corpus, config, sequence, batches, write_back)
+
+    def _empty_slots(self, first: Tensor) -> list[Fetched]:
+        others = (torch.zeros_like(first) for _ in range(1, self.num_slots))
+        return [Fetched(parameters) for parameters in (first, *others)]
 
     def restore(self, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Let the workers go on from a checkpoint, as far as it knows them.
@@ -87,36 +113,45 @@ class InProcessDriver(ABC):
     def train(self) -> str:
         """Train until there is a reason to stop; return it."""
 
-    def fetch(self, index: int) -> None:
-        """Hand a worker the newest parameters."""
-        worker = self.workers[index]
-        batches_before = worker.batches if index in self.anew else None
+    def fetch(self, index: int, slot: int = 0) -> None:
+        """Hand a worker the newest parameters, for one of its slots."""
+        fetched = self.fetched[index][slot]
+        batches_before = self.workers[index].batches if index in self.anew else None
         self.anew.discard(index)
-        worker.versions = self.session.fetch(index, worker.flat.parameters, batches_before)
+        fetched.versions = self.session.fetch(index, fetched.parameters, batches_before, slot)
 
     def push(
         self,
         index: int,
         window: Sequence[AssignedBatch],
+        slot: int = 0,
         compute_seconds: float | None = None,
         exchange_seconds: float | None = None,
+        idle_seconds: float | None = None,
     ) -> None:
         """Compute a worker's window and exchange its gradient for the newest parameters.
 
         Args:
             index: Which worker.
             window: What it has drawn.
+            slot: Which of its slots it has drawn it for.
             compute_seconds: The time that it is said to have taken; None for what it took.
             exchange_seconds: Likewise, of the exchange.
+            idle_seconds: See `Push`.
         """
-        worker = self.workers[index]
-        push = worker.compute(window)
+        worker, fetched = self.workers[index], self.fetched[index][slot]
+        if worker.flat.parameters is not fetched.parameters:
+            worker.flat.bind(fetched.parameters, worker.flat.gradients)
+        worker.versions = fetched.versions
+        push = worker.compute(window, slot)
         if compute_seconds is not None:
-            push = dataclasses.replace(push, compute_seconds=compute_seconds)
+            push = dataclasses.replace(
+                push, compute_seconds=compute_seconds, idle_seconds=idle_seconds
+            )
         reply = self.session.exchange(
-            push, worker.flat.gradients, worker.flat.parameters, exchange_seconds
+            push, worker.flat.gradients, fetched.parameters, exchange_seconds
         )
-        worker.versions = reply.versions
+        fetched.versions = reply.versions
 
     def replace(self, index: int, batches: int | None = None) -> None:
         """Put a new worker, which has fetched nothing yet, in the place of one that died.
@@ -129,6 +164,8 @@ class InProcessDriver(ABC):
         batches = dead.batches if batches is None else batches
         self.workers[index] = self._new_worker(index, dead.flat, batches)
         self.anew.add(index)
+        for fetched in self.fetched[index]:
+            fetched.versions = ()
 
     def save_if_due(self) -> None:
         """Save, and validate, when it is time."""

@@ -6,7 +6,8 @@ after another, replaces workers that die, and has a further process save and val
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -37,22 +38,22 @@ class WorkerHandle:
 
     Attributes:
         index: Which worker it is.
-        slot: The memory shared with it; its replacements inherit it.
+        slots: The memory shared with it, for each window under way; its replacements inherit it.
         process: The process that is the worker now.
         connection: This end of its pipe.
         batches: Batches that it and its predecessors have computed.
         deaths: How often in a row it has died without a push.
-        idle: Whether it waits for a task.
+        idle: The slots in which it waits for a task.
         last_words: The traceback that it left, if any.
     """
 
     index: int
-    slot: Slot
+    slots: list[Slot]
     process: BaseProcess
     connection: Connection
     batches: int = 0
     deaths: int = 0
-    idle: bool = False
+    idle: set[int] = field(default_factory=set)
     last_words: str = ""
 
 
@@ -83,12 +84,13 @@ class LocalDriver:
         self.validator = ValidatorClient(session, devices[0], vocabulary_sizes, self.context)
         self.workers: dict[int, WorkerHandle] = {}
         for index in range(len(devices)):
-            slot = Slot.allocate(session.server.size, devices[index])
+            num_slots = session.config.asynchronous.num_slots
+            slots = [Slot.allocate(session.server.size, devices[index]) for _ in range(num_slots)]
             batches = worker_batches.get(index, 0)
-            process, connection = self._start(index, slot, batches)
-            self.workers[index] = WorkerHandle(index, slot, process, connection, batches)
+            process, connection = self._start(index, slots, batches)
+            self.workers[index] = WorkerHandle(index, slots, process, connection, batches)
 
-    def _start(self, index: int, slot: Slot, batches: int) -> tuple[BaseProcess, Connection]:
+    def _start(self, index: int, slots: list[Slot], batches: int) -> tuple[BaseProcess, Connection]:
         session = self.session
         setup = WorkerSetup(
             index=index,
@@ -97,7 +99,7 @@ class LocalDriver:
             run=session.run,
             config=session.config,
             vocabulary_sizes=self.vocabulary_sizes,
-            slot=slot,
+            slots=slots,
             sequence=session.server.last_sequences.get(index, 0),
             batches=batches,
         )
@@ -141,35 +143,42 @@ class LocalDriver:
             return
         match message:
             case Ready():
-                landing = worker.slot.landing
-                versions = self.session.fetch(worker.index, landing, worker.batches)
-                self._give_task(worker, versions)
+                self._fetch(worker, 0, batches_before=worker.batches)
+                for slot in range(1, len(worker.slots)):
+                    self._fetch(worker, slot)
             case Push():
                 worker.deaths = 0
                 worker.batches += message.num_batches
-                reply = self.session.exchange(message, worker.slot.mailbox, worker.slot.landing)
-                self._give_task(worker, reply.versions)
+                used = worker.slots[message.slot]
+                reply = self.session.exchange(message, used.mailbox, used.landing)
+                self._give_task(worker, message.slot, reply.versions)
             case WriteBack():
-                self.session.server.write_back(worker.index, worker.slot.landing)
+                self.session.server.write_back(worker.index, worker.slots[0].landing)
                 self._send(worker, WrittenBack())
             case Failure():
                 worker.last_words = message.text
 
-    def _give_task(self, worker: WorkerHandle, versions: tuple[int, ...]) -> None:
-        window = self.session.next_window(worker.index)
-        worker.idle = not window
-        if window:
-            self._send(worker, Task(window, versions))
+    def _fetch(self, worker: WorkerHandle, slot: int, batches_before: int | None = None) -> None:
+        landing = worker.slots[slot].landing
+        versions = self.session.fetch(worker.index, landing, batches_before, slot)
+        self._give_task(worker, slot, versions)
+
+    def _give_task(self, worker: WorkerHandle, slot: int, versions: tuple[int, ...]) -> None:
+        window = self.session.next_window(worker.index, slot)
+        if not window:
+            worker.idle.add(slot)
+            return
+        worker.idle.discard(slot)
+        self._send(worker, Task(window, versions, slot))
 
     def _send(self, worker: WorkerHandle, message: Task | WrittenBack) -> None:
-        try:
+        with contextlib.suppress(OSError):  # if it has died, that is what its pipe will say last
             worker.connection.send(message)
-        except OSError:
-            self._replace(worker)
 
     def _replace(self, worker: WorkerHandle) -> None:
-        """Start a replacement for a worker that died; its window goes to whoever draws next."""
+        """Start a replacement for a worker that died; its windows go to whoever draws next."""
         self.session.cursor.give_back(worker.index)
+        worker.idle.clear()
         worker.connection.close()
         worker.process.join()
         self._log_death(worker)
@@ -177,11 +186,11 @@ class LocalDriver:
         if worker.deaths > self.session.config.asynchronous.max_restarts:
             self._give_up(worker)
         else:
-            process, connection = self._start(worker.index, worker.slot, worker.batches)
+            process, connection = self._start(worker.index, worker.slots, worker.batches)
             worker.process, worker.connection = process, connection
         for other in self.workers.values():
-            if other.idle:  # the epochs had ended, but for the window that came back
-                self._give_task(other, self.session.fetch(other.index, other.slot.landing))
+            for slot in sorted(other.idle):  # the epochs had ended, but for what came back
+                self._fetch(other, slot)
 
     def _log_death(self, worker: WorkerHandle) -> None:
         session = self.session

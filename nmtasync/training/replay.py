@@ -12,19 +12,24 @@ from typing import Any
 from torch import Tensor
 
 from nmtasync.config.load import to_settings
-from nmtasync.config.schema import Config
+from nmtasync.config.schema import OPTIONS, Config
 from nmtasync.config.simulation import exact
 from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.training.exchange_log import LoggedFetch, LoggedPush, LoggedRun, RecordedRun
-from nmtasync.training.in_process import InProcessDriver
+from nmtasync.training.in_process import InProcessDriver, replica_name
 from nmtasync.training.session import Session
 from nmtasync.training.virtual_clock import VirtualClock
 
-_SAME_BATCHES = ("training.seed", "data.batch_tokens", "asynchronous.optimizer_delay")
-"""Options without which the log names other batches than were used."""
+_SAME_WINDOWS = (
+    "training.seed",
+    "data.batch_tokens",
+    "asynchronous.optimizer_delay",
+    "asynchronous.overlap",
+)
+"""Options without which the log names other batches than were used, or slots that there are not."""
 
 _NO_MATTER = {"driver", "devices", "num_shards", "threads", "max_restarts"}
 """Options of the section [asynchronous] on which results do not depend, or not by themselves."""
@@ -48,7 +53,7 @@ def check_recording(
     Raises:
         UserError: It can't.
     """
-    if state is not None and state.get("replay", {}).get("digest") != recording.digest:
+    if state is not None and state.get("replay", {}).get("log") != recording.digest:
         raise UserError(
             "can't be replayed from the latest checkpoint of RUN, which is of another run",
             where=recording.path,
@@ -67,19 +72,30 @@ def check_recording(
             raise UserError(
                 "was recorded on another corpus or vocabulary than RUN has", where=recording.path
             )
-        for name in _SAME_BATCHES:
-            if start.settings.get(name) != settings[name]:
+        for name in _SAME_WINDOWS:
+            if (then := _recorded(start, name)) != settings[name]:
                 raise UserError(
-                    f"is {settings[name]!r}, but was {start.settings.get(name)!r} when "
-                    f"{recording.path} was recorded",
+                    f"is {settings[name]!r}, but was {then!r} when {recording.path} was recorded",
                     where=name,
                     remedy="set it to that",
                 )
+    exchanges = (entry for entry in recording.entries if not isinstance(entry, LoggedRun))
+    if any(entry.slot >= config.asynchronous.num_slots for entry in exchanges):
+        raise UserError(
+            "names a slot that its workers do not have",
+            where=recording.path,
+            remedy="the log is damaged",
+        )
     return [
         name
         for name, value in settings.items()
-        if _decides_results(name) and any(s.settings.get(name) != value for s in recording.starts)
+        if _decides_results(name) and any(_recorded(s, name) != value for s in recording.starts)
     ]
+
+
+def _recorded(start: LoggedRun, name: str) -> Any:
+    """What an option was; one that there was not yet did nothing, as its default does."""
+    return start.settings.get(name, OPTIONS[name].default)
 
 
 def _decides_results(name: str) -> bool:
@@ -142,7 +158,7 @@ class ReplayDriver(InProcessDriver):
                 case LoggedFetch():
                     if entry.batches_before is not None:
                         self.replace(entry.worker, entry.batches_before)
-                    self.fetch(entry.worker)
+                    self.fetch(entry.worker, entry.slot)
                 case LoggedPush():
                     self._repeat(entry)
                     self.save_if_due()
@@ -154,13 +170,22 @@ class ReplayDriver(InProcessDriver):
 
     def _repeat(self, entry: LoggedPush) -> None:
         line = f"{self.recording.path}:{self.num_done}"
-        if not self.workers[entry.worker].versions:
+        if not self.fetched[entry.worker][entry.slot].versions:
             raise UserError(f"is a push of worker {entry.worker} before any fetch", where=line)
         try:
-            window = self.session.cursor.draw_places(entry.worker, entry.batches, entry.progress)
+            window = self.session.cursor.draw_places(
+                entry.worker, entry.batches, entry.slot, entry.progress
+            )
         except ValueError as error:
             raise UserError(str(error), where=line, remedy="the log is damaged") from None
-        self.push(entry.worker, window, entry.compute_seconds, entry.exchange_seconds)
+        self.push(
+            entry.worker,
+            window,
+            entry.slot,
+            compute_seconds=entry.compute_seconds,
+            exchange_seconds=entry.exchange_seconds,
+            idle_seconds=entry.idle_seconds,
+        )
         updates = self.session.server.updates
         if self.same_settings and updates != entry.updates:
             raise UserError(
@@ -171,12 +196,16 @@ class ReplayDriver(InProcessDriver):
 
     def own_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Keep the position in the log, and the replicas that later pushes are computed on."""
-        fetched = [worker for worker in self.workers if worker.versions]
-        vectors = {f"replica.{worker.index}": worker.flat.parameters for worker in fetched}
+        vectors, versions = {}, []
+        for worker, slots in enumerate(self.fetched):
+            for slot, fetched in enumerate(slots):
+                if fetched.versions:
+                    vectors[replica_name(worker, slot)] = fetched.parameters
+                    versions.append([worker, slot, max(fetched.versions)])
         state = {
-            "digest": self.recording.digest,
+            "log": self.recording.digest,
             "num_done": self.num_done,
-            "versions": {str(worker.index): max(worker.versions) for worker in fetched},
+            "versions": versions,
         }
         return vectors, {"virtual_seconds": str(self.clock.seconds), "replay": state}
 
@@ -185,7 +214,7 @@ class ReplayDriver(InProcessDriver):
         super().restore(vectors, state)
         saved, num_shards = state["replay"], len(self.session.server.shards)
         self.num_done = saved["num_done"]
-        for name, version in saved["versions"].items():
-            worker = self.workers[int(name)]
-            worker.flat.parameters.copy_(vectors[f"replica.{name}"])
-            worker.versions = (version,) * num_shards
+        for worker, slot, version in saved["versions"]:
+            fetched = self.fetched[worker][slot]
+            fetched.parameters.copy_(vectors[replica_name(worker, slot)])
+            fetched.versions = (version,) * num_shards

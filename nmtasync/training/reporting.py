@@ -71,7 +71,8 @@ class TimeSpent:
 
     Attributes:
         computing: Gradients.
-        exchanging: Its pushes being applied, and the parameters copied to it.
+        exchanging: Its pushes being applied, and the parameters copied to it, as far as it did not
+            compute meanwhile.
         waiting: The rest: for its turn, for its process to start, for the end of a validation.
     """
 
@@ -119,6 +120,7 @@ class Reporter:
         self._interval = Interval(self._begin)
         self._computed: Counter[int] = Counter()
         self._exchanged: Counter[int] = Counter()
+        self._last_exchange: dict[tuple[int, int], float] = {}
 
     @property
     def wants_update_norm(self) -> bool:
@@ -135,6 +137,11 @@ class Reporter:
             clocks: When.
         """
         self.computed(push.worker, push.compute_seconds)
+        if push.idle_seconds is not None:  # what it has computed through cost it nothing
+            slot = (push.worker, push.slot)
+            before = self._last_exchange.get(slot, 0.0)
+            self._last_exchange[slot] = exchange_seconds
+            exchange_seconds = min(before, push.idle_seconds)
         self._exchanged.update({push.worker: exchange_seconds})
         if reply.applied:
             self._interval.add(push, reply)

@@ -111,10 +111,10 @@ class Session:
         """Time since training began, over resumes."""
         return self._clock() - self._start
 
-    def next_window(self, worker: int) -> list[AssignedBatch]:
+    def next_window(self, worker: int, slot: int = 0) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""
         delay = delay_at(self.server.updates, self.config.asynchronous)
-        return self.cursor.draw(worker, delay, self.share_done())
+        return self.cursor.draw(worker, delay, slot, self.share_done())
 
     def share_done(self) -> float:
         """The share of the training that is over, by the limit that is nearest: from 0 to 1."""
@@ -129,7 +129,7 @@ class Session:
         return min(1.0, max(shares))
 
     def fetch(
-        self, worker: int, landing: Tensor, batches_before: int | None = None
+        self, worker: int, landing: Tensor, batches_before: int | None = None, slot: int = 0
     ) -> tuple[int, ...]:
         """Hand a worker the parameters without a push; return their versions.
 
@@ -138,10 +138,11 @@ class Session:
             landing: [P], where it wants the parameters.
             batches_before: Of a worker that has just been started, whose local optimizer begins
                 anew: the batches that its predecessors computed. None of one that goes on.
+            slot: Of the worker, which the landing buffer belongs to.
         """
-        versions = self.server.fetch(landing, worker)
+        versions = self.server.fetch(landing, worker, slot)
         if self.exchange_log:
-            self.exchange_log.fetched(worker, versions, batches_before, self.seconds)
+            self.exchange_log.fetched(worker, slot, versions, batches_before, self.seconds)
         return versions
 
     def exchange(
@@ -164,9 +165,9 @@ class Session:
         if exchange_seconds is None:
             exchange_seconds = time.perf_counter() - start
         if self.exchange_log:
-            batches = self.cursor.held(push.worker)
+            batches = self.cursor.held(push.worker, push.slot)
             self.exchange_log.pushed(push, batches, reply.versions, exchange_seconds, self.seconds)
-        self.cursor.finish(push.worker)
+        self.cursor.finish(push.worker, push.slot)
         self.count(push, reply, exchange_seconds)
         return reply
 

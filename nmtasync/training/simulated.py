@@ -23,8 +23,9 @@ from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.training.cost_model import CostModel
 from nmtasync.training.cursor import AssignedBatch
-from nmtasync.training.in_process import InProcessDriver
+from nmtasync.training.in_process import InProcessDriver, replica_name
 from nmtasync.training.session import Session
+from nmtasync.training.timeline import Timeline
 from nmtasync.training.virtual_clock import VirtualClock
 
 
@@ -38,24 +39,31 @@ class Event(IntEnum):
 
 @dataclass(frozen=True)
 class Flight:
-    """What a worker is about until its push arrives.
+    """A window of a worker, from the fetch of its parameters until its push arrives.
 
     Attributes:
-        window: What it computes.
+        slot: In which slot of the worker.
+        window: What is computed.
         compute_seconds: For how long.
+        exchange_seconds: How long the parameters and the push travel.
+        idle_seconds: For how long the worker has nothing to compute before.
     """
 
+    slot: int
     window: list[AssignedBatch]
     compute_seconds: Fraction
+    exchange_seconds: Fraction
+    idle_seconds: Fraction
 
 
 class SimulatedDriver(InProcessDriver):
     """Runs simulated workers to the end.
 
     A worker fetches; the parameters travel to it; it computes; its push travels to the server,
-    which takes it in no time, and its answer is the next fetch. A push counts when it has
-    arrived: a worker that dies before has sent nothing, and its window is drawn again. It
-    returns as a new worker, whose local optimizer begins anew.
+    which takes it in no time, and its answer is the next fetch. With overlap it does so with two
+    windows, one behind the other. A push counts when it has arrived: a worker that dies before
+    has sent nothing, and its windows are drawn again. It returns as a new worker, whose local
+    optimizer begins anew.
 
     Args:
         session: The run; its clock is `clock`.
@@ -80,7 +88,8 @@ class SimulatedDriver(InProcessDriver):
         super().__init__(session, flat, corpus, device, vocabulary_sizes, len(speeds))
         self.clock = clock
         self.costs = CostModel(session.config, corpus, speeds, flat.size)
-        self.flights: dict[int, Flight] = {}
+        self.flights: list[list[Flight]] = [[] for _ in speeds]  # in the order of their pushes
+        self.timelines = [self._timeline() for _ in speeds]
         self.dead: set[int] = set()
         self.events: list[tuple[Fraction, Event, int]] = []
         for outage in parse_failures(options.failures, len(speeds)):
@@ -112,57 +121,83 @@ class SimulatedDriver(InProcessDriver):
                 self._happen(*heapq.heappop(self.events)[1:])
         return reason
 
+    def _timeline(self) -> Timeline:
+        now = self.clock.seconds
+        return Timeline(received=now, computed=now, sent=now)
+
     def _send_off(self) -> None:
-        """Give each worker that has nothing to do its next window."""
-        session = self.session
-        for worker in self.workers:
-            index = worker.index
-            if index in self.dead or index in self.flights:
-                continue
-            window = session.next_window(index)
-            if not window:
-                continue
-            if worker.versions != session.server.versions:  # or its last push has brought them
-                self.fetch(index)
-            compute_seconds = self.costs.compute_seconds(index, window)
-            self.flights[index] = Flight(window, compute_seconds)
-            arrival = self.clock.seconds + compute_seconds + 2 * self.costs.transfer_seconds
-            heapq.heappush(self.events, (arrival, Event.PUSH, index))
+        """Fill the free slots of the workers with their next windows."""
+        for index, flights in enumerate(self.flights):
+            taken = {flight.slot for flight in flights}
+            for slot in range(self.num_slots):
+                if slot in taken or index in self.dead:
+                    continue
+                window = self.session.next_window(index, slot)
+                if window:
+                    self._take_off(index, slot, window)
+
+    def _take_off(self, index: int, slot: int, window: list[AssignedBatch]) -> None:
+        if self.fetched[index][slot].versions != self.session.server.versions:
+            self.fetch(index, slot)  # or the slot's last push has brought them
+        pushes = self.workers[index].sequence + len(self.flights[index])
+        receive, send = self.costs.receive_seconds, self.costs.send_seconds(pushes)
+        compute = self.costs.compute_seconds(index, window)
+        arrival, idle = self.timelines[index].book(self.clock.seconds, receive, compute, send)
+        self.flights[index].append(Flight(slot, window, compute, receive + send, idle))
+        heapq.heappush(self.events, (arrival, Event.PUSH, index))
 
     def _happen(self, event: Event, index: int) -> None:
         session = self.session
         match event:
             case Event.PUSH:
-                flight = self.flights.pop(index)
-                exchanging = 2 * self.costs.transfer_seconds
-                self.push(index, flight.window, float(flight.compute_seconds), float(exchanging))
+                flight = self.flights[index].pop(0)
+                self.push(
+                    index,
+                    flight.window,
+                    flight.slot,
+                    compute_seconds=float(flight.compute_seconds),
+                    exchange_seconds=float(flight.exchange_seconds),
+                    idle_seconds=float(flight.idle_seconds) if self.num_slots > 1 else None,
+                )
                 self.save_if_due()
             case Event.DEATH:
                 self.dead.add(index)
                 session.cursor.give_back(index)
-                if self.flights.pop(index, None):
-                    self.events = [e for e in self.events if e[1:] != (Event.PUSH, index)]
-                    heapq.heapify(self.events)
+                self.flights[index].clear()
+                self.events = [e for e in self.events if e[1:] != (Event.PUSH, index)]
+                heapq.heapify(self.events)
                 session.reporter.worker(index, "died", session.clocks())
             case Event.RETURN:
                 self.dead.remove(index)
                 self.replace(index)
+                self.timelines[index] = self._timeline()
                 session.reporter.worker(index, "returned", session.clocks())
 
     def own_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Keep what is under way: the replica that each worker has fetched, and the events."""
-        vectors = {_replica(index): self.workers[index].flat.parameters for index in self.flights}
-        flights = {
-            str(index): {
-                "version": max(self.workers[index].versions),
-                "batches": [[batch.epoch, batch.index] for batch in flight.window],
-                "progress": flight.window[0].progress,
-                "compute_seconds": str(flight.compute_seconds),
-            }
-            for index, flight in sorted(self.flights.items())
-        }
+        """Keep what is under way: the parameters of each window, the timelines, the events."""
+        vectors, flights = {}, []
+        for worker, flight in ((w, f) for w, of_one in enumerate(self.flights) for f in of_one):
+            fetched = self.fetched[worker][flight.slot]
+            vectors[replica_name(worker, flight.slot)] = fetched.parameters
+            flights.append(
+                {
+                    "worker": worker,
+                    "slot": flight.slot,
+                    "version": max(fetched.versions),
+                    "batches": [[batch.epoch, batch.index] for batch in flight.window],
+                    "progress": flight.window[0].progress,
+                    "seconds": [
+                        str(flight.compute_seconds),
+                        str(flight.exchange_seconds),
+                        str(flight.idle_seconds),
+                    ],
+                }
+            )
         state = {
             "flights": flights,
+            "timelines": [
+                [str(line.received), str(line.computed), str(line.sent)] for line in self.timelines
+            ],
             "dead": sorted(self.dead),
             "events": [[str(when), event.value, who] for when, event, who in sorted(self.events)],
         }
@@ -177,13 +212,15 @@ class SimulatedDriver(InProcessDriver):
         if "simulation" not in state or not self._simulated_alike(state["config"]):
             return
         saved, num_shards = state["simulation"], len(self.session.server.shards)
-        for name, flight in saved["flights"].items():
-            worker = self.workers[int(name)]
-            worker.flat.parameters.copy_(vectors[_replica(worker.index)])
-            worker.versions = (flight["version"],) * num_shards
+        for flight in saved["flights"]:
+            worker, slot = flight["worker"], flight["slot"]
+            fetched = self.fetched[worker][slot]
+            fetched.parameters.copy_(vectors[replica_name(worker, slot)])
+            fetched.versions = (flight["version"],) * num_shards
             places = [(epoch, index) for epoch, index in flight["batches"]]
-            window = self.session.cursor.draw_places(worker.index, places, flight["progress"])
-            self.flights[worker.index] = Flight(window, Fraction(flight["compute_seconds"]))
+            window = self.session.cursor.draw_places(worker, places, slot, flight["progress"])
+            self.flights[worker].append(Flight(slot, window, *map(Fraction, flight["seconds"])))
+        self.timelines = [Timeline(*map(Fraction, line)) for line in saved["timelines"]]
         self.dead = set(saved["dead"])
         self.events = [(Fraction(when), Event(event), who) for when, event, who in saved["events"]]
         heapq.heapify(self.events)
@@ -192,10 +229,7 @@ class SimulatedDriver(InProcessDriver):
         config = self.session.config
         return (
             trained["simulation"] == dataclasses.asdict(config.simulation)
+            and trained["asynchronous"].get("overlap") == config.asynchronous.overlap
             and trained["training"]["seed"] == config.training.seed
             and trained["data"]["batch_tokens"] == config.data.batch_tokens
         )
-
-
-def _replica(index: int) -> str:
-    return f"replica.{index}"

@@ -76,10 +76,10 @@ class Worker:
         limit = self.config.asynchronous.local_optimizer_batches
         return math.inf if isinstance(limit, str) else limit - self.batches
 
-    def compute(self, window: Sequence[AssignedBatch]) -> Push:
+    def compute(self, window: Sequence[AssignedBatch], slot: int = 0) -> Push:
         """Compute the gradient of a window; its payload is left in `flat.gradients`.
 
-        The parameters must be those fetched last, of `versions`.
+        The parameters must be those fetched last for the slot, of `versions`.
         """
         start = time.perf_counter()
         self.flat.gradients.zero_()
@@ -117,6 +117,7 @@ class Worker:
             compute_seconds=time.perf_counter() - start,
             num_values=num_values,
             progress=window[0].progress,
+            slot=slot,
         )
 
     def _apply_what_was_kept(self, progress: float) -> None:

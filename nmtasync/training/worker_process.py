@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -29,7 +31,7 @@ class WorkerSetup:
         run: Whose data it reads.
         config: The experiment.
         vocabulary_sizes: Of source and target.
-        slot: The memory that it shares with the server.
+        slots: The memory that it shares with the server, for each window under way.
         sequence: The last push that the server took from this worker's predecessor.
         batches: The batches that its predecessors have computed.
     """
@@ -40,7 +42,7 @@ class WorkerSetup:
     run: RunDirectory
     config: Config
     vocabulary_sizes: tuple[int, int]
-    slot: Slot
+    slots: list[Slot]
     sequence: int
     batches: int
 
@@ -57,10 +59,12 @@ class Task:
     Attributes:
         window: The batches of the next push.
         versions: Of the parameters in the landing buffer.
+        slot: Which of the worker's slots has them, and takes the push.
     """
 
     window: list[AssignedBatch]
     versions: tuple[int, ...]
+    slot: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,19 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
     try:
         torch.get_device_module(setup.device).set_device(setup.device)
         worker = _build(setup, connection)
-        setup.slot.complete()  # or the server's first copy could be overwritten
+        setup.slots[0].complete()  # or the server's first copy could be overwritten
         connection.send(Ready())
         while True:
+            idle_since = time.perf_counter()
             task: Task = connection.recv()
+            idle_seconds = time.perf_counter() - idle_since
+            slot = setup.slots[task.slot]
+            slot.use(worker.flat)
             worker.versions = task.versions
-            push = worker.compute(task.window)
-            setup.slot.complete()
+            push = worker.compute(task.window, task.slot)
+            slot.complete()
+            if setup.config.asynchronous.overlap:
+                push = dataclasses.replace(push, idle_seconds=idle_seconds)
             connection.send(push)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
@@ -113,14 +123,14 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
 
 def _build(setup: WorkerSetup, connection: Connection) -> Worker:
     def write_back() -> None:
-        setup.slot.complete()
+        setup.slots[0].complete()
         connection.send(WriteBack())
         assert isinstance(connection.recv(), WrittenBack)
 
     model = build_model(setup.config.model, *setup.vocabulary_sizes)
     return Worker(
         setup.index,
-        setup.slot.replica(model),
+        setup.slots[0].replica(model),
         ParallelShards.open(setup.run.data / "train"),
         setup.config,
         setup.sequence,

@@ -32,6 +32,12 @@ class AsynchronousConfig:
         minimum=1,
         stages=("train",),
     )
+    overlap: bool = option(
+        False,
+        "Exchange while computing: each worker has two windows under way. N equal workers are then "
+        "2N - 1 updates late instead of N - 1, also a single one, which has a process of its own.",
+        stages=("train",),
+    )
     delay_warmup_updates: int = option(
         0, "Raise the delay linearly from 1 for this long.", unit="updates", minimum=0
     )
@@ -142,3 +148,8 @@ class AsynchronousConfig:
     max_restarts: int = option(
         3, "How often a worker that died is replaced, one after another without a push.", minimum=0
     )
+
+    @property
+    def num_slots(self) -> int:
+        """How many windows a worker has under way, each in a slot of its own."""
+        return 2 if self.overlap else 1

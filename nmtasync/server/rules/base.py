@@ -23,6 +23,7 @@ class ShardPush:
         staleness: How many of them the worker had not seen.
         progress: The share of the training that is over, for the schedule.
         learning_rate_scale: What the learning rate is multiplied with.
+        slot: Which of the worker's slots it was computed in.
     """
 
     worker: int
@@ -32,6 +33,7 @@ class ShardPush:
     staleness: int
     progress: float = 0.0
     learning_rate_scale: float = 1.0
+    slot: int = 0
 
 
 class Rule(Protocol):
@@ -48,8 +50,8 @@ class Rule(Protocol):
         """
         ...
 
-    def fetched(self, worker: int) -> None:
-        """Note that the worker is being handed the parameters as they are."""
+    def fetched(self, worker: int, slot: int) -> None:
+        """Note that the worker is being handed the parameters as they are, into a slot."""
         ...
 
     def counts(self) -> dict[str, int]:
@@ -67,9 +69,9 @@ class OuterRule:
     def __init__(self, inner: Rule) -> None:
         self.inner = inner
 
-    def fetched(self, worker: int) -> None:
+    def fetched(self, worker: int, slot: int) -> None:
         """Hand it on."""
-        self.inner.fetched(worker)
+        self.inner.fetched(worker, slot)
 
     def counts(self) -> dict[str, int]:
         """Those of the rule inside."""

@@ -5,6 +5,8 @@ Shapes: n is the length of a shard, P that of the parameter vector.
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor
 
 from nmtasync.config.schema import AsynchronousConfig, Config
@@ -34,7 +36,7 @@ def rule_vectors(config: Config, num_workers: int) -> list[str]:
             case "staleness-aware":
                 pass
             case "delay-compensation":
-                names += [f"backup.{worker}" for worker in range(num_workers)]
+                names += itertools.chain(*_backup_names(config.asynchronous, num_workers))
             case "outer-nesterov":
                 names.append("outer_momentum")
                 if _merged(config.asynchronous.outer_delay, num_workers) > 1:
@@ -73,7 +75,8 @@ def build_rule(config: Config, num_workers: int, vectors: dict[str, Tensor]) -> 
     if "buffer" in parts:
         rule = Buffer(rule, vectors["buffer"], buffer_pushes(options, num_workers))
     if "delay-compensation" in parts:
-        backups = [vectors[f"backup.{worker}"] for worker in range(num_workers)]
+        names = _backup_names(options, num_workers)
+        backups = [[vectors[name] for name in slots] for slots in names]
         strength = options.compensation_strength
         rule = DelayCompensation(rule, vectors["parameters"], backups, strength)
     return rule
@@ -82,6 +85,11 @@ def build_rule(config: Config, num_workers: int, vectors: dict[str, Tensor]) -> 
 def buffer_pushes(options: AsynchronousConfig, num_workers: int) -> int:
     """How many pushes the gradient buffer sums: as many as there are workers, if not said."""
     return _merged(options.buffer_pushes, num_workers)
+
+
+def _backup_names(options: AsynchronousConfig, num_workers: int) -> list[list[str]]:
+    slots = range(options.num_slots)
+    return [[f"backup.{worker}.{slot}" for slot in slots] for worker in range(num_workers)]
 
 
 def _merged(number: int | None, num_workers: int) -> int:

@@ -18,12 +18,12 @@ class DelayCompensation(OuterRule):
     Args:
         inner: What happens to a compensated push.
         parameters: [n], θ_now.
-        backups: For each worker the parameters that it fetched last, [n].
+        backups: For each slot of each worker the parameters that it fetched last, [n].
         strength: λ.
     """
 
     def __init__(
-        self, inner: Rule, parameters: Tensor, backups: list[Tensor], strength: float
+        self, inner: Rule, parameters: Tensor, backups: list[list[Tensor]], strength: float
     ) -> None:
         super().__init__(inner)
         self.parameters = parameters
@@ -32,13 +32,13 @@ class DelayCompensation(OuterRule):
 
     def apply(self, push: ShardPush) -> float | None:
         """Compensate a push for what has changed since its worker fetched."""
-        moved = torch.sub(self.parameters, self.backups[push.worker])
+        moved = torch.sub(self.parameters, self.backups[push.worker][push.slot])
         # the gradient is a sum over words: w g + λ w g⊙g⊙moved = G + (λ / w) G⊙G⊙moved
         scale = self.strength / push.target_words
         push.gradient.addcmul_(push.gradient.square(), moved, value=scale)
         return self.inner.apply(push)
 
-    def fetched(self, worker: int) -> None:
+    def fetched(self, worker: int, slot: int) -> None:
         """Keep what the worker is handed."""
-        self.backups[worker].copy_(self.parameters)
-        super().fetched(worker)
+        self.backups[worker][slot].copy_(self.parameters)
+        super().fetched(worker, slot)

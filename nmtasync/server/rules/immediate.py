@@ -38,7 +38,7 @@ class Immediate:
         )
         return rate
 
-    def fetched(self, worker: int) -> None:
+    def fetched(self, worker: int, slot: int) -> None:
         """Nothing depends on who holds which parameters."""
 
     def counts(self) -> dict[str, int]:

@@ -65,7 +65,7 @@ class OuterNesterov:
         self.momentum.mul_(self.beta).add_(mean)
         self.parameters.add_(self.momentum, alpha=-rate * self.beta)
 
-    def fetched(self, worker: int) -> None:
+    def fetched(self, worker: int, slot: int) -> None:
         """Nothing depends on who holds which parameters."""
 
     def counts(self) -> dict[str, int]:
