@@ -130,6 +130,7 @@ class SavingHere(ValidatorClient):
     def __init__(self, session: Session, device: str, vocabulary_sizes: Any, context: Any) -> None:
         self.session, self.vocabulary_sizes, self.busy = session, vocabulary_sizes, False
         self.connection = None
+        self.vectors = {name: torch.zeros(session.server.size) for name in session.server.names}
 
     def request(self, *, to_validate: bool, workers: Any, alone: bool = False) -> None:
         self.save_here(workers)

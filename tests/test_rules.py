@@ -351,9 +351,9 @@ def test_the_memory_table_is_what_workers_allocate(toy_run):
         config = resolve(TOY_MODEL, chosen)
         model = build_model(config.model, 46, 46)
         size = flat_size(model)
-        slots = [Slot.allocate(size) for _ in range(config.asynchronous.num_slots)]
+        slots = [Slot.allocate(size, "cpu") for _ in range(config.asynchronous.num_slots)]
         corpus = ParallelShards.open(toy_run.data / "train")
-        worker = Worker(0, slots[0].replica(model, "cpu"), corpus, config)
+        worker = Worker(0, slots[0].replica(model), corpus, config)
         owners = [*slots, worker.flat, worker.local, worker.dropper]
         found = {
             value.untyped_storage().data_ptr()

@@ -291,6 +291,7 @@ def test_resumed_with_a_linear_decay_it_is_never_interrupted_bit_for_bit(toy_run
     """What is under way at the checkpoint keeps the learning rate that it was drawn for."""
     other = copy_of(toy_run)
     options = {**EVENTFUL, "schedule__decay": "linear", "training__max_epochs": 3}
+    options["schedule__warmup_updates"] = 1
     with monkeypatch.context() as patch:
         stop_reason = Session.stop_reason
 
@@ -303,7 +304,7 @@ def test_resumed_with_a_linear_decay_it_is_never_interrupted_bit_for_bit(toy_run
     simulate(toy_run, **options)
     assert_same_state(toy_run, other)
     rates = [line["learning_rate"] for line in events(toy_run, "train")]
-    assert rates[-1] < 0.1 * max(rates), "or it has not decayed"
+    assert rates[-1] < 0.5 * max(rates), "or it has not decayed"
 
 
 def test_killed_and_resumed_is_never_interrupted_bit_for_bit(toy_run):
