@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmtasync.config.load import (
@@ -50,6 +50,7 @@ def values(field: OptionField) -> st.SearchStrategy:
     return strategy | st.none() if field.optional else strategy
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_what_is_written_is_read_again(tmp_path_factory, data):
     sections = {

@@ -17,7 +17,7 @@ KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, each [B, H, S, E]."""
 
 Past = tuple[Tensor, ...]
-"""What a layer remembers of the pieces generated so far, each [B, ...]; its own to read."""
+"""What a decoder's layer remembers of the pieces generated so far, in parts [B, ...]."""
 
 
 class SelfAttention(nn.Module):
