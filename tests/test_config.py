@@ -134,6 +134,19 @@ def test_assignments_are_toml_or_bare_words(text, expected):
     ("settings", "message"),
     [
         ({"model.type": "rnn", "model.heads": 4}, r"model\.heads: has no effect.*model\.type"),
+        ({"model.dropout_rnn": 0.1}, r"model\.dropout_rnn: has no effect.*model\.type"),
+        (
+            {
+                "model.type": "rnn",
+                "model.decoder_layers": 1,
+                "model.decoder_high_cell_depth": 2,
+            },
+            r"decoder_high_cell_depth: has no effect.*model\.decoder_layers",
+        ),
+        (
+            {"model.type": "rnn", "model.dropout": 0.0, "model.variational_dropout": True},
+            r"variational_dropout: has no effect.*model\.dropout",
+        ),
         (
             {"asynchronous.local_optimizer_batches": 9},
             r"local_optimizer_batches: has no effect.*optimizer_delay",

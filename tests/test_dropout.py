@@ -31,6 +31,17 @@ def test_any_shape_and_its_gradient(shape: tuple[int, ...]) -> None:
     assert torch.equal(x.grad, dropped)
 
 
+@pytest.mark.parametrize("shared", [1, -1], ids=["variational", "whole pieces"])
+def test_shared_decisions(shared: int) -> None:
+    torch.manual_seed(1)
+    dropped = Dropout(0.5, shared)(torch.ones(60, 70, 80))
+    decisions = dropped.narrow(shared, 0, 1)
+    assert torch.equal(dropped, decisions.expand_as(dropped))
+    assert decisions.unique().tolist() == pytest.approx([0.0, 2.0])
+    for dimension in (0, 1 if shared == -1 else 2):  # every other dimension has its own
+        assert float(decisions.mean(dimension).min()) > 0.2
+
+
 def test_off_in_evaluation_and_at_zero() -> None:
     x = torch.randn(5, 5)
     assert Dropout(0.5).eval()(x) is x

@@ -19,6 +19,19 @@ from nmtasync.models.sequence_to_sequence import Encoded, SequenceToSequence
 SIZE = 23
 TINY = ModelConfig(dimension=8, encoder_layers=2, decoder_layers=2, heads=2, feed_forward=12)
 TINY_RNN = dataclasses.replace(TINY, type="rnn", heads=None, feed_forward=None, state_dimension=6)
+PAPER_RNN = dataclasses.replace(
+    TINY_RNN, encoder_layers=1, decoder_layers=1, layer_normalization="none"
+)
+DEEP_RNN = dataclasses.replace(
+    TINY_RNN,
+    encoder_cell_depth=2,
+    decoder_base_cell_depth=4,
+    decoder_high_cell_depth=2,
+    residual_connections=False,
+    layer_normalization="cells",
+    variational_dropout=True,
+    dropout_rnn=0.2,
+)
 
 
 MODELS = {
@@ -34,6 +47,8 @@ MODELS = {
         TINY, decoder="ssru", norm="post", positions="rotary", attention_dropout=0.1
     ),
     "rnn": TINY_RNN,
+    "rnn, paper's": PAPER_RNN,
+    "rnn, deep": DEEP_RNN,
 }
 
 
@@ -176,6 +191,25 @@ def test_tied_matrices_are_one_parameter(config: ModelConfig, tied: str, matrice
 def test_impossible_sizes_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^model\.dimension: "):
         build_model(dataclasses.replace(TINY, **changes), SIZE, SIZE)
+
+
+@pytest.mark.parametrize("config", [TINY, DEEP_RNN], ids=["transformer", "rnn"])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_words_are_dropped_whole_while_training(config: ModelConfig, side: str) -> None:
+    rates = {f"dropout_{side}_words": 0.5}
+    embeddings = build_model(dataclasses.replace(config, **rates), SIZE, SIZE).embeddings
+    other = {"source": "target", "target": "source"}[side]
+    ids, _ = sentences([200, 200])
+
+    def embed(side: str, training: bool) -> torch.Tensor:
+        embedded: torch.Tensor = getattr(embeddings.train(training), f"embed_{side}")(ids)
+        return embedded
+
+    assert torch.equal(embed(other, True), embed(other, False))
+    dropped, whole = embed(side, True), embed(side, False)
+    kept = dropped.abs().sum(2, keepdim=True) > 0
+    torch.testing.assert_close(dropped, whole * kept * 2.0)
+    assert 150 < int(kept.sum()) < 250
 
 
 def test_sharing_everything_needs_one_vocabulary() -> None:

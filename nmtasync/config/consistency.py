@@ -30,6 +30,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_local(config, changed)
     _refuse_write_back(config)
     _refuse_dropping(config, changed)
+    _refuse_recurrent(config, changed)
     _refuse_rest(config)
 
 
@@ -207,6 +208,24 @@ def _refuse_in_synchronous_training(config: Config, changed: set[str]) -> None:
                 "while asynchronous.driver is 'synchronous'",
                 "remove it or set asynchronous.driver to 'local'",
             )
+
+
+def _refuse_recurrent(config: Config, changed: set[str]) -> None:
+    model = config.model
+    for key, other, alone in (
+        ("decoder_high_cell_depth", "decoder_layers", model.decoder_layers == 1),
+        (
+            "residual_connections",
+            "encoder_layers and model.decoder_layers",
+            model.encoder_layers == model.decoder_layers == 1,
+        ),
+    ):
+        if alone and f"model.{key}" in changed:
+            raise _inert(f"model.{key}", f"with model.{other} = 1", "remove it or add layers")
+    if model.dropout == 0.0 and "model.variational_dropout" in changed:
+        raise _inert(
+            "model.variational_dropout", "while model.dropout is 0", "remove it or set dropout"
+        )
 
 
 def _refuse_rest(config: Config) -> None:

@@ -13,7 +13,7 @@ from nmtasync.models.positions import (
     RotaryPositions,
     SinusoidalPositions,
 )
-from nmtasync.models.rnn import RecurrentNetwork
+from nmtasync.models.rnn import RecurrentNetwork, RecurrentOptions
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.models.transformer import Transformer
 from nmtasync.models.transformer_layers import LayerOptions
@@ -36,7 +36,14 @@ def build_model(config: ModelConfig, source_size: int, target_size: int) -> Sequ
             where="model.tied_embeddings",
             remedy="set it to 'target' or 'none'",
         )
-    embeddings = Embeddings(source_size, target_size, config.dimension, config.tied_embeddings)
+    embeddings = Embeddings(
+        source_size,
+        target_size,
+        config.dimension,
+        config.tied_embeddings,
+        dropout_source_words=config.dropout_source_words,
+        dropout_target_words=config.dropout_target_words,
+    )
     match config.type:
         case "transformer":
             return _build_transformer(config, embeddings)
@@ -111,11 +118,19 @@ def _build_positions(
 
 
 def _build_rnn(config: ModelConfig, embeddings: Embeddings) -> SequenceToSequence:
-    return RecurrentNetwork(
-        embeddings,
+    options = RecurrentOptions(
         dimension=config.dimension,
         state_size=config.state_dimension or config.dimension,
         encoder_layers=config.encoder_layers,
         decoder_layers=config.decoder_layers,
+        encoder_depth=config.encoder_cell_depth,
+        decoder_base_depth=config.decoder_base_cell_depth,
+        decoder_high_depth=config.decoder_high_cell_depth,
+        normalised_layers=config.layer_normalization in ("layers", "both"),
+        normalised_cells=config.layer_normalization in ("cells", "both"),
+        residual=config.residual_connections,
         dropout=config.dropout,
+        variational_dropout=config.variational_dropout,
+        state_dropout=config.dropout_rnn,
     )
+    return RecurrentNetwork(embeddings, options)

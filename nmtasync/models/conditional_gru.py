@@ -1,7 +1,8 @@
-"""The conditional GRU: two gated recurrent units with attention to the source between them.
+"""The conditional GRU: gated recurrent units with attention to the source after the first.
 
 Source: Sennrich et al. 2017, "Nematus: a Toolkit for Neural Machine Translation", and its
-technical note on the conditional GRU; the attention: Bahdanau et al. 2015, appendix A.1.2.
+technical note on the conditional GRU, which has two units; more: Miceli Barone et al. 2017, "Deep
+Architectures for Neural Machine Translation"; the attention: Bahdanau et al. 2015, appendix A.1.2.
 Shapes: B sentences, S source pieces, T target pieces, R width of the recurrent state, A width of
 the attention's hidden layer, M width of the encoder's states; in beam search N sentences with
 K hypotheses each (in training K is 1).
@@ -10,12 +11,20 @@ K hypotheses each (in training K is 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nmtasync.models.attention import initialise
+from nmtasync.models.dropout import Dropout
+from nmtasync.models.gru import CellOptions, Transitions, gru, make_orthogonal
+from nmtasync.models.projection import EPSILON, Projection
+from nmtasync.models.tape import CellTape, NormTape, ProductTape, Recurrent, flatten, unflatten
+
+_aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,8 @@ class Memory:
     Attributes:
         states: The encoder's states [N, S, M].
         keys: What they are compared by [N, S, A].
-        gates: What they give to the second unit's gates; a weighted mean of these is the same
-            as the gates of a weighted mean of the states [N, S, 3R].
+        gates: What they give to the second unit's gates, before layer normalisation; a weighted
+            mean of these is the same as the gates of a weighted mean of the states [N, S, 3R].
         bias: Minus infinity at padding, else zero [N, 1, S].
     """
 
@@ -48,26 +57,33 @@ class ConditionalGRU(nn.Module):
         input_size: Width of the input.
         state_size: R.
         memory_size: M.
+        depth: Units a step, at least 2: one before the attention, and those after it, the first
+            of which reads the context.
+        cell: What they are like; the same holds for the attention.
     """
 
-    def __init__(self, input_size: int, state_size: int, memory_size: int) -> None:
+    def __init__(
+        self, input_size: int, state_size: int, memory_size: int, depth: int, cell: CellOptions
+    ) -> None:
         super().__init__()
-        self.state_size = state_size
-        self.inputs = nn.Linear(input_size, 3 * state_size)
-        self.first = nn.Linear(state_size, 3 * state_size)
-        self.query = nn.Linear(state_size, state_size)
-        self.second = nn.Linear(state_size, 3 * state_size)
-        self.keys = nn.Linear(memory_size, state_size, bias=False)
+        normalised = cell.normalised
+        self.inputs = Projection(input_size, 3 * state_size, normalised=normalised)
+        self.first = Projection(state_size, 3 * state_size, normalised=normalised)
+        self.query = Projection(state_size, state_size, normalised=normalised)
+        self.second = Projection(state_size, 3 * state_size, normalised=normalised)
+        self.keys = Projection(memory_size, state_size, normalised=normalised, bias=False)
         self.gates = nn.Linear(memory_size, 3 * state_size, bias=False)
+        self.gates_gain = nn.Parameter(torch.ones(3 * state_size)) if normalised else None
         self.energy = nn.Parameter(torch.empty(state_size))
         for layer in (self.inputs, self.first, self.query, self.second):
             initialise(layer)
         nn.init.xavier_uniform_(self.keys.weight)
         nn.init.xavier_uniform_(self.gates.weight)
-        for layer in (self.first, self.second):
-            for block in layer.weight.detach().chunk(3):
-                nn.init.orthogonal_(block)
+        make_orthogonal(self.first.weight)
+        make_orthogonal(self.second.weight)
         nn.init.uniform_(self.energy, -(state_size**-0.5), state_size**-0.5)
+        self.transitions = Transitions(depth - 2, state_size, cell)
+        self.dropout = Dropout(cell.dropout)
 
     def read(self, states: Tensor, bias: Tensor) -> Memory:
         """Compute what the attention needs of encoded sources; arguments as in `Memory`."""
@@ -85,6 +101,11 @@ class ConditionalGRU(nn.Module):
             The states [B, T, R] and the contexts, weighted means of the encoder's states
             [B, T, M].
         """
+        keep = self.dropout.mask(state)  # of the state that both query and second unit read
+        first = Recurrent(*self.first.parts(), self.dropout.mask(state))
+        query = Recurrent(*self.query.parts(), keep)
+        second = Recurrent(*self.second.parts(), keep)
+        recurrents = (first, query, second, *self.transitions.recurrents(state))
         apply: Any = _Unrolled.apply  # torch has no types for it
         states, weights = apply(
             self.inputs(x).transpose(0, 1).contiguous(),
@@ -92,12 +113,14 @@ class ConditionalGRU(nn.Module):
             memory.keys,
             memory.gates,
             memory.bias,
-            *self._recurrent(),
+            self.gates_gain,
+            self.energy,
+            *flatten(recurrents),
         )
         return states.transpose(0, 1), weights.transpose(0, 1) @ memory.states
 
     def step(self, x: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Go on by one piece.
+        """Go on by one piece, without dropout.
 
         Args:
             x: One input of each hypothesis [N, K, input_size].
@@ -107,74 +130,75 @@ class ConditionalGRU(nn.Module):
         Returns:
             The new states [N, K, R] and the contexts [N, K, M].
         """
-        recurrent = self._recurrent()
-        new, weights = conditional_step(self.inputs(x), state, memory, recurrent)
+        middle = gru(self.inputs(x), self.first(state), state)
+        hidden = torch.tanh(memory.keys.unsqueeze(1) + self.query(middle).unsqueeze(2))
+        weights = torch.softmax(hidden @ self.energy + memory.bias, dim=-1)  # [N, K, S]
+        gates = weights @ memory.gates
+        if self.gates_gain is not None:
+            gates = F.layer_norm(gates, self.gates_gain.shape, self.gates_gain, eps=EPSILON)
+        new = self.transitions.step(gru(gates, self.second(middle), middle))
         return new, weights @ memory.states
 
-    def _recurrent(self) -> _Recurrent:
-        return _Recurrent(
-            self.first.weight,
-            self.first.bias,
-            torch.cat((self.query.weight, self.second.weight)),
-            torch.cat((self.query.bias, self.second.bias)),
-            self.energy,
-        )
 
+class _AttentionTape:
+    """The attention, from queries to the weighted means of the gates.
 
-class _Recurrent(NamedTuple):
-    """The parameters that take part in the recurrence.
-
-    `first` is the first unit's [3R, R]; `both` what its result is multiplied by, the attention's
-    query above the second unit [A + 3R, R]; `energy` weighs the attention's hidden layer [A].
+    The hidden layer [B, S, A] is computed again on the way back: kept for all steps, it would be
+    the largest part of what a batch needs of memory.
     """
 
-    first: Tensor
-    first_bias: Tensor
-    both: Tensor
-    both_bias: Tensor
-    energy: Tensor
+    def __init__(self, keys: Tensor, gates: Tensor, bias: Tensor, energy: Tensor) -> None:
+        self.keys, self.gates, self.bias, self.energy = keys, gates, bias[:, 0], energy
+        self.queries: list[Tensor] = []
+        self.weights: list[Tensor] = []
+        self.by_means: list[Tensor] = []
+        self.by_sums: Tensor | None = None
+        self.by_energy: Tensor | None = None
 
+    def forward(self, query: Tensor) -> Tensor:
+        """Attend from the queries of one step [B, A]; returns means [B, 3R]."""
+        hidden = self._hidden(query)
+        energies = torch.mv(hidden.flatten(0, 1), self.energy).view(self.bias.shape)
+        self.queries.append(query)
+        self.weights.append(torch.softmax(energies + self.bias, dim=1))
+        return torch.bmm(self.weights[-1].unsqueeze(1), self.gates).squeeze(1)
 
-def conditional_step(
-    inputs: Tensor, state: Tensor, memory: Memory, parameters: _Recurrent
-) -> tuple[Tensor, Tensor]:
-    """Take one step of the recurrence: `inputs` [N, K, 3R], `state` [N, K, R].
+    def backward(self, t: int, by_mean: Tensor, by_weight: Tensor) -> Tensor:
+        """Go back through step `t`; `by_weight` comes from contexts [B, S].
 
-    Returns:
-        The new state [N, K, R] and the attention's weights [N, K, S].
-    """
-    first, first_bias, both, both_bias, energy = parameters
-    middle = gru(inputs, torch.nn.functional.linear(state, first, first_bias), state)
-    joined = torch.nn.functional.linear(middle, both, both_bias)
-    query, recurrent = joined[..., : energy.shape[0]], joined[..., energy.shape[0] :]
-    hidden = torch.tanh(memory.keys.unsqueeze(1) + query.unsqueeze(2))  # [N, K, S, A]
-    weights = torch.softmax(hidden @ energy + memory.bias, dim=-1)
-    return gru(weights @ memory.gates, recurrent, middle), weights
+        Returns:
+            The gradient by the queries [B, A].
+        """
+        self.by_means.append(by_mean)
+        by_weight = by_weight + torch.bmm(self.gates, by_mean.unsqueeze(2)).squeeze(2)
+        weights = self.weights[t]
+        by_energies = _aten._softmax_backward_data(by_weight, weights, 1, weights.dtype)
+        hidden = self._hidden(self.queries[t])
+        by_energy = torch.mv(hidden.flatten(0, 1).t(), by_energies.flatten())
+        by_sums = _aten.tanh_backward(by_energies.unsqueeze(2), hidden)  # but for the energy
+        by_query: Tensor = by_sums.sum(1) * self.energy
+        if self.by_sums is None or self.by_energy is None:
+            self.by_sums, self.by_energy = by_sums, by_energy
+        else:
+            self.by_sums += by_sums
+            self.by_energy += by_energy
+        return by_query
 
+    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the gradients by keys, gates and energy."""
+        assert self.by_sums is not None and self.by_energy is not None
+        by_keys, by_energy = self.by_sums * self.energy, self.by_energy
+        by_means = torch.stack(self.by_means[::-1], dim=1)
+        by_gates = torch.bmm(torch.stack(self.weights, dim=2), by_means)
+        self.by_means, self.by_sums, self.by_energy = [], None, None
+        return by_keys, by_gates, by_energy
 
-def gru(inputs: Tensor, recurrent: Tensor, state: Tensor) -> Tensor:
-    """Take one step of a gated recurrent unit from the sums at its gates.
-
-    Source: Cho et al. 2014, with the reset gate after the product, as in cuDNN and PyTorch.
-
-    Args:
-        inputs: The input's share of reset gate, update gate and candidate [..., 3R].
-        recurrent: The state's share of them [..., 3R].
-        state: The state before [..., R].
-    """
-    size = state.shape[-1]
-    gates = torch.sigmoid(inputs[..., : 2 * size] + recurrent[..., : 2 * size])
-    reset, update = gates.chunk(2, dim=-1)
-    candidate = torch.tanh(inputs[..., 2 * size :] + reset * recurrent[..., 2 * size :])
-    return candidate + update * (state - candidate)
+    def _hidden(self, query: Tensor) -> Tensor:
+        return (self.keys + query.unsqueeze(1)).tanh_()
 
 
 class _Unrolled(torch.autograd.Function):
-    """`conditional_step` over a whole target, with a backward pass written by hand.
-
-    Autograd would multiply and add a gradient of the size of every weight matrix at each of the
-    T steps; here each of them is one product over the whole target at the end.
-    """
+    """`ConditionalGRU.step` over whole targets, with dropout of states."""
 
     @staticmethod
     def forward(
@@ -184,106 +208,48 @@ class _Unrolled(torch.autograd.Function):
         keys: Tensor,
         gates: Tensor,
         bias: Tensor,
-        first: Tensor,
-        first_bias: Tensor,
-        both: Tensor,
-        both_bias: Tensor,
+        gates_gain: Tensor | None,
         energy: Tensor,
+        *recurrents: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Run over the inputs [T, B, 3R]; returns states [T, B, R] and weights [T, B, S]."""
-        length, batch, _ = inputs.shape
-        size, width = state.shape[1], energy.shape[0]
-        # Sums of the gates: reset, update and candidate of either unit.
-        states = inputs.new_empty(length + 1, batch, size)
-        middles = inputs.new_empty(length, batch, size)
-        weights = inputs.new_empty(length, batch, keys.shape[1])
-        queries = inputs.new_empty(length, batch, width)
-        units = inputs.new_empty(length, 2, 4, batch, size)
-        states[0] = state
-        for t in range(length):
-            recurrent = torch.addmm(first_bias, states[t], first.t())
-            _unit(inputs[t], recurrent, states[t], units[t, 0], middles[t])
-            joined = torch.addmm(both_bias, middles[t], both.t())
-            queries[t] = joined[:, :width]
-            hidden = (keys + queries[t].unsqueeze(1)).tanh_()
-            energies = torch.mv(hidden.view(-1, width), energy).view(batch, -1) + bias[:, 0]
-            torch.softmax(energies, dim=1, out=weights[t])
-            summed = torch.bmm(weights[t].unsqueeze(1), gates).squeeze(1)
-            _unit(summed, joined[:, width:], middles[t], units[t, 1], states[t + 1])
-        ctx.save_for_backward(
-            keys, gates, first, both, energy, states, middles, weights, queries, units
-        )
-        return states[1:], weights
+        """Run over the inputs [T, B, 3R]; returns states [T, B, R] and weights [T, B, S].
+
+        `recurrents` are first unit, query, second unit and transitions, flattened.
+        """
+        first, query, *rest = unflatten(recurrents)
+        ctx.first, ctx.query, ctx.rest = CellTape([first]), ProductTape(query), CellTape(rest)
+        ctx.attention = _AttentionTape(keys, gates, bias, energy)
+        ctx.norm = None if gates_gain is None else NormTape(gates_gain, None)
+        states = []
+        for step in inputs.unbind(0):
+            middle = ctx.first.forward(step, state)
+            mean = ctx.attention.forward(ctx.query.forward(middle))
+            if ctx.norm is not None:
+                mean = ctx.norm.forward(mean)
+            state = ctx.rest.forward(mean, middle)
+            states.append(state)
+        return torch.stack(states), torch.stack(ctx.attention.weights)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, by_states: Tensor, by_weights: Tensor) -> tuple[Tensor | None, ...]:
-        """Run over the target from its end; names that begin with `by` are gradients."""
-        keys, gates, first, both, energy, states, middles, weights, queries, units = (
-            ctx.saved_tensors
-        )
-        length, batch, size = middles.shape
-        width = energy.shape[0]
-        by_inputs = states.new_empty(length, batch, 3 * size)
-        by_summed = states.new_empty(length, batch, 3 * size)
-        by_first = states.new_empty(length, batch, 3 * size)
-        by_both = states.new_empty(length, batch, width + 3 * size)
-        by_keys, by_energy = torch.zeros_like(keys), energy.new_zeros(batch, 1, width)
-        by_state = torch.zeros_like(states[0])
+        """Run over the targets from their end."""
+        length, batch, size = by_states.shape
+        by_inputs = by_states.new_empty(length, batch, 3 * size)
+        by_state = torch.zeros_like(by_states[0])
         for t in reversed(range(length)):
-            by_state = by_state + by_states[t]
-            by_middle = _unit_backward(
-                by_state, units[t, 1], middles[t], by_summed[t], by_both[t, :, width:]
-            )
-            by_weight = torch.bmm(gates, by_summed[t].unsqueeze(2)).squeeze(2) + by_weights[t]
-            by_weight *= weights[t]
-            by_logits = by_weight.sub_(weights[t] * by_weight.sum(1, keepdim=True)).unsqueeze(1)
-            hidden = (keys + queries[t].unsqueeze(1)).tanh_()
-            by_energy.baddbmm_(by_logits, hidden)
-            slope = hidden.square_().neg_().add_(1.0).mul_(by_logits.transpose(1, 2))
-            by_both[t, :, :width] = slope.sum(1) * energy
-            by_keys += slope
-            by_middle.addmm_(by_both[t], both)
-            by_state = _unit_backward(by_middle, units[t, 0], states[t], by_inputs[t], by_first[t])
-            by_state.addmm_(by_first[t], first)
-        flat_first, flat_both = by_first.flatten(0, 1), by_both.flatten(0, 1)
-        return (
-            by_inputs,
-            by_state,
-            by_keys * energy,
-            torch.bmm(weights.permute(1, 2, 0), by_summed.transpose(0, 1)),
-            None,
-            flat_first.t() @ states[:-1].flatten(0, 1),
-            flat_first.sum(0),
-            flat_both.t() @ middles.flatten(0, 1),
-            flat_both.sum(0),
-            by_energy.sum((0, 1)),
+            by_mean = by_states.new_empty(batch, 3 * size)
+            by_middle = ctx.rest.backward(t, by_state + by_states[t], by_mean)
+            if ctx.norm is not None:
+                by_mean = ctx.norm.backward(t, by_mean)
+            by_query = ctx.attention.backward(t, by_mean, by_weights[t])
+            ctx.query.backward(t, by_query, by_middle)
+            by_state = ctx.first.backward(t, by_middle, by_inputs[t])
+        by_keys, by_gates, by_energy = ctx.attention.gradients()
+        by_gain = None if ctx.norm is None else ctx.norm.gradients()[0]
+        by_recurrents = (
+            *ctx.first.gradients(),
+            *ctx.query.gradients(),
+            *ctx.rest.gradients(),
         )
-
-
-def _unit(inputs: Tensor, recurrent: Tensor, state: Tensor, kept: Tensor, out: Tensor) -> None:
-    """Do what `gru` does, and keep gates, candidate and its recurrent share [4, B, R]."""
-    size = state.shape[1]
-    torch.add(inputs[:, :size], recurrent[:, :size], out=kept[0])
-    torch.add(inputs[:, size : 2 * size], recurrent[:, size : 2 * size], out=kept[1])
-    kept[:2].sigmoid_()
-    kept[3] = recurrent[:, 2 * size :]
-    torch.addcmul(inputs[:, 2 * size :], kept[0], kept[3], out=kept[2])
-    kept[2].tanh_()
-    torch.lerp(kept[2], state, kept[1], out=out)
-
-
-def _unit_backward(
-    by_new: Tensor, kept: Tensor, state: Tensor, by_inputs: Tensor, by_recurrent: Tensor
-) -> Tensor:
-    """Fill in the gradients by the gates' sums [B, 3R]; returns the direct one by the state."""
-    reset, update, candidate, share = kept.unbind(0)
-    size = state.shape[1]
-    by_candidate = by_new * (1.0 - update) * (1.0 - candidate * candidate)
-    by_gates = torch.stack((by_candidate * share, by_new * (state - candidate)))
-    by_gates *= kept[:2] * (1.0 - kept[:2])
-    by_inputs[:, :size] = by_gates[0]
-    by_inputs[:, size : 2 * size] = by_gates[1]
-    by_inputs[:, 2 * size :] = by_candidate
-    by_recurrent[:, : 2 * size] = by_inputs[:, : 2 * size]
-    torch.mul(by_candidate, reset, out=by_recurrent[:, 2 * size :])
-    return by_new * update
+        return by_inputs, by_state, by_keys, by_gates, None, by_gain, by_energy, *by_recurrents

@@ -19,32 +19,46 @@ class Dropout(nn.Module):
 
     Args:
         probability: Of an element to be dropped, from 0 to below 1.
+        shared: A dimension along which all elements are dropped alike; None for none. Of
+            sequences [B, T, D] that is 1 for variational dropout, which drops the same elements
+            at all pieces (Gal and Ghahramani 2016, "A Theoretically Grounded Application of
+            Dropout in Recurrent Neural Networks"), and -1 to drop whole pieces.
     """
 
-    def __init__(self, probability: float) -> None:
+    def __init__(self, probability: float, shared: int | None = None) -> None:
         super().__init__()
         assert 0.0 <= probability < 1.0
         self.probability = probability
+        self.shared = shared
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop elements of a tensor of any shape while training; else return it as it is."""
         if not self.training or self.probability == 0.0:
             return x
-        if x.device.type != "cpu":
+        if self.shared is None and x.device.type != "cpu":
             return F.dropout(x, self.probability)
-        return x * keep_mask(x, self.probability)
+        like = x if self.shared is None else x.narrow(self.shared, 0, 1)
+        return x * keep_mask(like, self.probability)
+
+    def mask(self, like: Tensor) -> Tensor | None:
+        """Draw a mask of a tensor's shape, to be multiplied by; None if nothing is dropped."""
+        if not self.training or self.probability == 0.0:
+            return None
+        return keep_mask(like, self.probability)
 
     def extra_repr(self) -> str:
         """Show the probability when the module is printed."""
-        return str(self.probability)
+        return f"{self.probability}, shared={self.shared}"
 
 
 def keep_mask(like: Tensor, probability: float) -> Tensor:
-    """Draw the mask of a dropout from the CPU's global generator.
+    """Draw the mask of a dropout from the device's global generator.
 
     Returns:
         A tensor of `like`'s shape and type: zero with `probability`, else what keeps the mean.
     """
+    if like.device.type != "cpu":
+        return F.dropout(torch.ones_like(like), probability)
     count = like.numel()
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     noise = bits.view(torch.int16)[:count].view(like.shape)

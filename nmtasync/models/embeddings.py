@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nmtasync.models.dropout import Dropout
+
 VOCABULARY_OF = {
     "embeddings.source": "source",
     "embeddings.target": "target",
@@ -35,9 +37,20 @@ class Embeddings(nn.Module):
         target_size: Pieces of the target vocabulary.
         dimension: Width of an embedding, D.
         tied: "all" (one matrix for everything), "target" (target input and output) or "none".
+        dropout_source_words: Probability with which a source piece is dropped as a whole.
+        dropout_target_words: The same of a piece of the target that the decoder reads.
     """
 
-    def __init__(self, source_size: int, target_size: int, dimension: int, tied: str) -> None:
+    def __init__(
+        self,
+        source_size: int,
+        target_size: int,
+        dimension: int,
+        tied: str,
+        *,
+        dropout_source_words: float = 0.0,
+        dropout_target_words: float = 0.0,
+    ) -> None:
         super().__init__()
         assert tied != "all" or source_size == target_size
         self.scale = math.sqrt(dimension)
@@ -49,6 +62,8 @@ class Embeddings(nn.Module):
         self.source = None if tied == "all" else matrix(source_size)
         self.output = matrix(target_size) if tied == "none" else None
         self.output_bias = nn.Parameter(torch.zeros(target_size))
+        self.source_dropout = Dropout(dropout_source_words, shared=-1)
+        self.target_dropout = Dropout(dropout_target_words, shared=-1)
 
     @property
     def output_weight(self) -> Tensor:
@@ -57,8 +72,11 @@ class Embeddings(nn.Module):
 
     def embed_source(self, ids: Tensor) -> Tensor:
         """Look source ids up: [...] to [..., D]."""
-        return F.embedding(ids, self.target if self.source is None else self.source) * self.scale
+        matrix = self.target if self.source is None else self.source
+        embedded: Tensor = self.source_dropout(F.embedding(ids, matrix) * self.scale)
+        return embedded
 
     def embed_target(self, ids: Tensor) -> Tensor:
         """Look target ids up: [...] to [..., D]."""
-        return F.embedding(ids, self.target) * self.scale
+        embedded: Tensor = self.target_dropout(F.embedding(ids, self.target) * self.scale)
+        return embedded

@@ -1,7 +1,9 @@
 """A recurrent encoder-decoder: bidirectional GRUs, then a conditional GRU with attention.
 
-Source: Sennrich et al. 2017, "Nematus: a Toolkit for Neural Machine Translation". Added to it:
-layer normalisation between layers, which lets it learn as fast as a Transformer does.
+Source: Sennrich et al. 2017, "Nematus: a Toolkit for Neural Machine Translation"; layer
+normalisation in cells and more than one layer or unit: as in Miceli Barone et al. 2017, "Deep
+Architectures for Neural Machine Translation". Added to it, on request: layer normalisation between
+layers, which lets it learn as fast as a Transformer does.
 Shapes: B sentences, S source pieces, T target pieces, D dimension of embeddings, R width of the
 recurrent states; in beam search N sentences with K hypotheses each.
 """
@@ -17,7 +19,54 @@ from nmtasync.models.attention import attention_bias, initialise
 from nmtasync.models.conditional_gru import ConditionalGRU, Memory
 from nmtasync.models.dropout import Dropout
 from nmtasync.models.embeddings import Embeddings
+from nmtasync.models.gru import CellOptions, GatedLayer
+from nmtasync.models.projection import Projection
 from nmtasync.models.sequence_to_sequence import DecoderState, Encoded, SequenceToSequence
+
+
+@dataclass(frozen=True)
+class RecurrentOptions:
+    """Sizes of a recurrent network, and what it is like.
+
+    Attributes:
+        dimension: Width of embeddings, D.
+        state_size: R.
+        encoder_layers: Layers of the encoder, each with both directions.
+        decoder_layers: Layers of the decoder; the first one has the attention.
+        encoder_depth: Units a step in each layer of the encoder.
+        decoder_base_depth: The same of the decoder's first layer, at least 2.
+        decoder_high_depth: The same of the decoder's other layers.
+        normalised_layers: Whether there is a layer normalisation after each layer of the encoder,
+            between those of the decoder, and in the deep output.
+        normalised_cells: Whether there is one at each product in cells, in the first state and in
+            the deep output.
+        residual: Whether the output of a layer is added to its input, from the second on.
+        dropout: Probability, for embeddings, the outputs of layers and the deep output.
+        variational_dropout: Whether that drops the same elements at all pieces of a sentence.
+        state_dropout: Probability, for states inside cells; always variational.
+    """
+
+    dimension: int
+    state_size: int
+    encoder_layers: int
+    decoder_layers: int
+    encoder_depth: int
+    decoder_base_depth: int
+    decoder_high_depth: int
+    normalised_layers: bool
+    normalised_cells: bool
+    residual: bool
+    dropout: float
+    variational_dropout: bool
+    state_dropout: float
+
+    def cell(self) -> CellOptions:
+        """Select what the cells are like."""
+        return CellOptions(self.normalised_cells, self.state_dropout)
+
+    def make_dropout(self) -> Dropout:
+        """Make what drops elements of sequences [B, T, ...]."""
+        return Dropout(self.dropout, shared=1 if self.variational_dropout else None)
 
 
 @dataclass(frozen=True)
@@ -34,16 +83,18 @@ class RecurrentState(DecoderState):
 
 
 class RecurrentEncoder(nn.Module):
-    """Bidirectional GRUs, R wide in either direction; from the second on with residuals."""
+    """Bidirectional GRUs, R wide in either direction."""
 
-    def __init__(self, dimension: int, state_size: int, layers: int, dropout: float) -> None:
+    def __init__(self, options: RecurrentOptions) -> None:
         super().__init__()
-        width = 2 * state_size
-        sizes = [dimension] + [width] * (layers - 1)
-        self.forwards = nn.ModuleList(make_gru(size, state_size) for size in sizes)
-        self.backwards = nn.ModuleList(make_gru(size, state_size) for size in sizes)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in sizes)
-        self.dropout = Dropout(dropout)
+        width = 2 * options.state_size
+        sizes = [options.dimension] + [width] * (options.encoder_layers - 1)
+        same = (options.state_size, options.encoder_depth, options.cell())
+        self.forwards = nn.ModuleList(GatedLayer(size, *same) for size in sizes)
+        self.backwards = nn.ModuleList(GatedLayer(size, *same) for size in sizes)
+        self.norms = nn.ModuleList(make_norm(width, options.normalised_layers) for _ in sizes)
+        self.residual = options.residual
+        self.dropout = options.make_dropout()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Read embedded sources [B, S, D] to states [B, S, 2R].
@@ -58,27 +109,34 @@ class RecurrentEncoder(nn.Module):
         normal = x
         layers = zip(self.forwards, self.backwards, self.norms, strict=True)
         for number, (forwards, backwards, norm) in enumerate(layers):
-            there, _ = forwards(normal)
-            back, _ = backwards(normal[rows, turned])
+            assert isinstance(forwards, GatedLayer) and isinstance(backwards, GatedLayer)
+            there = forwards.run(normal)
+            back = backwards.run(normal[rows, turned])
             states = self.dropout(torch.cat((there, back[rows, turned]), dim=2))
-            x = x + states if number else states
+            x = x + states if number and self.residual else states
             normal = norm(x)
         return normal
 
 
 class RecurrentDecoder(nn.Module):
-    """A conditional GRU, GRUs with residuals above it, and the deep output."""
+    """A conditional GRU, GRUs above it, and the deep output."""
 
-    def __init__(self, dimension: int, state_size: int, layers: int, dropout: float) -> None:
+    def __init__(self, options: RecurrentOptions) -> None:
         super().__init__()
-        memory_size = 2 * state_size
-        self.initial = nn.Linear(memory_size, state_size)
-        self.conditional = ConditionalGRU(dimension, state_size, memory_size)
-        self.upper = nn.ModuleList(make_gru(state_size, state_size) for _ in range(layers - 1))
-        self.norms = nn.ModuleList(nn.LayerNorm(state_size) for _ in range(layers - 1))
-        self.output = nn.Linear(dimension + state_size + memory_size, dimension)
-        self.output_norm = nn.LayerNorm(dimension)
-        self.dropout = Dropout(dropout)
+        dimension, size, cell = options.dimension, options.state_size, options.cell()
+        memory_size, upper = 2 * size, range(options.decoder_layers - 1)
+        self.initial = Projection(memory_size, size, normalised=cell.normalised)
+        self.conditional = ConditionalGRU(
+            dimension, size, memory_size, options.decoder_base_depth, cell
+        )
+        self.upper = nn.ModuleList(
+            GatedLayer(size, size, options.decoder_high_depth, cell) for _ in upper
+        )
+        self.norms = nn.ModuleList(make_norm(size, options.normalised_layers) for _ in upper)
+        self.output = nn.Linear(dimension + size + memory_size, dimension)
+        self.output_norm = make_norm(dimension, options.normalised_layers or cell.normalised)
+        self.residual = options.residual
+        self.dropout = options.make_dropout()
         initialise(self.initial)
         initialise(self.output)
 
@@ -99,8 +157,9 @@ class RecurrentDecoder(nn.Module):
         states, contexts = self.conditional(x, first, self.read(encoded))
         states = self.dropout(states)
         for layer, norm in zip(self.upper, self.norms, strict=True):
-            above, _ = layer(norm(states), first.unsqueeze(0))
-            states = states + self.dropout(above)
+            assert isinstance(layer, GatedLayer)
+            above = self.dropout(layer.run(norm(states), first))
+            states = states + above if self.residual else above
         return self.join(x, states, contexts)
 
     def step(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
@@ -108,10 +167,10 @@ class RecurrentDecoder(nn.Module):
         top, contexts = self.conditional.step(x, state.states[0], state.memory)
         states = [top]
         for layer, norm, before in zip(self.upper, self.norms, state.states[1:], strict=True):
-            flat, flat_before = norm(top).flatten(0, 1), before.flatten(0, 1)
-            _, after = layer(flat.unsqueeze(1), flat_before.unsqueeze(0))
+            assert isinstance(layer, GatedLayer)
+            after = layer.run(norm(top).flatten(0, 1).unsqueeze(1), before.flatten(0, 1))
             states.append(after.view(before.shape))
-            top = top + states[-1]
+            top = top + states[-1] if self.residual else states[-1]
         return self.join(x, top, contexts), RecurrentState(states, state.memory)
 
     def join(self, x: Tensor, states: Tensor, contexts: Tensor) -> Tensor:
@@ -126,27 +185,14 @@ class RecurrentNetwork(SequenceToSequence):
 
     Args:
         embeddings: The embeddings of both sides, of width D.
-        dimension: D.
-        state_size: R.
-        encoder_layers: Layers of the encoder, each with both directions.
-        decoder_layers: Layers of the decoder; the first one has the attention.
-        dropout: Probability, for embeddings, the outputs of layers and the deep output.
+        options: Its sizes and what it is like.
     """
 
-    def __init__(
-        self,
-        embeddings: Embeddings,
-        *,
-        dimension: int,
-        state_size: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, embeddings: Embeddings, options: RecurrentOptions) -> None:
         super().__init__(embeddings)
-        self.encoder = RecurrentEncoder(dimension, state_size, encoder_layers, dropout)
-        self.decoder = RecurrentDecoder(dimension, state_size, decoder_layers, dropout)
-        self.dropout = Dropout(dropout)
+        self.encoder = RecurrentEncoder(options)
+        self.decoder = RecurrentDecoder(options)
+        self.dropout = options.make_dropout()
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Encoded:
         """Read the source, as the interface says; the states are [B, S, 2R]."""
@@ -183,15 +229,6 @@ class RecurrentNetwork(SequenceToSequence):
         return RecurrentState(states, memory)
 
 
-def make_gru(input_size: int, state_size: int) -> nn.GRU:
-    """Make a GRU of one layer and direction; recurrent matrices are orthogonal at first."""
-    layer = nn.GRU(input_size, state_size, batch_first=True)
-    for name, parameter in layer.named_parameters():
-        if name.startswith("bias"):
-            nn.init.zeros_(parameter)
-        elif name.startswith("weight_hh"):
-            for block in parameter.detach().chunk(3):
-                nn.init.orthogonal_(block)
-        else:
-            nn.init.xavier_uniform_(parameter)
-    return layer
+def make_norm(width: int, normalised: bool) -> nn.Module:
+    """Make a layer normalisation, or what does nothing."""
+    return nn.LayerNorm(width) if normalised else nn.Identity()

@@ -1,0 +1,172 @@
+"""Gated recurrent units: one step, and a layer with one or several units a step.
+
+Source: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder"; several units
+a step, "deep transition": Miceli Barone et al. 2017, "Deep Architectures for Neural Machine
+Translation"; dropout of their states with one mask for all steps: Gal and Ghahramani 2016, "A
+Theoretically Grounded Application of Dropout in Recurrent Neural Networks".
+Shapes: B sentences, T pieces, I width of the input, R width of the state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from nmtasync.models.attention import initialise
+from nmtasync.models.dropout import Dropout
+from nmtasync.models.projection import Projection, project
+from nmtasync.models.tape import CellTape, Recurrent, flatten, unflatten
+
+
+@dataclass(frozen=True)
+class CellOptions:
+    """What recurrent cells are like, besides their sizes.
+
+    Attributes:
+        normalised: Whether the products of inputs and states are layer-normalised.
+        dropout: Probability with which an element of a state is dropped before it is
+            multiplied; for a sentence in all steps alike.
+    """
+
+    normalised: bool = False
+    dropout: float = 0.0
+
+
+def gru(inputs: Tensor, recurrent: Tensor, state: Tensor) -> Tensor:
+    """Take one step of a gated recurrent unit from the sums at its gates.
+
+    Source: Cho et al. 2014, with the reset gate after the product, as in cuDNN and PyTorch.
+
+    Args:
+        inputs: The input's share of reset gate, update gate and candidate [..., 3R].
+        recurrent: The state's share of them [..., 3R].
+        state: The state before [..., R].
+    """
+    size = state.shape[-1]
+    gates = torch.sigmoid(inputs[..., : 2 * size] + recurrent[..., : 2 * size])
+    reset, update = gates.chunk(2, dim=-1)
+    candidate = torch.tanh(inputs[..., 2 * size :] + reset * recurrent[..., 2 * size :])
+    return candidate + update * (state - candidate)
+
+
+class Transitions(nn.Module):
+    """The units of a step after the one that reads the input; they read the state alone.
+
+    Args:
+        count: How many, zero allowed.
+        state_size: R.
+        cell: What they are like.
+    """
+
+    def __init__(self, count: int, state_size: int, cell: CellOptions) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(
+            Projection(state_size, 3 * state_size, normalised=cell.normalised) for _ in range(count)
+        )
+        for unit in self.units:
+            assert isinstance(unit, Projection)
+            initialise(unit)
+            make_orthogonal(unit.weight)
+        self.dropout = Dropout(cell.dropout)
+
+    def recurrents(self, state: Tensor) -> list[Recurrent]:
+        """Give the units' parameters, with masks of dropout drawn for states [B, R]."""
+        return [
+            Recurrent(*unit.parts(), self.dropout.mask(state))
+            for unit in self.units
+            if isinstance(unit, Projection)
+        ]
+
+    def step(self, state: Tensor) -> Tensor:
+        """Go through all units once, without dropout: [..., R] to [..., R]."""
+        for unit in self.units:
+            recurrent = unit(state)
+            state = gru(torch.zeros_like(recurrent), recurrent, state)
+        return state
+
+
+class GatedLayer(nn.GRU):
+    """A layer in one direction; PyTorch's own where it can do what is asked for.
+
+    Args:
+        input_size: I.
+        state_size: R.
+        depth: Units a step, the first of which reads the input.
+        cell: What they are like.
+    """
+
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
+    def __init__(self, input_size: int, state_size: int, depth: int, cell: CellOptions) -> None:
+        super().__init__(input_size, state_size, batch_first=True)
+        nn.init.xavier_uniform_(self.weight_ih_l0)
+        make_orthogonal(self.weight_hh_l0)
+        nn.init.zeros_(self.bias_ih_l0)
+        nn.init.zeros_(self.bias_hh_l0)
+        gains = [torch.ones(3 * state_size) if cell.normalised else None for _ in range(2)]
+        self.input_gain, self.state_gain = (
+            None if gain is None else nn.Parameter(gain) for gain in gains
+        )
+        self.transitions = Transitions(depth - 1, state_size, cell)
+        self.state_dropout = Dropout(cell.dropout)
+
+    def run(self, x: Tensor, state: Tensor | None = None) -> Tensor:
+        """Run over whole sequences.
+
+        Args:
+            x: The inputs [B, T, I].
+            state: The state before them [B, R]; None for zeros.
+
+        Returns:
+            The states [B, T, R].
+        """
+        if state is None:
+            state = x.new_zeros(x.shape[0], self.hidden_size)
+        keep = self.state_dropout.mask(state)
+        if keep is None and self.state_gain is None and not self.transitions.units:
+            plain: Tensor = self(x, state.unsqueeze(0))[0]
+            return plain
+        inputs = project(x, self.weight_ih_l0, self.bias_ih_l0, self.input_gain)
+        first = Recurrent(self.weight_hh_l0, self.bias_hh_l0, self.state_gain, keep)
+        units = (first, *self.transitions.recurrents(state))
+        apply: Any = _Unrolled.apply  # torch has no types for it
+        states: Tensor = apply(inputs.transpose(0, 1).contiguous(), state, *flatten(units))
+        return states.transpose(0, 1)
+
+
+class _Unrolled(torch.autograd.Function):
+    """A layer over whole sequences; what it computes at a step is `gru`, unit after unit."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, state: Tensor, *recurrents: Tensor | None) -> Tensor:
+        """Run over the inputs [T, B, 3R] from a state [B, R]; returns the states [T, B, R]."""
+        ctx.cell = CellTape(unflatten(recurrents))
+        states = []
+        for step in inputs.unbind(0):
+            state = ctx.cell.forward(step, state)
+            states.append(state)
+        return torch.stack(states)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_states: Tensor) -> tuple[Tensor | None, ...]:
+        """Run over the sequences from their end."""
+        length, batch, size = by_states.shape
+        by_inputs = by_states.new_empty(length, batch, 3 * size)
+        by_state = torch.zeros_like(by_states[0])
+        for t in reversed(range(length)):
+            by_state = ctx.cell.backward(t, by_state + by_states[t], by_inputs[t])
+        return by_inputs, by_state, *ctx.cell.gradients()
+
+
+def make_orthogonal(weight: Tensor) -> None:
+    """Draw each block of R rows of a recurrent matrix [3R, R] as an orthogonal matrix."""
+    for block in weight.detach().chunk(3):
+        nn.init.orthogonal_(block)
