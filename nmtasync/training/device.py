@@ -57,6 +57,26 @@ def resolve_device(name: str, num_gpus: int | None = None) -> str:
     return name
 
 
+def allow_tf32(device: str, allowed: bool) -> None:
+    """Let this process's float32 matrix products on a GPU be rounded to TF32, or not.
+
+    PyTorch's own default is no for products and yes for cuDNN's recurrent networks.
+    """
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+def refuse_tf32_without_gpu(devices: list[str]) -> None:
+    """Raise a `UserError` where no worker is on a GPU."""
+    if devices[0] == "cpu":
+        raise UserError(
+            "has no effect, for there is no GPU among asynchronous.devices",
+            where="training.tf32",
+            remedy="remove it",
+        )
+
+
 def refuse_repeated_gpus(devices: list[str]) -> None:
     """Raise a `UserError` where two ranks of synchronous training would share a GPU."""
     gpus = [name for name in devices if name != "cpu"]

@@ -13,11 +13,14 @@ from nmtasync.run_directory import RunDirectory, explain_write_errors, write_ato
 from nmtasync.training import checkpoint
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.device import (
+    allow_tf32,
     refuse_repeated_gpus,
+    refuse_tf32_without_gpu,
     resolve_device,
     resolve_devices,
 )
 from nmtasync.training.display import Display
+from nmtasync.training.precision import choose_precision, with_precision
 from nmtasync.training.summary import TrainingSummary
 
 
@@ -64,13 +67,20 @@ def train(
     with run.lock():
         config = experiment_config(run, settings)
         devices = _devices(config)
+        if config.training.tf32:
+            refuse_tf32_without_gpu(devices)
+        allow_tf32(devices[0], config.training.tf32)
         digest = VocabularyPair.load(run.vocab).digest()
         latest = checkpoint.pointed(run, "latest") if resume else None
         state = None if latest is None else checkpoint.read_state(run, latest, digest)
-        if state is not None:
-            _check_same_model(config, checkpoint.read_config(state, run.checkpoints))
+        trained = None if state is None else checkpoint.read_config(state, run.checkpoints)
+        if trained is not None:
+            _check_same_model(config, trained)
         with Display(console, config.training) as display:
-            assembly = Assembly(run, config, devices, digest, state)
+            precision, reason = choose_precision(config, trained, devices[0])
+            display.message(f"precision {precision}: {reason}")
+            decided = with_precision(config, precision)
+            assembly = Assembly(run, decided, devices, digest, state)
             # nothing has been written so far: a refused call changes nothing
             if state is None:
                 checkpoint.discard_all(run)

@@ -14,6 +14,7 @@ from nmtasync.models.build import build_model
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.transport import Slot
 from nmtasync.training.cursor import AssignedBatch
+from nmtasync.training.device import allow_tf32
 from nmtasync.training.signals import leave_signals_to_main
 from nmtasync.training.worker import Worker
 
@@ -100,6 +101,7 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
 
 
 def _build(setup: WorkerSetup) -> Worker:
+    allow_tf32(setup.device, setup.config.training.tf32)
     model = build_model(setup.config.model, *setup.vocabulary_sizes)
     return Worker(
         setup.index,
