@@ -47,6 +47,17 @@ def loss_sums(
     outputs = model(source, source_mask, target_input)
     if real_targets is None:
         real_targets = (target != PAD).flatten().nonzero().squeeze(1)
+    return loss_of_outputs(model, outputs, target, real_targets, label_smoothing)
+
+
+def loss_of_outputs(
+    model: SequenceToSequence,
+    outputs: Tensor,
+    target: Tensor,
+    real_targets: Tensor,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor]:
+    """Do what `loss_sums` does after the network has computed its outputs [B, T, D]."""
     embeddings = model.embeddings
     return smoothed_cross_entropy(
         outputs.flatten(0, 1).index_select(0, real_targets),

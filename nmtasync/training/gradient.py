@@ -82,15 +82,24 @@ class GradientFunction:
             return self._add(batch, seed)
 
     def _add(self, batch: Batch, seed: int) -> BatchFigures:
-        smoothing = self.config.label_smoothing
+        factor = 1.0 if self.scale is None else self.scale.factor
+        figures = add_gradient(self.begin(), batch, self.config.label_smoothing, seed, factor)
+        self.end()
+        return figures
+
+    def begin(self) -> FlatModel[SequenceToSequence]:
+        """Give the model that computes the next batch, with the newest parameters."""
         if self._narrow is None:
-            return add_gradient(self.flat, batch, smoothing, seed)
-        scale = 1.0 if self.scale is None else self.scale.factor
+            return self.flat
         self._narrow.parameters.copy_(self.flat.parameters)
         self._narrow.gradients.zero_()
-        figures = add_gradient(self._narrow, batch, smoothing, seed, scale)
-        self.flat.gradients.add_(self._narrow.gradients, alpha=1.0 / scale)
-        return figures
+        return self._narrow
+
+    def end(self) -> None:
+        """Add the batch's gradient to the one in float32, where it is not there already."""
+        if self._narrow is not None:
+            factor = 1.0 if self.scale is None else self.scale.factor
+            self.flat.gradients.add_(self._narrow.gradients, alpha=1.0 / factor)
 
 
 def add_gradient(

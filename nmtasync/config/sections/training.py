@@ -22,7 +22,7 @@ class TrainingConfig:
         "Type that the network computes in; parameters and optimizer stay in float32. 'auto' "
         "tries at the start if bf16 is faster on the first device.",
         choices=("auto", "fp32", "bf16", "fp16"),
-        stages=("train",),
+        stages=("train", "profile"),
     )
     tf32: bool = option(
         False,
@@ -31,7 +31,7 @@ class TrainingConfig:
     compile: bool = option(
         False,
         "Compile the Transformer's layers with torch.compile, which takes a minute or more.",
-        stages=("train",),
+        stages=("train", "profile"),
         only_if=("model.type", "transformer"),
     )
     max_minutes: float | None = option(
