@@ -39,7 +39,7 @@ def batch(sentences: int, source: int, target: int) -> Batch:
 
 @pytest.mark.usefixtures("_traced_only")
 def test_compiled_layers_give_the_same_gradient_and_are_compiled_once():
-    model = ModelConfig(dimension=16, encoder_layers=3, decoder_layers=2, heads=2, dropout=0.2)
+    model = ModelConfig(dimension=16, encoder_layers=2, decoder_layers=2, heads=2, dropout=0.2)
     flat = FlatModel(build_model(model, 46, 46))
     plain = GradientFunction(flat, TrainingConfig())
     shapes = [(7, 9, 11), (12, 20, 18), (3, 31, 3), (5, 6, 6), (1, 5, 6), (6, 1, 1), (2, 2, 2)]
