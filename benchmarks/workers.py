@@ -29,7 +29,7 @@ from rich.console import Console
 
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Push, Reply
-from nmtasync.training import local, rank, synchronous, worker
+from nmtasync.training import gradient, local, synchronous
 from nmtasync.training.device import resolve_devices
 from nmtasync.training.rank_process import RankSetup, run_rank
 from nmtasync.training.reporting import Reporter
@@ -84,12 +84,12 @@ def cases_of(devices: list[str]) -> dict[str, Case]:
     return cases
 
 
-def slowed(gradient: Callable[..., Any]) -> Callable[..., Any]:
+def slowed(add_gradient: Callable[..., Any]) -> Callable[..., Any]:
     """Let a gradient take three times as long, the processor being idle for two thirds of it."""
 
     def compute(*arguments: Any) -> Any:
         begin = time.perf_counter()
-        figures = gradient(*arguments)
+        figures = add_gradient(*arguments)
         device = arguments[0].gradients.device
         torch.get_device_module(device).synchronize(device)
         time.sleep(SLEEP_PER_COMPUTE * (time.perf_counter() - begin))
@@ -101,14 +101,14 @@ def slowed(gradient: Callable[..., Any]) -> Callable[..., Any]:
 def run_slow_worker(setup: WorkerSetup, connection: Connection) -> None:
     """A worker process of which one is slow."""
     if setup.index == SLOW_WORKER:
-        worker.add_gradient = slowed(worker.add_gradient)
+        gradient.add_gradient = slowed(gradient.add_gradient)
     run_worker(setup, connection)
 
 
 def run_slow_rank(setup: RankSetup, connection: Connection) -> None:
     """A rank process of which one is slow."""
     if setup.index == SLOW_WORKER:
-        rank.add_gradient = slowed(rank.add_gradient)
+        gradient.add_gradient = slowed(gradient.add_gradient)
     run_rank(setup, connection)
 
 

@@ -56,9 +56,9 @@ def model_options(function: F) -> F:
 
 
 def read_decoding(
-    run: Path, config_file: Path | None, assignments: tuple[str, ...], flags: dict[str, Any]
+    run: Path, config_files: tuple[Path, ...], assignments: tuple[str, ...], flags: dict[str, Any]
 ) -> DecodingConfig:
-    """Merge RUN/config.toml, a config file, `--set` and flags, the last one winning.
+    """Merge RUN/config.toml, config files, `--set` and flags, the last one winning.
 
     A config file may hold the sections of other stages too; what is not about decoding is
     left aside there, but refused as `--set`.
@@ -66,7 +66,7 @@ def read_decoding(
     Raises:
         UserError: An option is bad, or of another section.
     """
-    for name in read_settings(None, assignments, {}):
+    for name in read_settings((), assignments, {}):
         if not name.startswith("decoding."):
             raise UserError(
                 "has no effect here, where only the section decoding is read",
@@ -75,7 +75,7 @@ def read_decoding(
             )
     kept = RunDirectory(run).config
     settings: Settings = read_toml(kept) if kept.exists() else {}
-    settings.update(read_settings(config_file, assignments, flags))
+    settings.update(read_settings(config_files, assignments, flags))
     return resolve({n: v for n, v in settings.items() if n.startswith("decoding.")}).decoding
 
 

@@ -38,7 +38,7 @@ def evaluate(
     tests: tuple[tuple[str, Path, Path], ...],
     checkpoint: str,
     device: str,
-    config_file: Path | None,
+    config_files: tuple[Path, ...],
     assignments: tuple[str, ...],
     as_json: bool,
     **flags: Any,
@@ -59,7 +59,7 @@ def evaluate(
 
     directory = RunDirectory(run)
     directory.read_manifest()
-    decoding = read_decoding(run, config_file, assignments, flags)
+    decoding = read_decoding(run, config_files, assignments, flags)
     test_sets = _read(tests)
 
     trained = load_trained(run, checkpoint, device, decoding)

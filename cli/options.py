@@ -51,7 +51,7 @@ def _metavar(field: OptionField) -> str | None:
 def config_options(stage: str) -> Callable[[F], F]:
     """Add `--config`, `--set`, and a flag for each option that the stage offers.
 
-    The command receives them as `config_file`, `assignments` and one argument for each flag,
+    The command receives them as `config_files`, `assignments` and one argument for each flag,
     which is None where the flag was not given; `read_settings` makes settings of them.
     """
     fields = [field for field in OPTIONS.values() if stage in field.about.stages]
@@ -81,29 +81,31 @@ def config_options(stage: str) -> Callable[[F], F]:
         )(function)
         return click.option(
             "--config",
-            "config_file",
+            "config_files",
+            multiple=True,
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE.toml",
-            help="Read options from this file; --set and flags override it.",
+            help="Read options from this file; --set and flags override it. May be repeated; the "
+            "last one wins.",
         )(function)
 
     return decorate
 
 
 def read_settings(
-    config_file: Path | None, assignments: tuple[str, ...], flags: dict[str, Any]
+    config_files: tuple[Path, ...], assignments: tuple[str, ...], flags: dict[str, Any]
 ) -> Settings:
-    """Merge a config file, `--set` and flags, in this order, the last one winning.
+    """Merge config files, `--set` and flags, in this order, the last one winning.
 
     Args:
-        config_file: A TOML file, or None.
+        config_files: TOML files, the last one winning.
         assignments: The texts of `--set`.
         flags: Values by key, None where the flag was not given.
     """
     by_key = {field.key: name for name, field in OPTIONS.items()}
     given = dict(parse_assignment(text) for text in assignments)
     given.update({by_key[key]: value for key, value in flags.items() if value is not None})
-    return merge(read_toml(config_file) if config_file else {}, given)
+    return merge(*(read_toml(path) for path in config_files), given)
 
 
 run_argument = click.argument(

@@ -51,7 +51,7 @@ def preprocess(
     run: Path,
     train: tuple[tuple[Path, Path], ...],
     valid: tuple[tuple[Path, Path], ...],
-    config_file: Path | None,
+    config_files: tuple[Path, ...],
     assignments: tuple[str, ...],
     overwrite: bool,
     as_json: bool,
@@ -75,7 +75,7 @@ def preprocess(
 
     from .progress import ProgressDisplay
 
-    config = _data_config(read_settings(config_file, assignments, flags), assignments)
+    config = _data_config(read_settings(config_files, assignments, flags), assignments)
     with ProgressDisplay("pairs") as display:
         report = run_preprocess(
             RunDirectory(run),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(
     run: Path,
-    config_file: Path | None,
+    config_files: tuple[Path, ...],
     assignments: tuple[str, ...],
     resume: bool,
     dump_config: bool,
@@ -53,7 +53,7 @@ def train(
       nmtasync train RUN --dump-config > my.toml
     """
     directory = RunDirectory(run)
-    settings = read_settings(config_file, assignments, flags)
+    settings = read_settings(config_files, assignments, flags)
     if dump_config:
         _dump(directory, settings)
         return

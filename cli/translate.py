@@ -34,7 +34,7 @@ def translate(
     n_best: int | None,
     checkpoint: str,
     device: str,
-    config_file: Path | None,
+    config_files: tuple[Path, ...],
     assignments: tuple[str, ...],
     **flags: Any,
 ) -> None:
@@ -49,7 +49,7 @@ def translate(
       nmtasync translate runs/de-en < text.de > text.en
       nmtasync translate runs/de-en --beam-size 8 --n-best 8 < text.de
     """
-    decoding = read_decoding(run, config_file, assignments, flags)
+    decoding = read_decoding(run, config_files, assignments, flags)
     if n_best and n_best > decoding.beam_size:
         raise UserError(
             f"a beam of {decoding.beam_size} does not hold {n_best} translations",

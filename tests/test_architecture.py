@@ -146,6 +146,7 @@ FLAGS = {
         "--seed",
         "--set",
     },
+    "profile": {"--batches", "--config", "--device", "--json", "--precision", "--set"},
     "evaluate": {"--test", "--beam-size"},
     "translate": {"--n-best", "--beam-size"},
 }

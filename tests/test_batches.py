@@ -107,6 +107,8 @@ def test_collate_against_a_plain_loop(tmp_path: Path) -> None:
     assert batch.target.tolist() == pad([[*targets[i], EOS] for i in rows])
     assert batch.target_input.tolist() == pad([[BOS, *targets[i]] for i in rows])
     assert batch.source_mask.tolist() == (batch.source != PAD).tolist()
+    real = [t for t, piece in enumerate(batch.target.flatten().tolist()) if piece != PAD]
+    assert batch.real_targets.tolist() == real
     assert batch.source_words == sum(len(sources[i]) + 1 for i in rows)
     assert batch.target_words == sum(len(targets[i]) + 1 for i in rows)
     assert batch.source.dtype == batch.target_input.dtype == torch.int64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nmtasync.config.schema import ModelConfig
 from nmtasync.models import loss
@@ -89,3 +90,67 @@ def test_sums_cover_real_target_words_only() -> None:
         logits.flatten(0, 1), target.flatten(), ignore_index=0, reduction="sum"
     )
     torch.testing.assert_close(together[1], expected)
+
+
+class Allocations(TorchDispatchMode):
+    """Keeps every result alive, so that each storage made is counted once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        parts = result if isinstance(result, tuple | list) else (result,)
+        self.results += [part for part in parts if isinstance(part, torch.Tensor)]
+        return result
+
+    def largest(self, dtype: torch.dtype) -> list[int]:
+        """Elements of each storage of this type, the largest first."""
+        storages = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.of(dtype)
+        }
+        return sorted((size // dtype.itemsize for size in storages.values()), reverse=True)
+
+    def of(self, dtype: torch.dtype) -> list[torch.Tensor]:
+        return [result for result in self.results if result.dtype == dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_logits_are_held_once_in_float32_and_a_chunk_at_a_time(dtype, chunks, monkeypatch):
+    words, vocabulary, dimension = 64, 1000, 6
+    chunk = words // chunks * vocabulary
+    monkeypatch.setitem(loss._CHUNK_BYTES, "cpu", chunk * 4)
+    outputs = torch.randn(words, dimension).to(dtype).requires_grad_()
+    weight = torch.randn(vocabulary, dimension).to(dtype).requires_grad_()
+    bias = torch.randn(vocabulary).to(dtype).requires_grad_()
+    target = torch.randint(vocabulary, (words,))
+    with Allocations() as allocations:
+        smoothed_cross_entropy(outputs, weight, bias, target, 0.1)[0].backward()
+    wide = allocations.largest(torch.float32)
+    assert wide[:chunks] == [chunk] * chunks, "each chunk has logits, and nothing else so large"
+    assert wide[chunks] <= vocabulary * dimension < chunk
+    narrow = allocations.largest(torch.bfloat16)
+    assert sum(size >= chunk for size in narrow) == (0 if dtype == torch.float32 else 2 * chunks)
+
+
+def test_16_bits_lose_no_more_than_the_rounding_of_logits() -> None:
+    """The statistics are in float32: against a naive loss whose logits alone are rounded."""
+    torch.manual_seed(2)
+    outputs, weight = torch.randn(400, 64), torch.randn(300, 64) / 8
+    target = torch.randint(300, (400,))
+    narrow = [part.bfloat16().requires_grad_() for part in (outputs, weight, torch.zeros(300))]
+    smoothed, cross_entropy = smoothed_cross_entropy(*narrow, target, 0.1)
+    assert smoothed.dtype == cross_entropy.dtype == torch.float32
+    smoothed.backward()
+    wide = [part.detach().float().requires_grad_() for part in narrow]
+    logits = F.linear(*wide)
+    rounded = logits + (logits.bfloat16().float() - logits).detach()
+    expected = F.cross_entropy(rounded, target, reduction="sum", label_smoothing=0.1)
+    torch.testing.assert_close(smoothed, expected, rtol=1e-5, atol=0)
+    expected.backward()
+    for part, reference in zip(narrow, wide, strict=True):
+        assert part.grad is not None and reference.grad is not None
+        error = (part.grad.float() - reference.grad).norm() / reference.grad.norm()
+        assert error < 4e-3, "about the rounding of the result, 2 ** -9"

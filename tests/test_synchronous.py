@@ -32,7 +32,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server import owned_shard
 from nmtasync.server.collectives import rank_bounds
 from nmtasync.server.owned_shard import OwnedShard
-from nmtasync.training import checkpoint, rank, synchronous
+from nmtasync.training import checkpoint, gradient, synchronous
 from nmtasync.training.device import refuse_repeated_gpus
 from nmtasync.training.rank_process import RankSetup, run_rank
 
@@ -150,11 +150,11 @@ def dying_rank(instants: list[str], setup: RankSetup, connection: Connection) ->
             flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    gradient, update, smooth = rank.add_gradient, OwnedShard.update, owned_shard.smooth
+    add, update, smooth = gradient.add_gradient, OwnedShard.update, owned_shard.smooth
     version = 0
 
     def add_gradient(*arguments):
-        figures = gradient(*arguments)
+        figures = add(*arguments)
         if version == 4:
             die("with its gradient half done")
         return figures
@@ -172,7 +172,7 @@ def dying_rank(instants: list[str], setup: RankSetup, connection: Connection) ->
             die("in its own update")
         smooth(*arguments)
 
-    rank.add_gradient = add_gradient
+    gradient.add_gradient = add_gradient
     OwnedShard.update = dying_update
     owned_shard.smooth = dying_smooth
     run_rank(setup, connection)

@@ -132,6 +132,13 @@ def _refuse_local(config: Config, changed: set[str]) -> None:
                 where="asynchronous.local_push",
                 remedy=f"set {batches} to 'always'",
             )
+        if config.training.precision == "fp16":
+            raise UserError(
+                "'fp16' scales the loss by what becomes of a window's gradient, but "
+                "asynchronous.local_push is 'delta'",
+                where="training.precision",
+                remedy="set it to 'bf16'",
+            )
         if "delay-compensation" in options.rule.split("+"):
             raise UserError(
                 "delay-compensation corrects gradients, but asynchronous.local_push is 'delta'",

@@ -31,6 +31,8 @@ class Batch:
         source_mask: True where `source` is no padding: [B, S].
         target_input: What the decoder reads: BOS first, then the sentence, then PAD: [B, T].
         target: What the decoder shall predict: the sentence, EOS, then PAD: [B, T].
+        real_targets: Where `target`, read row by row, is no padding: [`target_words`]. Made here,
+            because a device that looks for it would make the host wait for the result's size.
         source_words: Source tokens, EOS counted, padding not.
         target_words: Target tokens, EOS counted, padding not.
     """
@@ -39,6 +41,7 @@ class Batch:
     source_mask: Tensor
     target_input: Tensor
     target: Tensor
+    real_targets: Tensor
     source_words: int
     target_words: int
 
@@ -49,6 +52,7 @@ class Batch:
             self.source_mask.to(device, non_blocking=True),
             self.target_input.to(device, non_blocking=True),
             self.target.to(device, non_blocking=True),
+            self.real_targets.to(device, non_blocking=True),
             self.source_words,
             self.target_words,
         )
@@ -122,6 +126,7 @@ def collate(shards: ParallelShards, ids: npt.NDArray[Any] | Sequence[int]) -> Ba
         source_tensor != PAD,
         torch.from_numpy(target_input),
         torch.from_numpy(target),
+        torch.from_numpy(np.flatnonzero(target != PAD)),
         source_words,
         target_words,
     )

@@ -6,6 +6,7 @@ Shapes: V pieces of a vocabulary, D dimension.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,10 +74,39 @@ class Embeddings(nn.Module):
     def embed_source(self, ids: Tensor) -> Tensor:
         """Look source ids up: [...] to [..., D]."""
         matrix = self.target if self.source is None else self.source
-        embedded: Tensor = self.source_dropout(F.embedding(ids, matrix) * self.scale)
+        embedded: Tensor = self.source_dropout(look_up(ids, matrix) * self.scale)
         return embedded
 
     def embed_target(self, ids: Tensor) -> Tensor:
         """Look target ids up: [...] to [..., D]."""
-        embedded: Tensor = self.target_dropout(F.embedding(ids, self.target) * self.scale)
+        embedded: Tensor = self.target_dropout(look_up(ids, self.target) * self.scale)
         return embedded
+
+
+def look_up(ids: Tensor, matrix: Tensor) -> Tensor:
+    """Select rows [..., D] of a matrix [V, D].
+
+    The gradient of a frequent piece is a sum of thousands; in 16 bits it would stop growing at a
+    few hundred times its parts, so it is added up in float32.
+    """
+    if matrix.dtype in (torch.float16, torch.bfloat16) and matrix.requires_grad:
+        rows: Tensor = _NarrowLookUp.apply(ids, matrix)  # type: ignore[no-untyped-call]
+        return rows
+    return F.embedding(ids, matrix)
+
+
+class _NarrowLookUp(torch.autograd.Function):
+    """A look-up in a matrix of 16 bits, with a gradient summed in 32."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, matrix: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shape, ctx.dtype = matrix.shape, matrix.dtype
+        return F.embedding(ids, matrix)
+
+    @staticmethod
+    def backward(ctx: Any, by_rows: Tensor) -> tuple[None, Tensor]:
+        (ids,) = ctx.saved_tensors
+        total = by_rows.new_zeros(ctx.shape, dtype=torch.float32)
+        total.index_add_(0, ids.flatten(), by_rows.flatten(0, -2).float())
+        return None, total.to(ctx.dtype)

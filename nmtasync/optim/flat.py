@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from typing import Generic, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -29,7 +28,7 @@ class FlatModel(Generic[ModelT]):
     """A model whose parameters and gradients live in two vectors.
 
     Parameters that a model uses twice (tied embeddings) occur once. The padding between
-    parameters is zero and stays zero: its gradient is.
+    parameters is zero and stays zero: its gradient is. The vectors are of the model's type.
 
     Args:
         model: The model; its parameters are moved into the vector.
@@ -48,11 +47,11 @@ class FlatModel(Generic[ModelT]):
             self._places.append((parameter, size))
             size += _round_up(parameter.numel(), PARAMETER_ALIGNMENT)
         self.size = _round_up(size, SHARD_ALIGNMENT)
-        device = self._places[0][0].device
+        like = self._places[0][0].detach()
         if parameters is None:
-            parameters = torch.empty(self.size, device=device)
+            parameters = like.new_empty(self.size)
         if gradients is None:
-            gradients = torch.empty(self.size, device=device)
+            gradients = like.new_empty(self.size)
         parameters.zero_()
         for view, (parameter, _) in zip(self.views(parameters), self._places, strict=True):
             view.copy_(parameter.data)
@@ -62,7 +61,7 @@ class FlatModel(Generic[ModelT]):
     def bind(self, parameters: Tensor, gradients: Tensor) -> None:
         """Let the model read its parameters from, and add its gradients to, these vectors."""
         assert parameters.shape == gradients.shape == (self.size,)
-        assert parameters.dtype == gradients.dtype == torch.float32
+        assert parameters.dtype == gradients.dtype == self._places[0][0].dtype
         self.parameters, self.gradients = parameters, gradients
         places = zip(self._places, self.views(parameters), self.views(gradients), strict=True)
         for (parameter, _), value, gradient in places:

@@ -23,6 +23,8 @@ class Push:
         cross_entropy: Sum over the target words, in nats.
         gradient_norm: Global norm of the gradient per target word, before clipping.
         compute_seconds: Time that the worker spent computing it.
+        overflowed: Whether the gradient is not finite because float16 could not hold it: no sign
+            of divergence, and the worker has taken a smaller scale.
         num_values: How many values a sparse payload has (see `sparse`); None if it is dense.
         progress: The share of the training that was over when its batches were drawn.
         slot: Which of the worker's slots it was computed in, and is answered to.
@@ -39,6 +41,7 @@ class Push:
     cross_entropy: float
     gradient_norm: float
     compute_seconds: float
+    overflowed: bool = False
     num_values: int | None = None
     progress: float = 0.0
     slot: int = 0

@@ -37,8 +37,19 @@ def resolve_devices(text: str) -> list[str]:
     return devices
 
 
-def resolve_device(name: str, num_gpus: int | None = None) -> str:
-    """Check the name of one device; "cuda" is "cuda:0", "auto" the first GPU or the CPU."""
+def resolve_device(
+    name: str, num_gpus: int | None = None, where: str = "asynchronous.devices"
+) -> str:
+    """Check the name of one device; "cuda" is "cuda:0", "auto" the first GPU or the CPU.
+
+    Args:
+        name: What the user wrote.
+        num_gpus: Of this machine, if that is known.
+        where: The user wrote it.
+
+    Raises:
+        UserError: It is no device, or the machine does not have it.
+    """
     if num_gpus is None:
         num_gpus = torch.cuda.device_count()
     if name == "auto":
@@ -48,13 +59,33 @@ def resolve_device(name: str, num_gpus: int | None = None) -> str:
     if not match:
         raise UserError(
             f"{name!r} is no device",
-            where="asynchronous.devices",
+            where=where,
             remedy="write cpu or cuda:N, with commas between them, for example cpu,cpu",
         )
     if match[1] and int(match[1]) >= num_gpus:
         have = f"has {num_gpus} GPU(s)" if num_gpus else "has no GPU that PyTorch can use"
-        raise UserError(f"there is no {name}: this machine {have}", where="asynchronous.devices")
+        raise UserError(f"there is no {name}: this machine {have}", where=where)
     return name
+
+
+def allow_tf32(device: str, allowed: bool) -> None:
+    """Let this process's float32 matrix products on a GPU be rounded to TF32, or not.
+
+    PyTorch's own default is no for products and yes for cuDNN's recurrent networks.
+    """
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+def refuse_tf32_without_gpu(devices: list[str]) -> None:
+    """Raise a `UserError` where no worker is on a GPU."""
+    if devices[0] == "cpu":
+        raise UserError(
+            "has no effect, for there is no GPU among asynchronous.devices",
+            where="training.tf32",
+            remedy="remove it",
+        )
 
 
 def refuse_allocator_without_ipc(devices: list[str]) -> None:

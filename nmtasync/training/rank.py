@@ -24,7 +24,7 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.server.collectives import Collective
 from nmtasync.server.owned_shard import OwnedShard
 from nmtasync.training.cursor import AssignedBatch
-from nmtasync.training.gradient import BatchFigures, add_gradient, batch_seed, clip_factor
+from nmtasync.training.gradient import BatchFigures, GradientFunction, batch_seed, clip_factor
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class RoundDone:
         gradient_norm: Global norm of the sum per target word, before clipping.
         learning_rate: Of the update.
         compute_seconds: Time that this rank computed its gradient.
+        overflowed: See `Push`.
     """
 
     applied: bool
@@ -67,6 +68,7 @@ class RoundDone:
     gradient_norm: float
     learning_rate: float
     compute_seconds: float
+    overflowed: bool = False
 
 
 class MeetingError(Exception):
@@ -105,13 +107,13 @@ class Rank:
     ) -> None:
         self.index = index
         self.flat = flat
+        self.gradient = GradientFunction(flat, config.training)
         self.collective = collective
         self.shard = shard
         self.corpus = corpus
         self.config = config
         self.device = flat.parameters.device
         self._prepared: dict[tuple[int, int], Batch] = {}
-        flat.model.train()
 
     def play(self, task: Round) -> RoundDone:
         """Compute the window's gradient, meet the others, update the own shard."""
@@ -128,6 +130,8 @@ class Rank:
         batches, target_words, source_words, cross_entropy, square = table.sum(0).tolist()
         norm = math.sqrt(square) / max(target_words, 1) if square >= 0 else math.nan
         applied = target_words > 0 and math.isfinite(norm)
+        scale = self.gradient.scale
+        overflowed = scale is not None and scale.adapt(norm)
         rate = 0.0
         if applied:
             factor = clip_factor(norm, self.config.optimizer.clip_norm)
@@ -145,15 +149,15 @@ class Rank:
             norm,
             rate,
             stopwatch.seconds(),
+            overflowed,
         )
 
     def _add_gradient(self, assigned: AssignedBatch) -> BatchFigures:
-        training = self.config.training
         batch = self._prepared.pop((assigned.epoch, assigned.index), None)
         if batch is None:
             batch = collate(self.corpus, assigned.sentences).to(self.device)
-        seed = batch_seed(training.seed, assigned.epoch, assigned.index)
-        return add_gradient(self.flat, batch, training.label_smoothing, seed)
+        seed = batch_seed(self.config.training.seed, assigned.epoch, assigned.index)
+        return self.gradient.add(batch, seed)
 
     def _prepare(self, assigned: AssignedBatch) -> None:
         batch = collate(self.corpus, assigned.sentences).to(self.device)

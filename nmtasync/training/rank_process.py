@@ -27,6 +27,7 @@ from nmtasync.server.collectives import (
     rank_bounds,
 )
 from nmtasync.server.owned_shard import OwnedShard
+from nmtasync.training.device import allow_tf32
 from nmtasync.training.rank import MeetingError, Rank, Round, meeting
 from nmtasync.training.signals import leave_signals_to_main
 from nmtasync.training.worker_process import Failure
@@ -142,6 +143,7 @@ def _meet(setup: RankSetup) -> None:
 
 def _build(setup: RankSetup) -> Rank:
     device = setup.devices[setup.index]
+    allow_tf32(device, setup.config.training.tf32)
     num_ranks, parameters = len(setup.devices), setup.vectors["parameters"]
     collective: Collective
     if setup.gradients:

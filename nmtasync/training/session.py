@@ -185,6 +185,9 @@ class Session:
         if reply.applied:
             self._unusable_pushes = 0
             self.progress.add(push)
+        elif push.overflowed:
+            what = "skipped a gradient that float16 could not hold, and scales the next ones down"
+            self.reporter.worker(push.worker, what, self.clocks())
         else:
             self._count_unusable(push)
         self.reporter.pushed(push, reply, exchange_seconds, self.clocks())

@@ -248,6 +248,7 @@ class SynchronousDriver:
             cross_entropy=total.cross_entropy,
             gradient_norm=total.gradient_norm,
             compute_seconds=total.compute_seconds,
+            overflowed=total.overflowed,
         )
         if total.applied:
             for shard in server.shards:

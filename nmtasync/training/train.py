@@ -17,13 +17,16 @@ from nmtasync.training import checkpoint
 from nmtasync.training.architecture import refuse_other_architecture
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.device import (
+    allow_tf32,
     refuse_allocator_without_ipc,
     refuse_repeated_gpus,
+    refuse_tf32_without_gpu,
     resolve_device,
     resolve_devices,
 )
 from nmtasync.training.display import Display
 from nmtasync.training.initialise_from import InitialModel, recorded_start
+from nmtasync.training.precision import choose_precision, with_precision
 from nmtasync.training.summary import TrainingSummary
 
 
@@ -79,10 +82,17 @@ def train(
         digest = vocabularies.digest()
         latest = checkpoint.pointed(run, "latest") if resume else None
         state = None if latest is None else checkpoint.read_state(run, latest, digest)
-        config, initial = _resolve(run, settings, vocabularies, state)
+        trained = None if state is None else checkpoint.read_config(state, run.checkpoints)
+        config, initial = _resolve(run, settings, vocabularies, state, trained)
         devices = _devices(config)
+        if config.training.tf32:
+            refuse_tf32_without_gpu(devices)
+        allow_tf32(devices[0], config.training.tf32)
         with Display(console, config.training) as display:
-            assembly = Assembly(run, config, devices, digest, state, initial)
+            precision, reason = choose_precision(config, trained, devices[0])
+            display.message(f"precision {precision}: {reason}")
+            decided = with_precision(config, precision)
+            assembly = Assembly(run, decided, devices, digest, state, initial)
             # nothing has been written so far: a refused call changes nothing
             if state is None:
                 checkpoint.discard_all(run)
@@ -96,6 +106,7 @@ def _resolve(
     settings: Settings,
     vocabularies: VocabularyPair,
     state: dict[str, Any] | None,
+    trained: Config | None,
 ) -> tuple[Config, InitialModel | None]:
     """Resolve the configuration, and find the other run's model to start from if there is one.
 
@@ -104,10 +115,9 @@ def _resolve(
     """
     known = {**read_toml(run.config), **settings}
     init_from = known.get("training.init_from")
-    if state is not None:
+    if state is not None and trained is not None:
         settings = {**settings, "training.init_from": recorded_start(state, init_from)}
         config = experiment_config(run, settings)
-        trained = checkpoint.read_config(state, run.checkpoints)
         remedy = "start anew with --no-resume"
         refuse_other_architecture(to_settings(config), trained, run.checkpoints, remedy)
         return config, None

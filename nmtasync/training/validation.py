@@ -71,6 +71,7 @@ class Validator:
                 batch.target_input,
                 batch.target,
                 0.0,
+                batch.real_targets,
             )
             total += cross_entropy.double().cpu()
             words += batch.target_words

@@ -16,6 +16,7 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training import checkpoint
 from nmtasync.training.checkpoint import Snapshot
+from nmtasync.training.device import allow_tf32
 from nmtasync.training.signals import leave_signals_to_main
 from nmtasync.training.validation import Validator
 from nmtasync.training.worker_process import Failure
@@ -70,6 +71,7 @@ def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
     """
     leave_signals_to_main()
     try:
+        allow_tf32(setup.device, setup.config.training.tf32)
         model = build_model(setup.config.model, *setup.vocabulary_sizes).to(setup.device)
         flat = FlatModel(model)
         validator = Validator(setup.run, model, setup.config, setup.device)

@@ -22,7 +22,7 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.server.messages import Push
 from nmtasync.server.sparse import pack
 from nmtasync.training.cursor import AssignedBatch
-from nmtasync.training.gradient import BatchFigures, add_gradient, batch_seed, clip_factor
+from nmtasync.training.gradient import BatchFigures, GradientFunction, batch_seed, clip_factor
 from nmtasync.training.gradient_dropping import GradientDropper, drop_rate_at
 from nmtasync.training.local_optimizer import LocalOptimizer
 
@@ -54,6 +54,7 @@ class Worker:
     ) -> None:
         self.index = index
         self.flat = flat
+        self.gradient = GradientFunction(flat, config.training)
         self.corpus = corpus
         self.config = config
         self.sequence = sequence
@@ -68,7 +69,6 @@ class Worker:
         if self.local_batches_left > 0 or options.drop_local_gradient:
             self.local = LocalOptimizer(flat, config)
         self._pushed_words = 0
-        flat.model.train()
 
     @property
     def local_batches_left(self) -> float:
@@ -104,6 +104,8 @@ class Worker:
                 self.flat.gradients, drop_rate_at(self.sequence, self.config.asynchronous)
             )
             num_values = pack(self.flat.gradients)
+        scale = self.gradient.scale
+        overflowed = scale is not None and scale.adapt(norm)
         self.sequence += 1
         return Push(
             worker=self.index,
@@ -115,6 +117,7 @@ class Worker:
             cross_entropy=cross_entropy,
             gradient_norm=norm,
             compute_seconds=time.perf_counter() - start,
+            overflowed=overflowed,
             num_values=num_values,
             progress=window[0].progress,
             slot=slot,
@@ -133,10 +136,10 @@ class Worker:
         seed = batch_seed(training.seed, assigned.epoch, assigned.index)
         local = self.local if self.local_batches_left > 0 else None  # it may serve dropping only
         if local is None:
-            figures = add_gradient(self.flat, batch, training.label_smoothing, seed)
+            figures = self.gradient.add(batch, seed)
         else:
             with local.separate_gradient():
-                figures = add_gradient(self.flat, batch, training.label_smoothing, seed)
+                figures = self.gradient.add(batch, seed)
             shard_updates = max(self.versions, default=0) + 1
             local.update(figures.target_words, shard_updates, assigned.progress)
             if self.write_back is not None:
@@ -156,11 +159,14 @@ class Worker:
 
     def counts(self) -> dict[str, int]:
         """The clocks that a checkpoint must keep besides the vectors."""
-        return {
+        counts = {
             "batches": self.batches,
             "local_updates": self.local.updates if self.local else 0,
             "pushed_words": self._pushed_words,
         }
+        if self.gradient.scale is not None:
+            counts.update(self.gradient.scale.counts())
+        return counts
 
     def restore(self, vectors: dict[str, Tensor], counts: dict[str, int]) -> None:
         """Go on from what `state_vectors` and `counts` gave.
@@ -174,3 +180,5 @@ class Worker:
             own[name].copy_(vectors[name])
         if self.local is not None and f"local_first_moment.{self.index}" in vectors:
             self.local.updates = counts["local_updates"]
+        if self.gradient.scale is not None:
+            self.gradient.scale.restore(counts)

@@ -16,6 +16,7 @@ from nmtasync.models.build import build_model
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.transport import Slot
 from nmtasync.training.cursor import AssignedBatch
+from nmtasync.training.device import allow_tf32
 from nmtasync.training.signals import leave_signals_to_main
 from nmtasync.training.worker import Worker
 
@@ -127,6 +128,7 @@ def _build(setup: WorkerSetup, connection: Connection) -> Worker:
         connection.send(WriteBack())
         assert isinstance(connection.recv(), WrittenBack)
 
+    allow_tf32(setup.device, setup.config.training.tf32)
     model = build_model(setup.config.model, *setup.vocabulary_sizes)
     return Worker(
         setup.index,

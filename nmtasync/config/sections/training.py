@@ -23,6 +23,23 @@ class TrainingConfig:
     label_smoothing: float = option(
         0.1, "Probability mass spread over the vocabulary.", minimum=0.0, maximum=0.9
     )
+    precision: str = option(
+        "auto",
+        "Type that the network computes in; parameters and optimizer stay in float32. 'auto' "
+        "tries at the start if bf16 is faster on the first device.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        stages=("train", "profile"),
+    )
+    tf32: bool = option(
+        False,
+        "Let GPUs round the inputs of float32 matrix products to 10 bits, which is faster.",
+    )
+    compile: bool = option(
+        False,
+        "Compile the Transformer's layers with torch.compile, which takes a minute or more.",
+        stages=("train", "profile"),
+        only_if=("model.type", "transformer"),
+    )
     max_minutes: float | None = option(
         None,
         "Stop after this time, counted over resumes.",
