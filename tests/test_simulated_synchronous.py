@@ -69,10 +69,11 @@ def test_a_round_takes_what_its_slowest_worker_takes(toy_run, monkeypatch):
 
 def test_stopped_and_resumed_is_never_interrupted(toy_run):
     other, jitter = copy_of(toy_run), {"simulation__speed_jitter": 0.3}
-    simulate(toy_run, **UNEVEN, **jitter, training__max_updates=9)
+    whole = simulate(toy_run, **UNEVEN, **jitter, training__max_updates=9)
     for updates in (4, 9):
-        simulate(other, **UNEVEN, **jitter, training__max_updates=updates)
+        summary = simulate(other, **UNEVEN, **jitter, training__max_updates=updates)
     assert_same_state(toy_run, other)
+    assert summary.seconds == whole.seconds
 
 
 def test_each_batch_is_used_once_though_virtual_time_runs_out_between(toy_run):
