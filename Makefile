@@ -3,6 +3,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo
+OUT ?= runs/paper
+WORKERS ?= 4
+SEEDS ?= 1
+LIMIT ?= 6
+ROWS ?= all
+MODEL ?= transformer
 DEVICES ?= cpu,cpu
 SET ?=
 JOBS ?= 2
@@ -11,7 +17,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-system check format docs bench clean
+.PHONY: help install demo paper test test-system check format docs bench clean
 
 help: ## Show what there is
 	@echo "make TARGET [VARIABLE=value]"
@@ -32,6 +38,14 @@ install: $(INSTALLED) ## Make .venv and install nmtasync into it, with the versi
 
 demo: $(INSTALLED) ## Generate a corpus, preprocess, train with 2 asynchronous workers, evaluate
 	@PATH="$(abspath $(BIN)):$$PATH" RUN="$(RUN)" DEVICES="$(DEVICES)" SET="$(SET)" recipes/demo/run
+
+paper: COST = recipes/paper/four_gpus.toml
+paper: DEVICES = auto
+paper: JOBS = $(if $(COST),2,1)
+paper: $(INSTALLED) ## Run the ablation of Bogoychev et al. 2018 on RUN; see recipes/paper/README.md
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m recipes.paper.run "$(RUN)" "$(OUT)" \
+	  --model "recipes/paper/$(MODEL).toml" $(if $(COST),--cost "$(COST)") --workers $(WORKERS) \
+	  --devices "$(DEVICES)" --seeds "$(SEEDS)" --epochs $(LIMIT) --rows "$(ROWS)" --jobs $(JOBS) $(SET)
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not system"

@@ -204,17 +204,21 @@ def _refuse_dropping(config: Config, changed: set[str]) -> None:
 
 def _refuse_in_synchronous_training(config: Config, changed: set[str]) -> None:
     """Refuse options of what synchronous workers, who share every update, do not have."""
-    if config.asynchronous.driver != "synchronous":
+    if config.asynchronous.driver == "synchronous":
+        because = "while asynchronous.driver is 'synchronous'"
+        remedy = "remove it or set asynchronous.driver to 'local'"
+    elif config.simulation.synchronous:
+        because = "while simulation.synchronous is true"
+        remedy = "remove one of the two"
+    else:
         return
     shared = {"driver", "devices", "optimizer_delay", "delay_warmup_updates", "threads"}
     for field in OPTIONS.values():
         about_workers = field.section == "asynchronous" and field.key not in shared
         if about_workers and field.key != "max_restarts" and field.name in changed:
-            raise _inert(
-                field.name,
-                "while asynchronous.driver is 'synchronous'",
-                "remove it or set asynchronous.driver to 'local'",
-            )
+            raise _inert(field.name, because, remedy)
+    if config.simulation.synchronous and config.simulation.failures is not None:
+        raise _inert("simulation.failures", because, remedy)
 
 
 def _refuse_recurrent(config: Config, changed: set[str]) -> None:

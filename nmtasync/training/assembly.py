@@ -40,6 +40,7 @@ from nmtasync.training.reporting import Reporter
 from nmtasync.training.session import Progress, Session
 from nmtasync.training.signals import EXIT_CODES, on_stop_signal
 from nmtasync.training.simulated import SimulatedDriver
+from nmtasync.training.simulated_synchronous import SimulatedSynchronousDriver
 from nmtasync.training.summary import TrainingSummary
 from nmtasync.training.synchronous import SynchronousDriver
 from nmtasync.training.virtual_clock import VirtualClock
@@ -284,6 +285,8 @@ class Assembly:
         flat, corpus, device, sizes = self.flat, self.corpus, self.devices[0], self.sizes
         if self.clock is None:
             return InlineDriver(session, flat, corpus, device, sizes, 1)
+        if self.config.simulation.synchronous:
+            return SimulatedSynchronousDriver(session, flat, corpus, device, sizes, self.clock)
         if self.recording is None:
             return SimulatedDriver(session, flat, corpus, device, sizes, self.clock)
         same = not self.other_settings
@@ -293,7 +296,8 @@ class Assembly:
         names = ", ".join(self.devices)
         plural = "worker" if self.num_workers == 1 else "workers"
         kind = "simulated " if self.clock else ""
-        synchronous = not self.alone and self.config.asynchronous.driver == "synchronous"
+        several_ranks = not self.alone and self.config.asynchronous.driver == "synchronous"
+        synchronous = several_ranks or self.config.simulation.synchronous
         start = f"resuming at update {self.updates:,}" if self.state else "starting"
         return (
             f"{start}: {self.config.model.type}, {self.num_parameters / 1e6:.1f} million "
