@@ -288,7 +288,7 @@ def copy(tmp_path: Path) -> Path:
     return copy
 
 
-def make(copy: Path, *arguments: str, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+def make(copy: Path, *arguments: str, timeout: float = 280) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["make", *arguments],
