@@ -55,7 +55,13 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.parametrize("path", SETTINGS, ids=of_recipe)
 def test_settings_are_accepted(path):
-    resolve(read_toml(path))
+    settings = read_toml(path)
+    is_cost_model = all(name.startswith("simulation.") for name in settings)
+    resolve({"asynchronous.driver": "simulated"} if is_cost_model else {}, settings)
+
+
+def test_the_demo_also_trains_a_recurrent_network():
+    resolve(read_toml(RECIPES / "demo" / "demo.toml"), {"model.type": "rnn"})
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*/sources.toml")), ids=of_recipe)
