@@ -295,7 +295,9 @@ def copy(tmp_path: Path) -> Path:
 
 
 def make(copy: Path, *arguments: str, timeout: float = 280) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    outer = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"}  # of the make that runs the tests
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    environment |= {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["make", *arguments],
         cwd=copy,
