@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nmtasync.config.points import parse_points
-from nmtasync.config.schema import OPTIONS, Config
+from nmtasync.config.schema import OPTIONS, Config, get
 from nmtasync.errors import UserError
 
 RULES = ("immediate", "buffer", "staleness-aware", "delay-compensation", "outer-nesterov")
@@ -43,18 +43,13 @@ def _refuse_unmet_conditions(config: Config, changed: set[str]) -> None:
         condition = field.about.only_if
         if name not in changed or condition is None:
             continue
-        there = str(_get(config, condition[0]))
+        there = str(get(config, condition[0]))
         if condition[1] not in there.split("+"):
             raise _inert(
                 name,
                 f"while {condition[0]} is {there!r}",
                 f"remove it or set {condition[0]} to {condition[1]!r}",
             )
-
-
-def _get(config: Config, name: str) -> Any:
-    section, key = name.split(".")
-    return getattr(getattr(config, section), key)
 
 
 def _refuse_rules(config: Config, changed: set[str]) -> None:

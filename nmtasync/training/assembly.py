@@ -25,9 +25,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
 from nmtasync.training import checkpoint
 from nmtasync.training.cursor import BatchCursor, Plan
-from nmtasync.training.device import (
-    available_cores,
-)
+from nmtasync.training.device import available_cores
 from nmtasync.training.display import Display
 from nmtasync.training.exchange_log import ExchangeLog, LoggedRun, read_exchange_log
 from nmtasync.training.history import ValidationHistory
@@ -143,8 +141,7 @@ class Assembly:
             raise UserError(str(error), where="asynchronous.num_shards") from None
         self.cursor = BatchCursor(self._plan, config.training.max_epochs)
         if state is not None and vectors is not None:
-            sequences = {int(k): v for k, v in state["last_sequences"].items()}
-            self.server.restore(vectors, self.updates, sequences, state["rule"])
+            checkpoint.restore_server(self.server, vectors, state)
             self.cursor.restore(self._data_position(state))
         self.vectors = vectors or {}
 
