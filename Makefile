@@ -1,9 +1,16 @@
 # Two commands on a fresh machine with Python 3.11+, git and make: `make demo` and `make test`.
+# Variables reach the recipes through the environment: RUN, DEVICES, SET, DATA, SMALL, PAIR.
 
 PYTHON ?= python3
 VENV ?= .venv
-RUN ?= runs/demo
-DEVICES ?= cpu,cpu
+NAME =
+RUN ?= runs/multi30k
+OUT ?= runs/paper
+WORKERS ?= 4
+SEEDS ?= 1
+LIMIT ?= 6
+ROWS ?= all
+MODEL ?= transformer
 SET ?=
 JOBS ?= 2
 
@@ -11,13 +18,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-system check format docs bench clean
+.PHONY: help install demo recipe wmt-recipe paper test test-system check format docs bench clean
 
 help: ## Show what there is
 	@echo "make TARGET [VARIABLE=value]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
 	  while IFS='|' read -r target text; do printf '  %-12s %s\n' $$target "$$text"; done
-	@echo "Variables of demo: RUN=$(RUN) DEVICES=$(DEVICES) SET=\"--set model.type=rnn\""
+	@echo "Variables of demo and recipes: RUN=runs/mine DEVICES=cpu,cpu SET=\"--set model.type=rnn\""
+	@echo "and of recipes: DATA=a folder or a mirror with the downloads, SMALL=1; recipes/README.md"
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -30,8 +38,24 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 install: $(INSTALLED) ## Make .venv and install nmtasync into it, with the versions of constraints.txt
 	@echo "Ready: $(BIN)/nmtasync --help"
 
-demo: $(INSTALLED) ## Generate a corpus, preprocess, train with 2 asynchronous workers, evaluate
-	@PATH="$(abspath $(BIN)):$$PATH" RUN="$(RUN)" DEVICES="$(DEVICES)" SET="$(SET)" recipes/demo/run
+recipe: $(INSTALLED) ## Run a recipe, from downloads to BLEU: make recipe NAME=multi30k
+	@[ -n "$(NAME)" ] && [ -x recipes/$(NAME)/run ] || \
+	  { echo "NAME=$(NAME): there are" $(notdir $(patsubst %/run,%,$(wildcard recipes/*/run))) >&2; exit 2; }
+	@PATH="$(abspath $(BIN)):$$PATH" recipes/$(NAME)/run
+
+demo: NAME = demo
+demo: recipe ## Generate a corpus, preprocess, train with 2 asynchronous workers, evaluate
+
+wmt-recipe: NAME = wmt16-ro-en
+wmt-recipe: recipe ## WMT 2016 Romanian-English with the paper's settings; SMALL=1 for a trial
+
+paper: COST = recipes/paper/four_gpus.toml
+paper: DEVICES = auto
+paper: JOBS = $(if $(COST),2,1)
+paper: $(INSTALLED) ## Run the ablation of Bogoychev et al. 2018 on RUN; see recipes/paper/README.md
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m recipes.paper.run "$(RUN)" "$(OUT)" \
+	  --model "recipes/paper/$(MODEL).toml" $(if $(COST),--cost "$(COST)") --workers $(WORKERS) \
+	  --devices "$(DEVICES)" --seeds "$(SEEDS)" --epochs $(LIMIT) --rows "$(ROWS)" --jobs $(JOBS) $(SET)
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not system"

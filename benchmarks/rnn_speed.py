@@ -12,7 +12,6 @@ batch is computed by both in turn, forwards and backwards. Reads a RUN that was 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import describe
 from torch import Tensor, nn
 
 from nmtasync.config.schema import ModelConfig
@@ -182,12 +182,6 @@ def measure(
         for name, elapsed in seconds.items():
             speeds[name].append(words / elapsed)
     return speeds
-
-
-def describe(values: list[float], form: str) -> str:
-    """Median, least and most."""
-    parts = [form.format(x) for x in (statistics.median(values), min(values), max(values))]
-    return "{} ({} to {})".format(*parts)
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.models.build import build_model
 from nmtasync.models.loss import loss_sums
+from nmtasync.models.positions import sinusoids
 from nmtasync.models.sequence_to_sequence import PAD
-from nmtasync.models.transformer import sinusoids
 from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server

@@ -165,12 +165,6 @@ def test_the_reference_page_is_that_of_the_schema():
     assert page.read_text("utf-8") == reference_page(), "run `make docs`"
 
 
-def test_the_recipes_configs_are_valid():
-    for path in (REPOSITORY / "recipes").rglob("*.toml"):
-        resolve(read_toml(path))
-        resolve(read_toml(path), {"model.type": "rnn"})
-
-
 def test_sections_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().training.seed = 2  # type: ignore[misc]

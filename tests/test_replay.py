@@ -178,15 +178,17 @@ def test_a_worker_with_overlap_is_its_simulation_and_its_replay_bit_for_bit(toy_
         assert_replayed(toy_run, other)
 
 
-def test_a_log_of_before_there_were_slots_is_replayed(toy_run):
+def test_a_log_of_before_there_were_slots_and_progress_is_replayed(toy_run):
     other = copy_of(toy_run)
-    train_toy(toy_run, training__max_updates=4, **ONE)
+    options = {**ONE, "schedule__decay": "inverse-sqrt"}
+    train_toy(toy_run, training__max_updates=4, **options)
     lines = [json.loads(line) for line in log_of(toy_run).read_text("utf-8").splitlines()]
     for line in lines:
         line.pop("slot", None)
+        line.pop("progress", None)
         line.get("settings", {}).pop("asynchronous.overlap", None)
     log_of(toy_run).write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    replay(other, log_of(toy_run))
+    replay(other, log_of(toy_run), **options)
     assert_replayed(toy_run, other)
 
 

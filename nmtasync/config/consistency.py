@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nmtasync.config.points import parse_points
-from nmtasync.config.schema import OPTIONS, Config
+from nmtasync.config.schema import OPTIONS, Config, get
 from nmtasync.errors import UserError
 
 RULES = ("immediate", "buffer", "staleness-aware", "delay-compensation", "outer-nesterov")
@@ -44,18 +44,13 @@ def _refuse_unmet_conditions(config: Config, changed: set[str]) -> None:
         condition = field.about.only_if
         if name not in changed or condition is None:
             continue
-        there = str(_get(config, condition[0]))
+        there = str(get(config, condition[0]))
         if condition[1] not in there.split("+"):
             raise _inert(
                 name,
                 f"while {condition[0]} is {there!r}",
                 f"remove it or set {condition[0]} to {condition[1]!r}",
             )
-
-
-def _get(config: Config, name: str) -> Any:
-    section, key = name.split(".")
-    return getattr(getattr(config, section), key)
 
 
 def _refuse_rules(config: Config, changed: set[str]) -> None:
@@ -205,17 +200,21 @@ def _refuse_dropping(config: Config, changed: set[str]) -> None:
 
 def _refuse_in_synchronous_training(config: Config, changed: set[str]) -> None:
     """Refuse options of what synchronous workers, who share every update, do not have."""
-    if config.asynchronous.driver != "synchronous":
+    if config.asynchronous.driver == "synchronous":
+        because = "while asynchronous.driver is 'synchronous'"
+        remedy = "remove it or set asynchronous.driver to 'local'"
+    elif config.simulation.synchronous:
+        because = "while simulation.synchronous is true"
+        remedy = "remove one of the two"
+    else:
         return
     shared = {"driver", "devices", "optimizer_delay", "delay_warmup_updates", "threads"}
     for field in OPTIONS.values():
         about_workers = field.section == "asynchronous" and field.key not in shared
         if about_workers and field.key != "max_restarts" and field.name in changed:
-            raise _inert(
-                field.name,
-                "while asynchronous.driver is 'synchronous'",
-                "remove it or set asynchronous.driver to 'local'",
-            )
+            raise _inert(field.name, because, remedy)
+    if config.simulation.synchronous and config.simulation.failures is not None:
+        raise _inert("simulation.failures", because, remedy)
 
 
 def _refuse_recurrent(config: Config, changed: set[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from nmtasync.config.consistency import refuse_inconsistent
 from nmtasync.config.option import OptionField
 from nmtasync.config.presets import with_preset
-from nmtasync.config.schema import OPTIONS, SECTIONS, Config
+from nmtasync.config.schema import OPTIONS, SECTIONS, Config, get
 from nmtasync.config.simulation import check_simulation
 from nmtasync.errors import UserError
 
@@ -146,12 +146,6 @@ def resolve(*layers: Settings) -> Config:
     refuse_inconsistent(config, settings)
     check_simulation(config)
     return config
-
-
-def get(config: Config, name: str) -> Any:
-    """Look an option up by its full name."""
-    section, key = name.split(".")
-    return getattr(getattr(config, section), key)
 
 
 def to_settings(config: Config) -> Settings:

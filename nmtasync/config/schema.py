@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from nmtasync.config.option import OptionField, section_fields
 from nmtasync.config.sections.asynchronous import AsynchronousConfig
@@ -27,6 +28,7 @@ __all__ = [
     "ScheduleConfig",
     "SimulationConfig",
     "TrainingConfig",
+    "get",
 ]
 
 
@@ -54,3 +56,9 @@ OPTIONS: dict[str, OptionField] = {
     for section_name, section_type in SECTIONS.items()
     for field in section_fields(section_name, section_type)
 }
+
+
+def get(config: Config, name: str) -> Any:
+    """Look an option up by its full name."""
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)

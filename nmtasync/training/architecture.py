@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nmtasync.config.load import Settings, get
+from nmtasync.config.load import Settings
 from nmtasync.config.option import OptionField
-from nmtasync.config.schema import OPTIONS, Config
+from nmtasync.config.schema import OPTIONS, Config, get
 from nmtasync.errors import UserError
 
 

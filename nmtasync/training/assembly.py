@@ -25,9 +25,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
 from nmtasync.training import checkpoint
 from nmtasync.training.cursor import BatchCursor, Plan
-from nmtasync.training.device import (
-    available_cores,
-)
+from nmtasync.training.device import available_cores
 from nmtasync.training.display import Display
 from nmtasync.training.exchange_log import ExchangeLog, LoggedRun, read_exchange_log
 from nmtasync.training.history import ValidationHistory
@@ -41,6 +39,7 @@ from nmtasync.training.reporting import Reporter
 from nmtasync.training.session import Progress, Session
 from nmtasync.training.signals import EXIT_CODES, on_stop_signal
 from nmtasync.training.simulated import SimulatedDriver
+from nmtasync.training.simulated_synchronous import SimulatedSynchronousDriver
 from nmtasync.training.summary import TrainingSummary
 from nmtasync.training.synchronous import SynchronousDriver
 from nmtasync.training.virtual_clock import VirtualClock
@@ -144,8 +143,7 @@ class Assembly:
             raise UserError(str(error), where="asynchronous.num_shards") from None
         self.cursor = BatchCursor(self._plan, config.training.max_epochs)
         if state is not None and vectors is not None:
-            sequences = {int(k): v for k, v in state["last_sequences"].items()}
-            self.server.restore(vectors, self.updates, sequences, state["rule"])
+            checkpoint.restore_server(self.server, vectors, state)
             self.cursor.restore(self._data_position(state))
         self.vectors = vectors or {}
 
@@ -286,6 +284,8 @@ class Assembly:
         flat, corpus, device, sizes = self.flat, self.corpus, self.devices[0], self.sizes
         if self.clock is None:
             return InlineDriver(session, flat, corpus, device, sizes, 1)
+        if self.config.simulation.synchronous:
+            return SimulatedSynchronousDriver(session, flat, corpus, device, sizes, self.clock)
         if self.recording is None:
             return SimulatedDriver(session, flat, corpus, device, sizes, self.clock)
         same = not self.other_settings
@@ -295,7 +295,8 @@ class Assembly:
         names = ", ".join(self.devices)
         plural = "worker" if self.num_workers == 1 else "workers"
         kind = "simulated " if self.clock else ""
-        synchronous = not self.alone and self.config.asynchronous.driver == "synchronous"
+        several_ranks = not self.alone and self.config.asynchronous.driver == "synchronous"
+        synchronous = several_ranks or self.config.simulation.synchronous
         start = f"resuming at update {self.updates:,}" if self.state else "starting"
         return (
             f"{start}: {self.config.model.type}, {self.num_parameters / 1e6:.1f} million "

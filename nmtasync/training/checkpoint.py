@@ -37,6 +37,7 @@ from nmtasync.run_directory import (
     write_atomically,
     write_json,
 )
+from nmtasync.server.server import Server
 
 CHECKPOINT_FORMAT = 1
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
@@ -196,6 +197,18 @@ def read_vectors(run: RunDirectory, updates: int) -> dict[str, Tensor]:
         UserError: They are missing or damaged.
     """
     return _load_tensors(run.checkpoints / str(updates) / TRAINING, "cpu")
+
+
+def restore_server(server: Server, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Let the server go on from what a checkpoint, or a snapshot in memory, holds.
+
+    Args:
+        server: The server.
+        vectors: [P] by name.
+        state: What `Session.state` said.
+    """
+    sequences = {int(worker): sequence for worker, sequence in state["last_sequences"].items()}
+    server.restore(vectors, int(state["updates"]), sequences, state["rule"])
 
 
 def _load_tensors(path: Path, device: str) -> dict[str, Tensor]:

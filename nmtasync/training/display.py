@@ -58,7 +58,7 @@ class Display:
         """Show the figures of the last interval."""
         done = fraction_done(self.limits, clocks)
         if self._live:
-            self._live.update(_table(figures, clocks, done))
+            self._live.update(figures_table(figures, clocks, done))
         else:
             self.message(_line(figures, clocks, done))
 
@@ -121,7 +121,8 @@ def _line(figures: Figures, clocks: Figures, done: float | None) -> str:
     return f"[{duration(clocks['time_seconds'])}] " + " · ".join(rows + rest)
 
 
-def _table(figures: Figures, clocks: Figures, done: float | None) -> RenderableType:
+def figures_table(figures: Figures, clocks: Figures, done: float | None) -> RenderableType:
+    """Lay figures out side by side, and under them how far training has come, if that is known."""
     table = Table.grid(padding=(0, 3))
     rows = _rows(figures, clocks)
     table.add_row(*(Text(name, style="dim") for name, _ in rows))

@@ -21,7 +21,7 @@ from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, explain_write_errors
 from nmtasync.server.messages import Push
 
-LOG_FORMAT = 2
+LOG_FORMAT = 1
 
 Places = tuple[tuple[int, int], ...]
 """Batches, each by epoch and index."""
@@ -267,7 +267,7 @@ def _parse(line: dict[str, Any]) -> LogEntry:
                 line.get("slot", 0),
                 line["sequence"],
                 batches,
-                line["progress"],
+                line.get("progress", 0.0),  # older versions had no schedule that follows it
                 max(line["versions"]),
                 line["compute_seconds"],
                 line["exchange_seconds"],

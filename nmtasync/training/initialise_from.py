@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmtasync.config.load import Settings, get
-from nmtasync.config.schema import OPTIONS
+from nmtasync.config.load import Settings
+from nmtasync.config.schema import OPTIONS, get
 from nmtasync.data.vocabulary import Vocabulary, VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.models.embeddings import VOCABULARY_OF

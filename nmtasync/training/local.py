@@ -81,11 +81,12 @@ class LocalDriver:
         self.threads = threads
         self.vocabulary_sizes = vocabulary_sizes
         self.context = process_context()
+        num_slots, size = session.config.asynchronous.num_slots, session.server.size
+        # all memory before the first process, so that too little of it leaves none behind
+        memory = [[Slot.allocate(size, device) for _ in range(num_slots)] for device in devices]
         self.validator = ValidatorClient(session, devices[0], vocabulary_sizes, self.context)
         self.workers: dict[int, WorkerHandle] = {}
-        for index in range(len(devices)):
-            num_slots = session.config.asynchronous.num_slots
-            slots = [Slot.allocate(session.server.size, devices[index]) for _ in range(num_slots)]
+        for index, slots in enumerate(memory):
             batches = worker_batches.get(index, 0)
             process, connection = self._start(index, slots, batches)
             self.workers[index] = WorkerHandle(index, slots, process, connection, batches)

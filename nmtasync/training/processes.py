@@ -16,8 +16,8 @@ _PRELOADED = (
 def process_context() -> ForkServerContext:
     """Let processes be forked from one that has imported all they need, and done nothing else.
 
-    So they start in a tenth of the seconds that importing takes, replacements of dead workers
-    too. The process that they are forked from has no threads and no GPU context, and it ends
+    So they, and replacements of dead workers, start without the seconds that importing takes. The
+    process that they are forked from has no threads and no GPU context, and it ends
     with this one.
     """
     context: ForkServerContext = mp.get_context("forkserver")

@@ -83,11 +83,10 @@ class TimeSpent:
     @classmethod
     def of(cls, computing: float, exchanging: float) -> TimeSpent:
         """Make it of what was measured, or virtual, and may have begun before the measuring."""
-        computing = min(computing, 1.0)
+        computing = min(computing, 1.0)  # virtual workers may have begun before this process did
         exchanging = min(exchanging, 1.0 - computing)
         waiting = max(0.0, 1.0 - computing - exchanging)
-        # virtual workers may have begun before this process did
-        return cls(round(min(computing, 1.0), 4), round(exchanging, 4), round(waiting, 4))
+        return cls(round(computing, 4), round(exchanging, 4), round(waiting, 4))
 
 
 class Reporter:

@@ -281,8 +281,7 @@ class Session:
             state: What `state` said then.
             vectors: [P] by name, a copy of the server's of then.
         """
-        sequences = {int(k): v for k, v in state["last_sequences"].items()}
-        self.server.restore(vectors, state["updates"], sequences, state["rule"])
+        checkpoint.restore_server(self.server, vectors, state)
         self.cursor.restore(state["cursor"])
         self.progress = Progress(**state["progress"])
 

@@ -108,15 +108,16 @@ class SynchronousDriver:
         self.vocabulary_sizes = vocabulary_sizes
         self.batches = {index: rank_batches.get(index, 0) for index in range(len(devices))}
         self.context = process_context()
-        self.validator = ValidatorClient(session, devices[0], vocabulary_sizes, self.context)
-        session.server.copy_vectors(self.validator.vectors)
+        # all memory before the first process, so that too little of it leaves none behind
         for vector in session.server.vectors.values():
             share(vector)
-        self._kept = session.state(to_validate=False, workers=self._rank_counts())
         size = session.server.size
         self.in_place = works_in_shared_memory(devices)
         self.gradients = [shared_vector(size) for _ in devices] if self.in_place else []
         self.marks = share(torch.zeros(len(devices), dtype=torch.int64))
+        self.validator = ValidatorClient(session, devices[0], vocabulary_sizes, self.context)
+        session.server.copy_vectors(self.validator.vectors)
+        self._kept = session.state(to_validate=False, workers=self._rank_counts())
         self.directory = tempfile.TemporaryDirectory(prefix="nmtasync-")
         self.generation = 0
         self.rounds = 0

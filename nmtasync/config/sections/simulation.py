@@ -20,6 +20,12 @@ class SimulationConfig:
         stages=("train",),
         only_if=_SIMULATED,
     )
+    synchronous: bool = option(
+        False,
+        "Simulate synchronous workers: for each update all of them wait for the slowest, and "
+        "their gradients are summed.",
+        only_if=_SIMULATED,
+    )
     speed_jitter: float = option(
         0.0,
         "Relative standard deviation of the time that a batch takes; log-normal, seeded.",
