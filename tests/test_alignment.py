@@ -30,7 +30,7 @@ def test_links_are_read_as_they_are_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["0:0", "0-0-1", "0-0 1", "-1-0", "0-", "0p0", "\u0661-0", "NULL-0"]
+    "line", ["0:0", "0-0-1", "0-0 1", "-1-0", "0-", "0p0", "\u0661-0", "NULL-0", f"{5000 * '9'}-0"]
 )
 def test_other_forms_are_refused(line: str) -> None:
     with pytest.raises(UserError, match="is no link") as caught:
@@ -148,15 +148,18 @@ def test_damaged_links_are_noticed(aligned_run: RunDirectory) -> None:
         ParallelShards.open(aligned_run.data / "train")
 
 
-def test_an_alignment_of_another_length_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [1, -1])
+def test_an_alignment_of_another_length_is_refused(tmp_path: Path, more: int) -> None:
     paths = aligned_corpus(tmp_path)
     assert paths.alignment is not None
-    with paths.alignment.open("a") as file:
-        file.write("0-0\n")
+    num_pairs = len(TEXT) + 5
+    lines = [*paths.alignment.read_text().splitlines(), ""][: num_pairs + more]
+    paths.alignment.write_text("".join(line + "\n" for line in lines))
     valid = PairPaths(paths.source, paths.target)
-    with pytest.raises(UserError, match="no partner") as caught:
+    with pytest.raises(UserError, match=f"links has {num_pairs + more}") as caught:
         preprocess(RunDirectory(tmp_path / "run"), [paths], [valid], DataConfig(vocab_size=290))
-    assert caught.value.where == f"{paths.alignment}:{len(TEXT) + 6}"
+    longest, first_alone = (paths.alignment, 1) if more > 0 else (paths.target, 0)
+    assert caught.value.where == f"{longest}:{num_pairs + first_alone}"
 
 
 def test_the_command_line_names_the_line_of_a_bad_link(

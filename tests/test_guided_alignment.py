@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import TOY_MODEL, CommandLine, write_toy_corpus
 from test_cli_train import TOY_FLAGS, one_line
 from test_models import SIZE, sentences
@@ -20,6 +21,7 @@ from nmtasync.data.batches import Alignment, Batch, collate
 from nmtasync.data.corpus import PairPaths
 from nmtasync.data.preprocess import preprocess
 from nmtasync.data.shards import ParallelShards
+from nmtasync.data.vocabulary import BOS, EOS, VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
 from nmtasync.models.guided_alignment import alignment_loss
@@ -29,6 +31,7 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.checkpoint import load_model
 from nmtasync.training.gradient import GradientFunction
+from nmtasync.training.objective import run_network, sum_losses
 
 GUIDED = {"training__guided_alignment_weight": 1.0}
 
@@ -130,11 +133,61 @@ def test_the_loss_is_the_cross_entropy_with_the_links() -> None:
     alignment[0, 0, 1] = alignment[1, 2, 3] = 1.0
     alignment[0, 2, [0, 3]] = 0.5
     links = alignment.flatten().nonzero().squeeze(1)
-    expected = torch.nn.functional.cross_entropy(
-        log_weights.flatten(0, 1), alignment.flatten(0, 1), reduction="sum"
-    )
+    expected = F.cross_entropy(log_weights.flatten(0, 1), alignment.flatten(0, 1), reduction="sum")
     loss = alignment_loss(log_weights, links, alignment.flatten()[links])
     torch.testing.assert_close(loss, expected)
+
+
+def test_a_batch_equals_its_sentences_written_out(aligned_run: RunDirectory) -> None:
+    """From text to gradients: alone, without padding, with dense links of words and plain sums."""
+    corpus = ParallelShards.open(aligned_run.data / "train")
+    vocabularies = VocabularyPair.load(aligned_run.vocab)
+    torch.manual_seed(1)
+    options = ModelConfig(dimension=8, encoder_layers=1, decoder_layers=1, heads=2, dropout=0.0)
+    network = build_model(options, 46, 46).double()
+    assert isinstance(network, Transformer)
+    config = TrainingConfig(guided_alignment_weight=0.7)
+    batch = collate(corpus, range(6), aligned=True)
+    outputs, log_weights = run_network(network, batch, config)
+    loss, _ = sum_losses(network, batch, outputs, log_weights, config)
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in network.named_parameters()}
+    network.zero_grad()
+
+    attended = []
+    cross = network.get_submodule("decoder.0.cross")
+    cross.register_forward_pre_hook(lambda _, inputs: attended.append(inputs))
+    expected = torch.zeros((), dtype=torch.float64)
+    for row in range(6):
+        words = []  # of each piece, from both ends of a pair in reverse order
+        for vocabulary, ids in (
+            (vocabularies.source, corpus.source(row)),
+            (vocabularies.target, corpus.target(row)),
+        ):
+            texts = vocabulary.decode([ids.tolist()])[0].split()
+            lengths = [len(pieces) for pieces in vocabulary.encode(texts)]
+            words.append([n for n, length in enumerate(lengths) for _ in range(length)])
+        num_words = words[0][-1] + 1
+        source_words = [*words[0], -1]
+        target_words = [*(num_words - 1 - word for word in words[1]), -1]
+        linked = [[float(s == t) for s in source_words] for t in target_words]
+        source = torch.tensor([[*corpus.source(row).tolist(), EOS]])
+        target = torch.tensor([[*corpus.target(row).tolist(), EOS]])
+        given = torch.cat((torch.tensor([[BOS]]), target[:, :-1]), dim=1)
+        logits = network.logits(network(source, source > 0, given))
+        expected += F.cross_entropy(logits[0], target[0], reduction="sum", label_smoothing=0.1)
+        x, (keys, _), _ = attended[-1]
+        queries = cross.queries(x)[0]
+        heads = [
+            (queries[:, 4 * head : 4 * head + 4] @ keys[0, head].T / 2.0).softmax(1)
+            for head in range(2)
+        ]
+        shares = torch.tensor(linked) / torch.tensor(linked).sum(1, keepdim=True)
+        expected -= 0.7 * (shares * (sum(heads) / 2.0).log()).sum()
+    torch.testing.assert_close(loss, expected)
+    expected.backward()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, msg=name)
 
 
 def guided_batch() -> Batch:
@@ -186,11 +239,17 @@ def attention_hits(run: RunDirectory) -> float:
     return float(hits[linked.any(2)].mean())
 
 
-@pytest.mark.parametrize("model_type", ["transformer", "rnn"])
-def test_attention_learns_to_follow_the_links(aligned_run: RunDirectory, model_type: str) -> None:
-    options = {"model__type": model_type, "model__dimension": 32, "model__dropout": 0.0}
+@pytest.mark.parametrize(
+    ("model_type", "encoder_layers", "updates"), [("transformer", 2, 300), ("rnn", 1, 150)]
+)
+def test_attention_learns_to_follow_the_links(
+    aligned_run: RunDirectory, model_type: str, encoder_layers: int, updates: int
+) -> None:
+    """The Transformer takes longer: its encoder first has to find out how far the end is."""
+    options = {"model__type": model_type, "model__encoder_layers": encoder_layers}
+    options |= {"model__dimension": 32, "model__dropout": 0.0}
     options |= {"schedule__warmup_updates": 10, "optimizer__clip_norm": None}
-    options |= {"training__max_updates": 150, "training__validate_every": 1000}
+    options |= {"training__max_updates": updates, "training__validate_every": 1000}
     train_toy(aligned_run, schedule__learning_rate=5e-3, **GUIDED, **options)
     assert attention_hits(aligned_run) > 0.9
 

@@ -18,7 +18,7 @@ Links = list[tuple[int, int]]
 MAX_PIECES = (1 << 16) - 1
 """The longest side, in pieces, whose links shards have room for."""
 
-_LINK = re.compile(r"([0-9]+)-([0-9]+)")
+_LINK = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 _WORD = re.compile(r"\S+")
 
 

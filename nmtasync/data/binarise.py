@@ -65,7 +65,7 @@ def binarise(
             shards.append(
                 list(itertools.compress(source_ids, kept)),
                 list(itertools.compress(target_ids, kept)),
-                links and list(itertools.compress(links, kept)),
+                None if links is None else list(itertools.compress(links, kept)),
             )
             words[0] += _count_words(itertools.compress(sources, kept))
             words[1] += _count_words(itertools.compress(targets, kept))
@@ -93,9 +93,8 @@ def _align(
     for source, target, alignment, left, right in zip(
         sources, targets, alignments, *segmented, strict=True
     ):
-        words = parse_alignment(alignment, source, target, "staged")  # no error: it was read before
-        of_source, of_target = left.words(source), right.words(target)
-        links.append(align_pieces(words, of_source, of_target))
+        words = parse_alignment(alignment, source, target, where=None)  # no error: read before
+        links.append(align_pieces(words, left.words(source), right.words(target)))
     return [left.ids for left in segmented[0]], [right.ids for right in segmented[1]], links
 
 

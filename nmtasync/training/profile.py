@@ -39,11 +39,7 @@ from nmtasync.training.device import (
 )
 from nmtasync.training.gradient import GradientFunction
 from nmtasync.training.matrix_products import layer_seconds
-from nmtasync.training.objective import (
-    refuse_without_alignments,
-    run_network,
-    sum_losses,
-)
+from nmtasync.training.objective import refuse_without_alignments, run_network, sum_losses
 from nmtasync.training.precision import (
     choose_precision,
     compute_type,
