@@ -29,22 +29,30 @@ class TrainedModel:
     Attributes:
         translator: The model with its vocabulary and search.
         config: What it was trained with.
-        checkpoint: Its updates.
+        checkpoints: The updates of the checkpoints that it is the average of, the oldest first.
     """
 
     translator: Translator
     config: Config
-    checkpoint: int
+    checkpoints: list[int]
 
 
 def model_options(function: F) -> F:
-    """Add `--checkpoint` and `--device`."""
+    """Add `--checkpoint`, `--average` and `--device`."""
     function = click.option(
         "--device",
         default="auto",
         show_default=True,
         metavar="auto|cpu|cuda:N",
         help="Where to translate; auto is the first GPU, else the CPU.",
+    )(function)
+    function = click.option(
+        "--average",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Average the parameters of so many checkpoints: that one and the newest before it.",
     )(function)
     return click.option(
         "--checkpoint",
@@ -82,6 +90,7 @@ def read_decoding(
 def load_trained(
     run: Path,
     checkpoint: str,
+    average: int,
     device: str,
     decoding: DecodingConfig,
     on_warning: Callable[[int, str], None] | None = None,
@@ -91,6 +100,7 @@ def load_trained(
     Args:
         run: The directory of the experiment.
         checkpoint: The value of `--checkpoint`.
+        average: The value of `--average`.
         device: The value of `--device`.
         decoding: How to search.
         on_warning: As of `Translator`.
@@ -112,7 +122,7 @@ def load_trained(
     except UserError as error:
         remedy = "choose auto, cpu or cuda:N"
         raise UserError(error.message, where="--device", remedy=remedy) from None
-    model, config, updates = load_model(directory, checkpoint, device)
+    model, config, checkpoints = load_model(directory, checkpoint, device, average)
     vocabularies = VocabularyPair.load(directory.vocab)
     translator = Translator(model, vocabularies, decoding, device, on_warning)
-    return TrainedModel(translator, config, updates)
+    return TrainedModel(translator, config, checkpoints)

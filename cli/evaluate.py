@@ -37,6 +37,7 @@ def evaluate(
     run: Path,
     tests: tuple[tuple[str, Path, Path], ...],
     checkpoint: str,
+    average: int,
     device: str,
     config_files: tuple[Path, ...],
     assignments: tuple[str, ...],
@@ -62,11 +63,11 @@ def evaluate(
     decoding = read_decoding(run, config_files, assignments, flags)
     test_sets = _read(tests)
 
-    trained = load_trained(run, checkpoint, device, decoding)
+    trained = load_trained(run, checkpoint, average, device, decoding)
     descriptions = []
     for test_set in test_sets:
         evaluation = _evaluate(trained, test_set)
-        description = describe(evaluation, trained.translator, trained.checkpoint)
+        description = describe(evaluation, trained.translator, trained.checkpoints)
         write(directory, evaluation, description)
         descriptions.append(description)
     if as_json:
@@ -118,5 +119,7 @@ def _print(run: Path, descriptions: list[dict[str, Any]]) -> None:
     first = descriptions[0]
     beam = first["decoding"]["beam_size"]
     click.echo(f"\nBLEU       {first['bleu']['signature']}")
-    click.echo(f"model      update {first['checkpoint']:,}, beam {beam}")
+    averaged = len(first["averaged_checkpoints"])
+    mean = f", the mean of {averaged} checkpoints" if averaged > 1 else ""
+    click.echo(f"model      update {first['checkpoint']:,}{mean}, beam {beam}")
     click.echo(f"results    {click.format_filename(RunDirectory(run).evaluation)}")

@@ -33,6 +33,7 @@ def translate(
     run: Path,
     n_best: int | None,
     checkpoint: str,
+    average: int,
     device: str,
     config_files: tuple[Path, ...],
     assignments: tuple[str, ...],
@@ -61,7 +62,7 @@ def translate(
     def warn(line: int, message: str) -> None:
         click.echo(f"nmtasync: warning: stdin:{num_before + line + 1}: {message}", err=True)
 
-    translator = load_trained(run, checkpoint, device, decoding, warn).translator
+    translator = load_trained(run, checkpoint, average, device, decoding, warn).translator
     for lines in read_chunks(sys.stdin.buffer):
         if n_best:
             answers = translator.translate_n_best(lines, n_best)

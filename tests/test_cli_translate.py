@@ -104,6 +104,7 @@ def test_evaluate_writes_what_it_prints(
         assert written[name] == entry
     assert written["decoding"]["beam_size"] == 2
     assert written["checkpoint"] in (15, 30)
+    assert written["averaged_checkpoints"] == [written["checkpoint"]]
     assert written["sentences"] == len(LINES)
     for side, path in zip(("source", "reference"), files, strict=True):
         assert written[side]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -85,6 +85,45 @@ def test_adam_on_shards_is_torch_adam_on_the_whole_bit_for_bit(num_shards):
         assert torch.equal(ours, reference.data)
 
 
+@pytest.mark.parametrize(("lead", "share"), [(0.5, 0.05 / 0.9), (2.0, 0.2 / 0.9), (50.0, 0.5)])
+def test_a_lead_is_quasi_hyperbolic_adam(lead, share):
+    generator = torch.Generator().manual_seed(4)
+    ours = torch.randn(64, generator=generator)
+    moments = torch.zeros(2, 64)
+    adam = Adam(ours, moments[0], moments[1], 1e-9)
+    theirs = ours.double()
+    m = v = torch.zeros(64, dtype=torch.float64)
+    for t in range(1, 30):
+        gradient = torch.randn(64, generator=generator)
+        g = gradient.double() / 3
+        m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
+        # the mean of gradient and moment, by the sum of the weights that all gradients have in it
+        weights = share + (1 - share) * (1 - 0.9**t)
+        step = (share * g + (1 - share) * m) / weights
+        theirs -= 0.01 * step / ((v / (1 - 0.98**t)).sqrt() + 1e-9)
+        adam.update(
+            gradient, divisor=3, number=t, learning_rate=0.01, beta1=0.9, beta2=0.98, lead=lead
+        )
+        assert torch.allclose(ours.double(), theirs, rtol=0, atol=1e-5)
+        assert torch.allclose(moments[0].double(), m, rtol=0, atol=1e-6)
+
+
+def test_a_lead_is_the_moment_and_so_many_of_its_last_changes():
+    """With a long memory of squares the step is the moment's, up to a scale."""
+    before, after = torch.zeros(2, 64), torch.zeros(2, 64)
+    parameters = torch.zeros(64)
+    adam = Adam(parameters, after[0], after[1], 1e-9)
+    generator = torch.Generator().manual_seed(5)
+    for t in range(1, 400):
+        before.copy_(after)
+        parameters.zero_()
+        arguments = {"divisor": 1, "number": t, "learning_rate": 1.0, "beta1": 0.9}
+        gradient = torch.randn(64, generator=generator)
+        adam.update(gradient, **arguments, beta2=0.98, lead=3.0)
+    ahead = after[0] + 3 * (after[0] - before[0])
+    assert torch.allclose(-parameters * after[1].sqrt(), ahead, rtol=1e-2, atol=1e-3)
+
+
 def test_learning_rate_rises_to_its_peak_and_falls_with_the_root():
     config = ScheduleConfig(learning_rate=2.0, warmup_updates=10)
     rates = [learning_rate_at(n, 1, config) for n in range(1, 200)]

@@ -16,6 +16,7 @@ from nmtasync.config.schema import AsynchronousConfig, OptimizerConfig
 from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
+from nmtasync.optim.adam import Adam
 from nmtasync.optim.flat import flat_size
 from nmtasync.optim.schedules import betas_at, delay_at
 from nmtasync.server.messages import Push
@@ -97,7 +98,8 @@ def test_the_optimizers_are_torchs(options, reference):
 
 
 def test_a_buffer_of_pushes_is_one_push_of_their_sum():
-    ours, reference = make_server(asynchronous__rule="buffer"), make_server()
+    options = {"asynchronous.momentum_lead": 0.0}  # a sum has the staleness of its latest push
+    ours, reference = make_server(asynchronous__rule="buffer", **options), make_server(**options)
     buffered, direct = Pushers(ours), Pushers(reference)
     pushed = gradients(6)
     for index, gradient in enumerate(pushed):
@@ -108,6 +110,26 @@ def test_a_buffer_of_pushes_is_one_push_of_their_sum():
         direct.push(0, total, words=30 + 3 * first + 3)
     assert torch.equal(ours.parameters, reference.parameters)
     assert ours.versions == (2, 2)
+
+
+def test_a_push_looks_ahead_as_far_as_it_is_late():
+    server = make_server(asynchronous__momentum_lead=1.5)
+    workers = Pushers(server)
+    parameters, moments = server.parameters.clone(), torch.zeros(2, SIZE)
+    adam = Adam(parameters, moments[0], moments[1], 1e-9)
+    turns = [(0, 0), (0, 0), (1, 2), (0, 1), (1, 1), (2, 5)]
+    for number, ((worker, late), gradient) in enumerate(zip(turns, gradients(6), strict=True), 1):
+        assert workers.push(worker, gradient, words=8).staleness == (late, late)
+        adam.update(
+            gradient,
+            divisor=8,
+            number=number,
+            learning_rate=1e-3,
+            beta1=0.9,
+            beta2=0.98,
+            lead=1.5 * late,
+        )
+        assert torch.equal(server.parameters, parameters)
 
 
 @pytest.mark.parametrize("num_workers", [2, 3, 5])

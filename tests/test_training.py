@@ -106,6 +106,19 @@ def test_what_was_scored_is_what_is_saved(toy_run):
         assert again == pytest.approx(entry["cross_entropy"], rel=1e-9)
 
 
+def test_checkpoints_can_be_averaged(toy_run):
+    options = {"training__validate_every": 2, "training__keep_checkpoints": 9}
+    train_toy(toy_run, training__max_updates=8, **options)
+    single = [dict(load_model(toy_run, str(n))[0].named_parameters()) for n in (2, 4, 6)]
+    model, _, numbers = load_model(toy_run, "6", average=3)
+    assert numbers == [2, 4, 6]
+    for name, parameter in model.named_parameters():
+        mean = torch.stack([parameters[name] for parameters in single]).double().mean(0)
+        assert torch.equal(parameter, mean.float())
+    with pytest.raises(UserError, match="4 checkpoints up to 8, not 5"):
+        load_model(toy_run, "latest", average=5)
+
+
 def test_the_moving_average_is_what_is_saved(toy_run):
     train_toy(toy_run, training__max_updates=5)
     vectors, _ = final_state(toy_run)

@@ -77,16 +77,18 @@ def _refuse_rules(config: Config, changed: set[str]) -> None:
             where=name,
             remedy="drop buffer",
         )
-    for inert in ("name", "beta1", "beta2", "beta_points", "weight_decay"):
-        if f"optimizer.{inert}" in changed:
-            raise _inert(f"optimizer.{inert}", "with the rule outer-nesterov", "remove it")
+    keys = ("name", "beta1", "beta2", "beta_points", "weight_decay")
+    for inert in ("asynchronous.momentum_lead", *(f"optimizer.{key}" for key in keys)):
+        if inert in changed:
+            raise _inert(inert, "with the rule outer-nesterov", "remove it")
 
 
 def _refuse_betas(config: Config, changed: set[str]) -> None:
     optimizer, options = config.optimizer, config.asynchronous
-    for key in ("beta1", "beta2", "beta_points"):
-        if optimizer.name == "sgd" and f"optimizer.{key}" in changed:
-            raise _inert(f"optimizer.{key}", "while optimizer.name is 'sgd'", "remove it")
+    keys = ("beta1", "beta2", "beta_points")
+    for inert in ("asynchronous.momentum_lead", *(f"optimizer.{key}" for key in keys)):
+        if optimizer.name == "sgd" and inert in changed:
+            raise _inert(inert, "while optimizer.name is 'sgd'", "remove it")
     if optimizer.beta_points is not None and {"optimizer.beta1", "optimizer.beta2"} & changed:
         raise _inert("optimizer.beta1 or beta2", "beside optimizer.beta_points", "drop one of them")
     local = {"asynchronous.local_beta1", "asynchronous.local_beta2"}

@@ -116,18 +116,21 @@ def evaluate(
     return Evaluation(test_set, hypotheses, scores, seconds)
 
 
-def describe(evaluation: Evaluation, translator: Translator, checkpoint: int) -> dict[str, Any]:
+def describe(
+    evaluation: Evaluation, translator: Translator, checkpoints: list[int]
+) -> dict[str, Any]:
     """Make the content of NAME.json.
 
     Args:
         evaluation: The result.
         translator: What was evaluated.
-        checkpoint: The updates of the model.
+        checkpoints: The updates of those that the model is the average of, the oldest first.
     """
     return {
         "name": evaluation.test_set.name,
         **evaluation.scores,
-        "checkpoint": checkpoint,
+        "checkpoint": checkpoints[-1],
+        "averaged_checkpoints": checkpoints,
         "sentences": len(evaluation.hypotheses),
         "seconds": round(evaluation.seconds, 3),
         "decoding": dataclasses.asdict(translator.config),

@@ -1,6 +1,7 @@
 """Adam on a slice of the flat vector, in one fused pass.
 
-Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, through PyTorch's own fused kernel.
+Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, through PyTorch's own fused kernel;
+    the lead is quasi-hyperbolic momentum, Ma and Yarats 2019 (arXiv 1810.06801), section 4.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 from torch.optim.adamw import adamw as torch_adamw
+
+MAX_GRADIENT_SHARE = 0.5
+"""A step is made of the gradient by no more than this, however long the lead."""
 
 
 class Adam:
@@ -46,8 +50,13 @@ class Adam:
         learning_rate: float,
         beta1: float,
         beta2: float,
+        lead: float = 0.0,
     ) -> None:
         """Apply one gradient.
+
+        With a lead the step follows, instead of the first moment m, where m is going: m plus `lead`
+        times its last change. That change is a multiple of gradient less moment, so such a step is
+        a mean of both, in which the gradient has the share lead · (1 − β1) / β1.
 
         Args:
             gradient: [n]; it is overwritten by itself divided by `divisor`.
@@ -56,7 +65,12 @@ class Adam:
             learning_rate: Size of the step.
             beta1: Decay of the first moment.
             beta2: Decay of the second moment.
+            lead: In updates; 0 is plain Adam.
         """
+        share = min(lead * (1 - beta1) / beta1, MAX_GRADIENT_SHARE) if beta1 else 0.0
+        kept = (1 - share) * beta1
+        if share:  # the kernel corrects for a moment that decays by `kept`, but it does by β1
+            learning_rate *= (1 - kept**number) / (1 - kept * beta1 ** (number - 1))
 
         def scalar(value: float) -> Tensor:  # filled on the device, which nobody waits for
             return torch.full((), value, dtype=torch.float32, device=self.parameters.device)
@@ -73,10 +87,12 @@ class Adam:
             fused=True,
             grad_scale=scalar(divisor),
             amsgrad=False,
-            beta1=beta1,
+            beta1=kept,
             beta2=beta2,
             lr=learning_rate,
             weight_decay=self.weight_decay,
             eps=self.epsilon,
             maximize=False,
         )
+        if share:  # what the kernel left is the step's mean: take out the gradient's share
+            self.first_moment.lerp_(gradient, 1 - 1 / (1 - share))

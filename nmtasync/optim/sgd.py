@@ -35,8 +35,9 @@ class Sgd:
         learning_rate: float,
         beta1: float,
         beta2: float,
+        lead: float = 0.0,
     ) -> None:
-        """Apply one gradient; arguments as in `Step`, of which the betas do not matter here."""
+        """Apply one gradient; arguments as in `Step`; betas and lead do not matter here."""
         gradient.div_(divisor)
         if self.velocity is None:
             self.parameters.add_(gradient, alpha=-learning_rate)

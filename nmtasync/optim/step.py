@@ -26,6 +26,7 @@ class Step(Protocol):
         learning_rate: float,
         beta1: float,
         beta2: float,
+        lead: float = 0.0,
     ) -> None:
         """Apply one gradient.
 
@@ -36,6 +37,7 @@ class Step(Protocol):
             learning_rate: Size of the step.
             beta1: Decay of the first moment, where there is one.
             beta2: Decay of the second moment, where there is one.
+            lead: How many updates ahead to look along the first moment, where there is one.
         """
         ...
 

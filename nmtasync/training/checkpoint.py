@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -248,36 +249,56 @@ def find(run: RunDirectory, which: str) -> int:
 
 
 def load_model(
-    run: RunDirectory, which: str = "best", device: str = "cpu"
-) -> tuple[SequenceToSequence, Config, int]:
+    run: RunDirectory, which: str = "best", device: str = "cpu", average: int = 1
+) -> tuple[SequenceToSequence, Config, list[int]]:
     """Load a trained model, ready for translation.
 
     Args:
         run: Where it was trained.
         which: "best", "latest", or the number of a checkpoint.
         device: Where to put it.
+        average: How many checkpoints to average, that one and the newest before it.
 
     Returns:
-        The model in evaluation mode, the config it was trained with, and its updates.
+        The model in evaluation mode, the config it was trained with, and the updates of the
+        checkpoints that it was made of, the oldest first.
 
     Raises:
-        UserError: There is no such checkpoint, or it does not belong to RUN.
+        UserError: There are no such checkpoints, or they do not belong to RUN.
     """
     run.read_manifest()
     vocabularies = VocabularyPair.load(run.vocab)
-    number = find(run, which)
-    state = read_state(run, number, vocabularies.digest())
-    path = run.checkpoints / str(number)
-    config = read_config(state, path)
+    numbers = _last_checkpoints(run, find(run, which), average)
+    states = [read_state(run, number, vocabularies.digest()) for number in numbers]
+    config = read_config(states[-1], run.checkpoints / str(numbers[-1]))
     model = build_model(config.model, vocabularies.source.size, vocabularies.target.size)
+    parameters = dict(model.named_parameters())
+    sums: dict[str, Tensor] = {}
+    for number in numbers:
+        for name, tensor in _load_parameters(run.checkpoints / str(number), parameters).items():
+            sums[name] = sums[name].add_(tensor) if name in sums else tensor.double()
+    for name, parameter in parameters.items():
+        parameter.data = (sums[name] / len(numbers)).float()
+    return model.to(device).eval(), config, numbers
+
+
+def _last_checkpoints(run: RunDirectory, last: int, count: int) -> list[int]:
+    numbers = [number for number in list_checkpoints(run) if number <= last]
+    if len(numbers) < count:
+        raise UserError(
+            f"holds {len(numbers)} checkpoints up to {last}, not {count}",
+            where=run.checkpoints,
+            remedy=f"average {len(numbers)}, or train with --set training.keep_checkpoints={count}",
+        )
+    return numbers[-count:]
+
+
+def _load_parameters(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = _load_tensors(path / MODEL, "cpu")
-    expected = dict(model.named_parameters())
     if tensors.keys() != expected.keys() or any(
         tensors[name].shape != parameter.shape for name, parameter in expected.items()
     ):
         raise UserError(
             "does not hold the parameters that its config describes", where=path / MODEL
         )
-    for name, parameter in expected.items():
-        parameter.data = tensors[name]
-    return model.to(device).eval(), config, number
+    return tensors

@@ -47,6 +47,13 @@ class AsynchronousConfig:
         "delay-compensation, outer-nesterov, or several joined by +.",
         stages=("train",),
     )
+    momentum_lead: float = option(
+        2.0,
+        "Adam: for each update that a push is late, look this many updates ahead along the first "
+        "moment, which gives back most of what lateness costs; 0 is off.",
+        unit="updates for each of staleness",
+        minimum=0.0,
+    )
     buffer_pushes: int | None = option(
         None,
         "Pushes that a gradient buffer sums for one update; 'none' is one for each worker.",

@@ -69,7 +69,8 @@ def build_rule(config: Config, num_workers: int, vectors: dict[str, Tensor]) -> 
             _merged(options.outer_delay, num_workers),
         )
     else:
-        rule = Immediate(build_step(config.optimizer, vectors), config.optimizer, config.schedule)
+        step = build_step(config.optimizer, vectors)
+        rule = Immediate(step, config.optimizer, config.schedule, options.momentum_lead)
     if "staleness-aware" in parts:
         rule = StalenessAware(rule)
     if "buffer" in parts:

@@ -15,12 +15,21 @@ class Immediate:
         step: The optimizer of the shard.
         optimizer: Its betas.
         schedule: The learning rate.
+        momentum_lead: How far to look ahead along Adam's first moment for each update that a push
+            is late.
     """
 
-    def __init__(self, step: Step, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> None:
+    def __init__(
+        self,
+        step: Step,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        momentum_lead: float,
+    ) -> None:
         self.step = step
         self.optimizer = optimizer
         self.schedule = schedule
+        self.momentum_lead = momentum_lead
 
     def apply(self, push: ShardPush) -> float:
         """Apply one push as one update."""
@@ -35,6 +44,7 @@ class Immediate:
             learning_rate=rate,
             beta1=beta1,
             beta2=beta2,
+            lead=self.momentum_lead * push.staleness,
         )
         return rate
 
