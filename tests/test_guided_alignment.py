@@ -32,6 +32,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.training.checkpoint import load_model
 from nmtasync.training.gradient import GradientFunction
 from nmtasync.training.objective import run_network, sum_losses
+from nmtasync.training.profile import profile
 
 GUIDED = {"training__guided_alignment_weight": 1.0}
 
@@ -306,14 +307,21 @@ def test_the_recurrent_network_has_no_layers_to_choose() -> None:
         )
 
 
-def test_the_command_line(
-    toy_run_elsewhere: RunDirectory, aligned_run: RunDirectory, nmtasync: CommandLine
+def test_a_run_without_alignments_is_refused(
+    toy_run_elsewhere: RunDirectory, nmtasync: CommandLine
 ) -> None:
     flags = [*TOY_FLAGS, "--guided-alignment-weight=0.1", "--max-updates=2"]
     refused = nmtasync("train", toy_run_elsewhere.root, *flags)
     assert refused.returncode == 2
     assert "preprocess with --alignments" in one_line(refused.stderr)
-    trained = nmtasync("train", aligned_run.root, *flags)
-    assert trained.returncode == 0, trained.stderr
-    profiled = nmtasync("profile", aligned_run.root, "--batches=1", "--device=cpu")
-    assert profiled.returncode == 0, profiled.stderr
+    assert not toy_run_elsewhere.checkpoints.exists()
+
+
+def test_a_profile_is_that_of_guided_training(
+    aligned_run: RunDirectory, toy_run_elsewhere: RunDirectory
+) -> None:
+    settings = {**TOY_MODEL, "training.precision": "fp32", "training.guided_alignment_weight": 0.1}
+    with pytest.raises(UserError, match="has no alignments"):
+        profile(toy_run_elsewhere, settings, "cpu", 1, lambda *_: None)
+    (figures,) = profile(aligned_run, settings, "cpu", 1, lambda *_: None).batches
+    assert figures.operations > 0
