@@ -172,12 +172,14 @@ def test_every_row_can_be_trained_and_sees_as_many_words_between_validations(toy
             per_update = config.data.batch_tokens * config.asynchronous.optimizer_delay * workers
             words = config.training.validate_every * per_update
             assert words == pytest.approx(540 * 450, rel=0.01), row.name
+            leads = "looking-ahead" in row.name
+            assert row.synchronous or (config.asynchronous.momentum_lead > 0) == leads
             if "warmup" in row.overlays:
                 assert config.schedule.warmup_updates * per_update == pytest.approx(words)
             else:
                 assert config.schedule.warmup_updates == 0
         names.add(row.name)
-    assert len(names) == len(ROWS) == 14
+    assert len(names) == len(ROWS) == 18
 
 
 def test_a_row_has_all_its_overlays_on_its_own_clocks(toy_run):

@@ -49,17 +49,17 @@ class Row:
         return Row(f"{self.name}-warmup", f"{self.title}, warm-up", overlays)
 
 
-BASELINE = Row("baseline", "asynchronous baseline")
+BASELINE = Row("baseline", "asynchronous baseline", ("no-lead",))
+_DELAY = ("larger-batch", "delay")
+_ALL = (*_DELAY, "local-optimizers", "momentum")
 _WITHOUT_WARMUP = (
     BASELINE,
-    Row("larger-batch", "larger mini-batches", ("larger-batch",)),
-    Row("delay", "+ delay", ("larger-batch", "delay")),
-    Row("local-optimizers", "+ local optimizers", ("larger-batch", "delay", "local-optimizers")),
-    Row(
-        "momentum",
-        "+ momentum tuning",
-        ("larger-batch", "delay", "local-optimizers", "momentum"),
-    ),
+    Row("larger-batch", "larger mini-batches", ("no-lead", "larger-batch")),
+    Row("delay", "+ delay", ("no-lead", *_DELAY)),
+    Row("local-optimizers", "+ local optimizers", ("no-lead", *_DELAY, "local-optimizers")),
+    Row("momentum", "+ momentum tuning", ("no-lead", *_ALL)),
+    Row("looking-ahead", "+ looking ahead", _ALL),
+    Row("baseline-looking-ahead", "baseline, looking ahead"),
     Row("synchronous", "synchronous", ("synchronous",)),
     Row(
         "synchronous-larger-batch",
