@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -40,6 +41,14 @@ _PAIR = (click.Path(path_type=Path), click.Path(path_type=Path))
     metavar="SRC TGT",
     help="The two sides of the validation corpus, likewise; may be repeated.",
 )
+@click.option(
+    "--alignments",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="The links between words of a training corpus, line by line, as 0-0 1-2 (source-target); "
+    "once for each --train, in their order.",
+)
 @config_options("preprocess")
 @click.option(
     "--overwrite",
@@ -51,6 +60,7 @@ def preprocess(
     run: Path,
     train: tuple[tuple[Path, Path], ...],
     valid: tuple[tuple[Path, Path], ...],
+    alignments: tuple[Path, ...],
     config_files: tuple[Path, ...],
     assignments: tuple[str, ...],
     overwrite: bool,
@@ -75,11 +85,20 @@ def preprocess(
 
     from .progress import ProgressDisplay
 
+    if alignments and len(alignments) != len(train):
+        raise UserError(
+            f"there are {len(alignments)} for {len(train)} training corpora",
+            where="--alignments",
+            remedy="give one for each --train, or none",
+        )
     config = _data_config(read_settings(config_files, assignments, flags), assignments)
     with ProgressDisplay("pairs") as display:
         report = run_preprocess(
             RunDirectory(run),
-            [PairPaths(*pair) for pair in train],
+            [
+                PairPaths(source, target, alignment)
+                for (source, target), alignment in itertools.zip_longest(train, alignments)
+            ],
             [PairPaths(*pair) for pair in valid],
             config,
             overwrite=overwrite,

@@ -161,6 +161,11 @@ class Scripted(SequenceToSequence):
     def decode(self, encoded: Encoded, target_input: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
+    def decode_attending(
+        self, encoded: Encoded, target_input: torch.Tensor, layer: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True)
 class Generated(DecoderState):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from nmtasync.config.schema import ModelConfig, TrainingConfig
-from nmtasync.data.batches import Batch
+from nmtasync.data.batches import Alignment, Batch
 from nmtasync.models.build import build_model
 from nmtasync.optim.flat import FlatModel
 from nmtasync.training import gradient
@@ -58,6 +59,16 @@ def test_compiled_layers_give_the_same_gradient_and_are_compiled_once():
         assert error < 1e-5, shape
     assert num_graphs[0] > 0, "or nothing was compiled"
     assert set(num_graphs) == {num_graphs[0]}, "lengths must not make it compile again"
+    links = Alignment(torch.arange(7 * 11) * 9, torch.ones(7 * 11))
+    aligned = dataclasses.replace(batch(*shapes[0]), alignment=links)
+    guided = []
+    for function in (plain, compiled):
+        flat.gradients.zero_()
+        function.config = dataclasses.replace(function.config, guided_alignment_weight=1.0)
+        function.add(aligned, seed=0)
+        guided.append(flat.gradients.clone())
+    assert (guided[1] - guided[0]).norm() / guided[0].norm() < 1e-5
+    assert counters["stats"]["unique_graphs"] == num_graphs[0], "nor must guided alignment"
     flat.model.eval()
     first = batch(*shapes[0])
     with torch.no_grad():

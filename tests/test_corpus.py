@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nmtasync.data.corpus import TextReader, read_lines, read_pairs
+from nmtasync.data.corpus import TextReader, read_lines, read_together
 from nmtasync.errors import UserError
 
 
@@ -40,7 +40,7 @@ def test_pipes_are_read_once(tmp_path: Path) -> None:
     writer = threading.Thread(target=pipe.write_bytes, args=(gzip.compress(b"x\ny\n"),))
     writer.start()
     other = put(tmp_path / "other", b"1\n2\n")
-    assert list(read_pairs(TextReader(pipe), TextReader(other))) == [("x", "1"), ("y", "2")]
+    assert list(read_together(TextReader(pipe), TextReader(other))) == [("x", "1"), ("y", "2")]
     writer.join()
 
 
@@ -80,7 +80,7 @@ def test_unequal_sides_name_both_counts_and_the_first_line_alone(
     source = put(tmp_path / "source", b"s\n" * num_source)
     target = put(tmp_path / "target", b"t\n" * num_target)
     with pytest.raises(UserError) as caught:
-        list(read_pairs(TextReader(source), TextReader(target)))
+        list(read_together(TextReader(source), TextReader(target)))
     longer = source if num_source > num_target else target
     assert caught.value.where == f"{longer}:{min(num_source, num_target) + 1}"
     assert f"{source} has {num_source} lines" in str(caught.value)

@@ -57,6 +57,9 @@ def test_conditional_layer_equals_its_steps(more: int, cell: CellOptions) -> Non
         now, context = layer.step(x[:, position, None], now, memory)
         steps.append(torch.cat((now, context), dim=2))
     torch.testing.assert_close(whole, torch.cat(steps, dim=1), rtol=0, atol=1e-12)
+    *attending, log_weights = layer.attend(x, state, memory)
+    assert torch.equal(torch.cat(attending, dim=2), whole)
+    torch.testing.assert_close(log_weights.exp() @ states, attending[1])
 
 
 @cells

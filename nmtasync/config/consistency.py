@@ -31,6 +31,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_write_back(config)
     _refuse_dropping(config, changed)
     _refuse_recurrent(config, changed)
+    _refuse_guided_alignment(config)
     _refuse_rest(config)
 
 
@@ -233,6 +234,24 @@ def _refuse_recurrent(config: Config, changed: set[str]) -> None:
     if model.dropout == 0.0 and "model.variational_dropout" in changed:
         raise _inert(
             "model.variational_dropout", "while model.dropout is 0", "remove it or set dropout"
+        )
+
+
+def _refuse_guided_alignment(config: Config) -> None:
+    weight, layer = "training.guided_alignment_weight", "training.guided_alignment_layer"
+    training = config.training
+    if training.guided_alignment_weight == 0.0:
+        raise _inert(weight, "while it is 0", "set it to 'none' or more than 0")
+    if training.guided_alignment_layer is None:
+        return
+    if not training.guides_alignment:
+        raise _inert(layer, f"while {weight} is 'none'", f"remove it or set {weight}")
+    if training.guided_alignment_layer > config.model.decoder_layers:
+        raise UserError(
+            f"is {training.guided_alignment_layer}, but model.decoder_layers is "
+            f"{config.model.decoder_layers}",
+            where=layer,
+            remedy="lower it",
         )
 
 

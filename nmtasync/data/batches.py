@@ -1,6 +1,7 @@
 """Mini-batches: which sentences go together, and their padded tensors.
 
-Shapes: B sentences of a batch, S longest source and T longest target in pieces, EOS counted.
+Shapes: B sentences of a batch, S longest source and T longest target in pieces, EOS counted,
+L links between their pieces.
 """
 
 from __future__ import annotations
@@ -23,6 +24,25 @@ _WINDOW_PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
+class Alignment:
+    """Which source pieces a batch's target pieces are linked to.
+
+    Attributes:
+        links: Where they meet in a tensor [B, T, S], read row by row: [L].
+        shares: What part of its target piece each link is: 1 / the number of its links: [L].
+    """
+
+    links: Tensor
+    shares: Tensor
+
+    def to(self, device: torch.device | str) -> Alignment:
+        """Copy the tensors to a device, without waiting for it."""
+        return Alignment(
+            self.links.to(device, non_blocking=True), self.shares.to(device, non_blocking=True)
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
     """Padded sentence pairs.
 
@@ -35,6 +55,7 @@ class Batch:
             because a device that looks for it would make the host wait for the result's size.
         source_words: Source tokens, EOS counted, padding not.
         target_words: Target tokens, EOS counted, padding not.
+        alignment: Of its pieces, if it was asked for.
     """
 
     source: Tensor
@@ -44,6 +65,7 @@ class Batch:
     real_targets: Tensor
     source_words: int
     target_words: int
+    alignment: Alignment | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy the tensors to a device, without waiting for it."""
@@ -55,6 +77,7 @@ class Batch:
             self.real_targets.to(device, non_blocking=True),
             self.source_words,
             self.target_words,
+            self.alignment and self.alignment.to(device),
         )
 
 
@@ -107,12 +130,15 @@ def _cuts(widths: Int64s, batch_tokens: int) -> list[int]:
     return cuts[:-1]
 
 
-def collate(shards: ParallelShards, ids: npt.NDArray[Any] | Sequence[int]) -> Batch:
+def collate(
+    shards: ParallelShards, ids: npt.NDArray[Any] | Sequence[int], *, aligned: bool = False
+) -> Batch:
     """Gather sentences into padded tensors.
 
     Args:
         shards: The corpus.
         ids: Which sentences: [B].
+        aligned: Whether to add their alignment, which the corpus must have.
     """
     rows = np.asarray(ids, dtype=np.int64)
     source, source_words = _gather(shards.source_tokens, shards.source_offsets, rows)
@@ -129,6 +155,26 @@ def collate(shards: ParallelShards, ids: npt.NDArray[Any] | Sequence[int]) -> Ba
         torch.from_numpy(np.flatnonzero(target != PAD)),
         source_words,
         target_words,
+        _gather_links(shards, rows, target.shape[1], source.shape[1]) if aligned else None,
+    )
+
+
+def _gather_links(
+    shards: ParallelShards, rows: Int64s, target_length: int, source_length: int
+) -> Alignment:
+    """Place the links of sentences in a tensor of the batch."""
+    assert shards.alignment is not None
+    stored, offsets = shards.alignment
+    starts = offsets[rows]
+    counts = offsets[rows + 1] - starts
+    before = np.cumsum(counts) - counts
+    links = stored[np.arange(counts.sum()) + np.repeat(starts - before, counts)]
+    sentences = np.repeat(np.arange(len(rows)), counts)
+    targets = sentences * target_length + links["target"]
+    shares = 1 / np.bincount(targets)[targets]
+    return Alignment(
+        torch.from_numpy(targets * source_length + links["source"]),
+        torch.from_numpy(shares.astype(np.float32)),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nmtasync.config.schema import DataConfig
+from nmtasync.data.alignment import Links, align_pieces, parse_alignment
 from nmtasync.data.cleaning import Verdict, judge_lengths
 from nmtasync.data.report import CorpusReport
 from nmtasync.data.shards import ParallelShards, write_shards
@@ -43,11 +44,16 @@ def binarise(
     words, total, done = [0, 0], corpus.num_kept, 0
     max_length = filters.max_length if filters else None
     max_ratio = filters.max_ratio if filters else None
-    with write_shards(directory, vocabularies.source.size, vocabularies.target.size) as shards:
-        for pairs, sources, targets in _chunks(corpus):
+    sizes = vocabularies.source.size, vocabularies.target.size
+    with write_shards(directory, *sizes, aligned=corpus.aligned) as shards:
+        for pairs, sources, targets, alignments in _chunks(corpus):
             on_progress(f"binarising ({corpus.name})", done, total)
-            source_ids = vocabularies.source.encode(sources)
-            target_ids = vocabularies.target.encode(targets)
+            links = None
+            if corpus.aligned:
+                source_ids, target_ids, links = _align(vocabularies, sources, targets, alignments)
+            else:
+                source_ids = vocabularies.source.encode(sources)
+                target_ids = vocabularies.target.encode(targets)
             verdicts = judge_lengths(
                 _lengths(source_ids),
                 _lengths(target_ids),
@@ -59,6 +65,7 @@ def binarise(
             shards.append(
                 list(itertools.compress(source_ids, kept)),
                 list(itertools.compress(target_ids, kept)),
+                None if links is None else list(itertools.compress(links, kept)),
             )
             words[0] += _count_words(itertools.compress(sources, kept))
             words[1] += _count_words(itertools.compress(targets, kept))
@@ -68,11 +75,27 @@ def binarise(
     return _report(corpus, ParallelShards.open(directory), words)
 
 
-def _chunks(corpus: StagedCorpus) -> Iterator[tuple[npt.NDArray[np.int64], list[str], list[str]]]:
+def _chunks(
+    corpus: StagedCorpus,
+) -> Iterator[tuple[npt.NDArray[np.int64], list[str], list[str], list[str]]]:
     pairs = corpus.kept_pairs()
     while chunk := list(itertools.islice(pairs, _CHUNK_PAIRS)):
-        numbers, sources, targets = zip(*chunk, strict=True)
-        yield np.array(numbers), list(sources), list(targets)
+        numbers, sources, targets, alignments = zip(*chunk, strict=True)
+        yield np.array(numbers), list(sources), list(targets), list(alignments)
+
+
+def _align(
+    vocabularies: VocabularyPair, sources: list[str], targets: list[str], alignments: list[str]
+) -> tuple[list[list[int]], list[list[int]], list[Links]]:
+    """Segment pairs whose words are aligned; returns ids of both sides, and links of pieces."""
+    segmented = vocabularies.source.segment(sources), vocabularies.target.segment(targets)
+    links = []
+    for source, target, alignment, left, right in zip(
+        sources, targets, alignments, *segmented, strict=True
+    ):
+        words = parse_alignment(alignment, source, target, where=None)  # no error: read before
+        links.append(align_pieces(words, left.words(source), right.words(target)))
+    return [left.ids for left in segmented[0]], [right.ids for right in segmented[1]], links
 
 
 def _lengths(sentences: list[list[int]]) -> npt.NDArray[np.int64]:
@@ -88,7 +111,7 @@ def _write_text(corpus: StagedCorpus, directory: Path) -> None:
         (directory / SOURCE_TEXT).open("w", encoding="utf-8", newline="\n") as sources,
         (directory / TARGET_TEXT).open("w", encoding="utf-8", newline="\n") as targets,
     ):
-        for _, source, target in corpus.kept_pairs():
+        for _, source, target, _ in corpus.kept_pairs():
             sources.write(source + "\n")
             targets.write(target + "\n")
 

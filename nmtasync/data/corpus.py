@@ -10,8 +10,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -31,10 +32,21 @@ _BUFFER_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class PairPaths:
-    """The two files of a parallel corpus; line i of one translates line i of the other."""
+    """The files of a parallel corpus.
+
+    Attributes:
+        source: One side.
+        target: The other; line i of it translates line i of `source`.
+        alignment: The links between their words, line by line, if they are known.
+    """
 
     source: Path
     target: Path
+    alignment: Path | None = None
+
+    def all(self) -> list[Path]:
+        """List the files that there are."""
+        return [path for path in (self.source, self.target, self.alignment) if path is not None]
 
 
 class TextReader:
@@ -116,33 +128,29 @@ class TextReader:
         return text
 
 
-def read_pairs(source: TextReader, target: TextReader) -> Iterator[tuple[str, str]]:
-    """Read two files side by side.
+def read_together(*readers: TextReader) -> Iterator[tuple[str, ...]]:
+    """Read files side by side.
 
     Raises:
         UserError: They differ in length, or as `TextReader`.
     """
-    sources, targets = iter(source), iter(target)
-    while True:
-        left, right = next(sources, None), next(targets, None)
-        if left is not None and right is not None:
-            yield left, right
-        elif left is None and right is None:
-            return
-        else:
-            for _ in targets if left is None else sources:
+    together = itertools.zip_longest(*readers)
+    for lines in together:
+        if None in lines:
+            for _ in together:
                 pass  # count the rest
-            raise _unequal(source, target)
+            raise _unequal(readers)
+        yield lines
 
 
-def _unequal(source: TextReader, target: TextReader) -> UserError:
-    """Say how two files differ in length, after both have been read."""
-    shorter, longer = sorted((source, target), key=lambda reader: reader.num_lines)
+def _unequal(readers: Sequence[TextReader]) -> UserError:
+    """Say how files differ in length, after all have been read."""
+    shortest, *_, longest = sorted(readers, key=lambda reader: reader.num_lines)
+    first, *others = (f"{reader.path} has {reader.num_lines:,}" for reader in readers)
     return UserError(
-        f"this line has no partner: {source.path} has {source.num_lines:,} lines, {target.path} "
-        f"has {target.num_lines:,}",
-        where=f"{longer.path}:{shorter.num_lines + 1}",
-        remedy="give files that translate each other line by line",
+        f"this line has no partner: {first} lines, {', '.join(others)}",
+        where=f"{longest.path}:{shortest.num_lines + 1}",
+        remedy="give files that correspond to each other line by line",
     )
 
 

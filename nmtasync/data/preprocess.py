@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from nmtasync.config.load import to_toml
 from nmtasync.config.schema import Config, DataConfig
+from nmtasync.data.alignment import MAX_PIECES
 from nmtasync.data.binarise import binarise
 from nmtasync.data.borrowed_vocabulary import borrow_vocabulary
 from nmtasync.data.cleaning import mark_duplicates
@@ -44,8 +45,9 @@ def preprocess(
 
     Args:
         run: Where the results go.
-        train: The training corpus, in one or several pairs of files.
-        valid: The validation corpus, likewise.
+        train: The training corpus, in one or several pairs of files; all have alignments, or
+            none has.
+        valid: The validation corpus, likewise, without alignments.
         config: Vocabulary and filters.
         overwrite: Whether to replace the results of an earlier preprocessing.
         on_progress: Told how far it is.
@@ -59,8 +61,15 @@ def preprocess(
     """
     start = time.perf_counter()
     for paths in (*train, *valid):  # before RUN is touched
-        check_input(paths.source)
-        check_input(paths.target)
+        for path in paths.all():
+            check_input(path)
+    if train[0].alignment is not None and config.max_length > MAX_PIECES:
+        raise UserError(
+            f"is {config.max_length}, but sentences with alignments have at most {MAX_PIECES} "
+            "pieces",
+            where="data.max_length",
+            remedy="lower it, or leave out --alignments",
+        )
     vocabularies = None
     if config.vocab_from is not None:
         vocabularies, config = borrow_vocabulary(config, config.vocab_from)

@@ -20,7 +20,7 @@ class CorpusReport:
     """One corpus, before and after cleaning.
 
     Attributes:
-        files: What was read, the two sides of each pair of files together.
+        files: What was read, the files of each corpus together: both sides, and their alignment.
         num_read: Pairs that were read.
         num_kept: Pairs that were written.
         dropped: The rest, by reason.
@@ -31,7 +31,7 @@ class CorpusReport:
         longest: Pieces of the longest side of any pair.
     """
 
-    files: Sequence[tuple[InputFile, InputFile]]
+    files: Sequence[tuple[InputFile, ...]]
     num_read: int
     num_kept: int
     dropped: Sequence[Dropped]
@@ -139,8 +139,8 @@ def write_manifest(directory: Path, config: DataConfig, report: PreprocessReport
             "lines": file.num_lines,
         }
         for name, corpus in (("train", report.train), ("valid", report.valid))
-        for pair in corpus.files
-        for side, file in zip(("source", "target"), pair, strict=True)
+        for files in corpus.files
+        for side, file in zip(("source", "target", "alignment"), files, strict=False)
     ]
     made = sorted(path for name in ("data", "vocab") for path in (directory / name).rglob("*.*"))
     write_json(

@@ -2,7 +2,10 @@
 
 A directory holds, for each side, NAME.tokens (ids, little-endian uint16 or uint32) and
 NAME.offsets (N + 1 little-endian int64: sentence i is tokens[offsets[i]:offsets[i + 1]]), and
-`shards.json`, written last, that describes them. Neither BOS nor EOS is stored.
+`shards.json`, written last, that describes them. Neither BOS nor EOS is stored. If words were
+aligned, alignment.links holds the links of all pairs, end to end, each a source and a target
+position in the sentence with its EOS (little-endian uint16), and alignment.offsets says where
+the links of a pair are.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from nmtasync.data.alignment import Links
 from nmtasync.errors import UserError
 from nmtasync.run_directory import directory_written_atomically
 
@@ -25,6 +29,7 @@ SHARDS_FORMAT = 1
 SIDES = ("source", "target")
 _DESCRIPTION = "shards.json"
 _OFFSET = np.dtype("<i8")
+_LINK = np.dtype([("source", "<u2"), ("target", "<u2")])
 
 Ids = npt.NDArray[Any]
 Lengths = npt.NDArray[np.int32]
@@ -38,6 +43,10 @@ class ParallelShards:
     Args:
         directory: Where the files are; `open` checks them.
         description: The content of shards.json.
+
+    Attributes:
+        alignment: If the corpus has one, the links of pieces, with the fields `source` and
+            `target` [L], and of each pair the first of its links, and at last L: [N + 1].
     """
 
     def __init__(self, directory: Path, description: dict[str, Any]) -> None:
@@ -45,6 +54,10 @@ class ParallelShards:
         self._num_pairs = int(description["pairs"])
         self.source_tokens, self.source_offsets = self._map("source", description)
         self.target_tokens, self.target_offsets = self._map("target", description)
+        self.alignment: tuple[Ids, Ids] | None = None
+        if "alignment" in description:
+            links = _map_file(directory / "alignment.links", _LINK)
+            self.alignment = links, _map_file(_offsets_path(directory, "alignment"), _OFFSET)
 
     @classmethod
     def open(cls, directory: Path) -> ParallelShards:
@@ -65,14 +78,13 @@ class ParallelShards:
             raise UserError(
                 f"has format {version}, not {SHARDS_FORMAT}", where=where, remedy="preprocess again"
             )
-        for side in SIDES:
-            for path, size_bytes in _sizes(directory, side, description).items():
-                if not path.exists() or path.stat().st_size != size_bytes:
-                    raise UserError(
-                        f"is missing or damaged: it should have {size_bytes} bytes",
-                        where=path,
-                        remedy="preprocess again",
-                    )
+        for path, size_bytes in _sizes(directory, description).items():
+            if not path.exists() or path.stat().st_size != size_bytes:
+                raise UserError(
+                    f"is missing or damaged: it should have {size_bytes} bytes",
+                    where=path,
+                    remedy="preprocess again",
+                )
         return cls(directory, description)
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
@@ -113,44 +125,66 @@ class ShardsWriter:
         directory: An empty directory.
         source_size: Pieces of the source vocabulary.
         target_size: Pieces of the target vocabulary.
+        aligned: Whether all pairs come with links.
     """
 
-    def __init__(self, directory: Path, source_size: int, target_size: int) -> None:
+    def __init__(
+        self, directory: Path, source_size: int, target_size: int, *, aligned: bool
+    ) -> None:
         self.num_pairs = 0
-        self._sides = (
-            _SideWriter(directory, "source", source_size),
-            _SideWriter(directory, "target", target_size),
-        )
+        self._sides = [
+            _SequenceWriter(_tokens_path(directory, side), _token_dtype(size))
+            for side, size in zip(SIDES, (source_size, target_size), strict=True)
+        ]
+        self._alignment: _SequenceWriter | None = None
+        if aligned:
+            self._alignment = _SequenceWriter(directory / "alignment.links", _LINK)
 
-    def append(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> None:
-        """Append sentence pairs, given as ids without BOS and EOS."""
+    def append(
+        self,
+        sources: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        alignments: Sequence[Links] | None = None,
+    ) -> None:
+        """Append sentence pairs, given as ids without BOS and EOS, with the links of pieces."""
         assert len(sources) == len(targets)
         self._sides[0].append(sources)
         self._sides[1].append(targets)
+        if self._alignment is not None:
+            assert alignments is not None and len(alignments) == len(sources)
+            self._alignment.append(alignments)
         self.num_pairs += len(sources)
 
     def close(self) -> None:
         """Close the files."""
-        for side in self._sides:
-            side.close()
+        for writer in (*self._sides, self._alignment):
+            if writer is not None:
+                writer.close()
 
     def describe(self) -> dict[str, Any]:
         """Say what shards.json says."""
-        sides = {s.side: {"dtype": s.dtype.str, "tokens": s.num_tokens} for s in self._sides}
-        return {"format": SHARDS_FORMAT, "pairs": self.num_pairs, **sides}
+        description: dict[str, Any] = {"format": SHARDS_FORMAT, "pairs": self.num_pairs}
+        for side, writer in zip(SIDES, self._sides, strict=True):
+            description[side] = {"dtype": writer.dtype.str, "tokens": writer.num_items}
+        if self._alignment is not None:
+            description["alignment"] = {"links": self._alignment.num_items}
+        return description
 
 
 @contextlib.contextmanager
-def write_shards(directory: Path, source_size: int, target_size: int) -> Iterator[ShardsWriter]:
+def write_shards(
+    directory: Path, source_size: int, target_size: int, *, aligned: bool = False
+) -> Iterator[ShardsWriter]:
     """Write a corpus into a directory that takes its name only when everything is in it.
 
     Args:
         directory: Where the corpus shall stand.
         source_size: Pieces of the source vocabulary.
         target_size: Pieces of the target vocabulary.
+        aligned: Whether all pairs come with links.
     """
     with directory_written_atomically(directory) as aside:
-        writer = ShardsWriter(aside, source_size, target_size)
+        writer = ShardsWriter(aside, source_size, target_size, aligned=aligned)
         try:
             yield writer
         finally:
@@ -158,45 +192,54 @@ def write_shards(directory: Path, source_size: int, target_size: int) -> Iterato
         (aside / _DESCRIPTION).write_text(json.dumps(writer.describe()), encoding="utf-8")
 
 
-class _SideWriter:
-    """The two files of one side."""
+class _SequenceWriter:
+    """A file of sequences, tokens or links, end to end, and beside it the one of their offsets."""
 
-    def __init__(self, directory: Path, side: str, vocabulary_size: int) -> None:
-        self.side = side
-        self.dtype = np.dtype("<u2" if vocabulary_size <= 1 << 16 else "<u4")
-        self.num_tokens = 0
-        self._tokens: BinaryIO = _tokens_path(directory, side).open("wb")
-        self._offsets: BinaryIO = _offsets_path(directory, side).open("wb")
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.num_items = 0
+        self._items: BinaryIO = path.open("wb")
+        self._offsets: BinaryIO = path.with_suffix(".offsets").open("wb")
         self._offsets.write(np.zeros(1, _OFFSET).tobytes())
 
-    def append(self, sentences: Sequence[Sequence[int]]) -> None:
-        lengths = np.fromiter(map(len, sentences), dtype=_OFFSET, count=len(sentences))
-        ends = self.num_tokens + np.cumsum(lengths, dtype=_OFFSET)
+    def append(self, sequences: Sequence[Sequence[Any]]) -> None:
+        lengths = np.fromiter(map(len, sequences), dtype=_OFFSET, count=len(sequences))
+        ends = self.num_items + np.cumsum(lengths, dtype=_OFFSET)
         self._offsets.write(ends.tobytes())  # unlike tofile, tells a full disk from other errors
         total = int(lengths.sum())
-        flat = itertools.chain.from_iterable(sentences)
-        self._tokens.write(np.fromiter(flat, dtype=self.dtype, count=total).tobytes())
-        self.num_tokens += total
+        flat = itertools.chain.from_iterable(sequences)
+        self._items.write(np.fromiter(flat, dtype=self.dtype, count=total).tobytes())
+        self.num_items += total
 
     def close(self) -> None:
-        self._tokens.close()
+        self._items.close()
         self._offsets.close()
+
+
+def _token_dtype(vocabulary_size: int) -> np.dtype[Any]:
+    return np.dtype("<u2" if vocabulary_size <= 1 << 16 else "<u4")
 
 
 def _tokens_path(directory: Path, side: str) -> Path:
     return directory / f"{side}.tokens"
 
 
-def _offsets_path(directory: Path, side: str) -> Path:
-    return directory / f"{side}.offsets"
+def _offsets_path(directory: Path, name: str) -> Path:
+    return directory / f"{name}.offsets"
 
 
-def _sizes(directory: Path, side: str, description: dict[str, Any]) -> dict[Path, int]:
-    about = description[side]
-    return {
-        _tokens_path(directory, side): about["tokens"] * np.dtype(about["dtype"]).itemsize,
-        _offsets_path(directory, side): (description["pairs"] + 1) * _OFFSET.itemsize,
-    }
+def _sizes(directory: Path, description: dict[str, Any]) -> dict[Path, int]:
+    sizes = {}
+    offsets_bytes = (description["pairs"] + 1) * _OFFSET.itemsize
+    for side in SIDES:
+        about = description[side]
+        token_bytes = np.dtype(about["dtype"]).itemsize
+        sizes[_tokens_path(directory, side)] = about["tokens"] * token_bytes
+        sizes[_offsets_path(directory, side)] = offsets_bytes
+    if "alignment" in description:
+        sizes[directory / "alignment.links"] = description["alignment"]["links"] * _LINK.itemsize
+        sizes[_offsets_path(directory, "alignment")] = offsets_bytes
+    return sizes
 
 
 def _map_file(path: Path, dtype: np.dtype[Any]) -> Ids:

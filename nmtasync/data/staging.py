@@ -6,15 +6,19 @@ verdict and a key for each pair are held in memory: 9 bytes.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
+from nmtasync.data.alignment import parse_alignment
 from nmtasync.data.cleaning import Keys, Verdict, Verdicts, clean_line, judge_text, pair_key
-from nmtasync.data.corpus import PairPaths, TextReader, read_pairs
+from nmtasync.data.corpus import PairPaths, TextReader, read_together
 from nmtasync.errors import UserError
 
 OnProgress = Callable[[str, int, int | None], None]
@@ -59,15 +63,16 @@ class StagedCorpus:
 
     Attributes:
         name: "train" or "valid".
-        directory: Holds source.txt and target.txt, with a line for every pair that was read.
-        files: What was read, the two sides of each pair of files together.
+        directory: Holds source.txt and target.txt, and alignment.txt if there are alignments, with
+            a line for every pair that was read.
+        files: What was read, the files of each corpus together: both sides, and their alignment.
         verdicts: A `Verdict` for each pair; later passes add theirs: [N].
         keys: A hash of each pair: [N].
     """
 
     name: str
     directory: Path
-    files: list[tuple[InputFile, InputFile]]
+    files: list[tuple[InputFile, ...]]
     verdicts: Verdicts
     keys: Keys
 
@@ -80,6 +85,11 @@ class StagedCorpus:
         """Count the pairs that no pass has dropped so far."""
         return int(np.count_nonzero(self.verdicts == Verdict.KEPT))
 
+    @property
+    def aligned(self) -> bool:
+        """Whether its words are aligned."""
+        return (self.directory / "alignment.txt").exists()
+
     def dropped(self) -> list[Dropped]:
         """Count the pairs dropped so far, by reason."""
         result = []
@@ -89,21 +99,29 @@ class StagedCorpus:
                 result.append(Dropped(verdict.reason, len(pairs), self._origin(int(pairs[0]))))
         return result
 
-    def kept_pairs(self) -> Iterator[tuple[int, str, str]]:
-        """Yield number, source and target of each pair that no pass has dropped so far."""
-        sides = [(self.directory / name).open("rb") for name in ("source.txt", "target.txt")]
-        with sides[0] as sources, sides[1] as targets:
+    def kept_pairs(self) -> Iterator[tuple[int, str, str, str]]:
+        """Yield number, source, target and alignment of each pair that no pass has dropped so far.
+
+        The alignment is as it was read; it is empty if there are none.
+        """
+        with contextlib.ExitStack() as stack:
+
+            def read(name: str) -> Iterable[bytes]:
+                return stack.enter_context((self.directory / name).open("rb"))
+
             verdicts = self.verdicts.tobytes()  # as they are now; later passes add theirs
-            lines = zip(verdicts, sources, targets, strict=True)
-            for i, (verdict, source, target) in enumerate(lines):
+            none = itertools.repeat(b"\n", len(self))
+            alignments = read("alignment.txt") if self.aligned else none
+            lines = zip(verdicts, read("source.txt"), read("target.txt"), alignments, strict=True)
+            for i, (verdict, source, target, alignment) in enumerate(lines):
                 if verdict == Verdict.KEPT:
-                    yield i, source[:-1].decode(), target[:-1].decode()
+                    yield i, source[:-1].decode(), target[:-1].decode(), alignment[:-1].decode()
 
     def sample(self, most: int) -> Iterator[tuple[str, str]]:
         """Yield the kept pairs, or so many of them, spread evenly over the corpus."""
         total = self.num_kept
         size = min(most, total)
-        for j, (_, source, target) in enumerate(self.kept_pairs()):
+        for j, (_, source, target, _) in enumerate(self.kept_pairs()):
             if j * size // total != (j + 1) * size // total:
                 yield source, target
 
@@ -113,7 +131,7 @@ class StagedCorpus:
 
     def _origin(self, pair: int) -> str:
         """Name the file and line of a pair's source side."""
-        for source, _ in self.files:
+        for source, *_ in self.files:
             if pair < source.num_lines:
                 return f"{source.path}:{pair + 1}"
             pair -= source.num_lines
@@ -132,7 +150,7 @@ def stage_corpus(
 
     Args:
         name: "train" or "valid".
-        corpora: Its files.
+        corpora: Its files; all have alignments, or none has.
         directory: Where to put the copy.
         max_length: The most pieces of a side, to drop what is too long for any vocabulary; None
             keeps everything but empty sides.
@@ -142,15 +160,25 @@ def stage_corpus(
         UserError: A file can't be used, or all of them are empty.
     """
     directory.mkdir()
-    files: list[tuple[InputFile, InputFile]] = []
+    files: list[tuple[InputFile, ...]] = []
     verdicts, keys = bytearray(), array("Q")
-    with (
-        (directory / "source.txt").open("w", encoding="utf-8", newline="\n") as sources,
-        (directory / "target.txt").open("w", encoding="utf-8", newline="\n") as targets,
-    ):
+    aligned = corpora[0].alignment is not None
+    assert all((paths.alignment is not None) == aligned for paths in corpora)
+    with contextlib.ExitStack() as stack:
+
+        def write(name: str) -> TextIO:
+            file = (directory / name).open("w", encoding="utf-8", newline="\n")
+            return stack.enter_context(file)
+
+        sources, targets = write("source.txt"), write("target.txt")
+        alignments = write("alignment.txt") if aligned else None
         for paths in corpora:
-            readers = TextReader(paths.source), TextReader(paths.target)
-            for left, right in read_pairs(*readers):
+            readers = [TextReader(path) for path in paths.all()]
+            for left, right, *links in read_together(*readers):
+                if alignments:
+                    where = f"{paths.alignment}:{readers[2].num_lines}"
+                    parse_alignment(links[0], left, right, where)  # only to complain early
+                    alignments.write(clean_line(links[0]) + "\n")
                 source, target = clean_line(left), clean_line(right)
                 verdict = judge_text(source, target, max_length)
                 if verdict == Verdict.TOO_LONG:
@@ -161,7 +189,7 @@ def stage_corpus(
                 verdicts.append(verdict)
                 if len(verdicts) % _REPORT_PAIRS == 0:
                     on_progress(f"reading ({name})", len(verdicts), None)
-            files.append((_input_file(readers[0]), _input_file(readers[1])))
+            files.append(tuple(map(_input_file, readers)))
     if not verdicts:
         raise UserError("is empty", where=corpora[0].source, remedy="give a file with sentences")
     return StagedCorpus(

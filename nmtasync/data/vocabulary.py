@@ -13,9 +13,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
+from sentencepiece import sentencepiece_pb2
 
+from nmtasync.data.alignment import Segmented
 from nmtasync.errors import UserError
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
@@ -86,10 +89,24 @@ class Vocabulary:
 
     def encode(self, lines: list[str]) -> list[list[int]]:
         """Segment lines into the ids of their pieces, without BOS and EOS."""
+        encoded: list[list[int]] = self._encode(lines, int)
+        return encoded
+
+    def segment(self, lines: list[str]) -> list[Segmented]:
+        """Do what `encode` does, and tell where in its line each piece comes from."""
+        message: Any = sentencepiece_pb2  # its classes are made when it is imported
+        result = []
+        for serialized in self._encode(lines, "serialized_proto"):
+            pieces = message.SentencePieceText.FromString(serialized).pieces
+            spans = [(piece.begin, piece.end) for piece in pieces]
+            result.append(Segmented([piece.id for piece in pieces], spans))
+        return result
+
+    def _encode(self, lines: list[str], kind: Any) -> list[Any]:
         if not lines:
             return []
         threads = len(os.sched_getaffinity(0)) if len(lines) >= _PARALLEL_LINES else 1
-        encoded: list[list[int]] = self._processor.encode(lines, num_threads=threads)
+        encoded: list[Any] = self._processor.encode(lines, out_type=kind, num_threads=threads)
         return encoded
 
     def decode(self, ids: list[list[int]]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nmtasync
-from nmtasync.data.corpus import TextReader, read_pairs
+from nmtasync.data.corpus import TextReader, read_together
 from nmtasync.errors import UserError
 from nmtasync.evaluation.metrics import Score, score
 from nmtasync.evaluation.translate import Progress, Translator
@@ -68,7 +68,7 @@ def read_test_set(name: str, source: Path, reference: Path) -> TestSet:
     """
     check_name(name)
     readers = TextReader(source), TextReader(reference)
-    pairs = list(read_pairs(*readers))
+    pairs = list(read_together(*readers))
     if not pairs:
         raise UserError("holds no sentence", where=source, remedy="give the text of the test set")
     sides = zip(("source", "reference"), readers, strict=True)

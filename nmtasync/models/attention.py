@@ -7,6 +7,8 @@ E = D / H; in beam search N sentences with K hypotheses each, and t pieces gener
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,7 +144,32 @@ class CrossAttention(nn.Module):
         Returns:
             The attended values [B, Q, D].
         """
+        return self._mix(split_heads(self.queries(x), self.heads), keys_values, bias)
+
+    def attend(self, x: Tensor, keys_values: KeysValues, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend to the source and tell the weights.
+
+        Args:
+            x: As of `forward` [B, Q, D].
+            keys_values: As of `forward`.
+            bias: As of `forward`.
+
+        Returns:
+            The attended values [B, Q, D], and the logarithms of the weights, before dropout, in
+            the mean over heads [B, Q, S]; these in float32, or the type of `x` if that is wider.
+        """
         queries = split_heads(self.queries(x), self.heads)
+        keys, _ = keys_values
+        scores = queries @ keys.transpose(2, 3) * keys.shape[3] ** -0.5
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        # finite, as logsumexp has no gradient where all is minus infinity
+        hidden = bias.to(wide).clamp(min=torch.finfo(wide).min)
+        weights = torch.log_softmax(scores.to(wide) + hidden, dim=3)
+        log_mean = torch.logsumexp(weights, dim=1) - math.log(self.heads)
+        return self._mix(queries, keys_values, bias), log_mean
+
+    def _mix(self, queries: Tensor, keys_values: KeysValues, bias: Tensor) -> Tensor:
+        """Do what comes after the queries [B, H, Q, E]."""
         attended = F.scaled_dot_product_attention(
             queries,
             *keys_values,

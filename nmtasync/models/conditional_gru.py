@@ -101,13 +101,38 @@ class ConditionalGRU(nn.Module):
             The states [B, T, R] and the contexts, weighted means of the encoder's states
             [B, T, M].
         """
+        states, contexts, _ = self._unroll(x, state, memory, with_energies=False)
+        return states, contexts
+
+    def attend(self, x: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        """Run over whole targets and tell the weights.
+
+        Args:
+            x: As of `forward` [B, T, input_size].
+            state: As of `forward` [B, R].
+            memory: The sources.
+
+        Returns:
+            The states [B, T, R], the contexts [B, T, M], and the logarithms of the weights of the
+            encoder's states [B, T, S]; these in float32, or the type of `x` if that is wider.
+        """
+        states, contexts, energies = self._unroll(x, state, memory, with_energies=True)
+        assert energies is not None
+        wide = torch.promote_types(energies.dtype, torch.float32)
+        return states, contexts, torch.log_softmax(energies, dim=2, dtype=wide)
+
+    def _unroll(
+        self, x: Tensor, state: Tensor, memory: Memory, *, with_energies: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run over whole targets; returns states, contexts and, if asked, energies [B, T, S]."""
         keep = self.dropout.mask(state)  # of the state that both query and second unit read
         first = Recurrent(*self.first.parts(), self.dropout.mask(state))
         query = Recurrent(*self.query.parts(), keep)
         second = Recurrent(*self.second.parts(), keep)
         recurrents = (first, query, second, *self.transitions.recurrents(state))
         apply: Any = _Unrolled.apply  # torch has no types for it
-        states, weights = apply(
+        states, weights, energies = apply(
+            with_energies,
             self.inputs(x).transpose(0, 1).contiguous(),
             state,
             memory.keys,
@@ -117,7 +142,9 @@ class ConditionalGRU(nn.Module):
             self.energy,
             *flatten(recurrents),
         )
-        return states.transpose(0, 1), weights.transpose(0, 1) @ memory.states
+        if energies is not None:
+            energies = energies.transpose(0, 1)
+        return states.transpose(0, 1), weights.transpose(0, 1) @ memory.states, energies
 
     def step(self, x: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Go on by one piece, without dropout.
@@ -144,11 +171,15 @@ class _AttentionTape:
     """The attention, from queries to the weighted means of the gates.
 
     The hidden layer [B, S, A] is computed again on the way back: kept for all steps, it would be
-    the largest part of what a batch needs of memory.
+    the largest part of what a batch needs of memory. The energies, of which the weights are the
+    softmax, are kept on request.
     """
 
-    def __init__(self, keys: Tensor, gates: Tensor, bias: Tensor, energy: Tensor) -> None:
+    def __init__(
+        self, keys: Tensor, gates: Tensor, bias: Tensor, energy: Tensor, with_energies: bool
+    ) -> None:
         self.keys, self.gates, self.bias, self.energy = keys, gates, bias[:, 0], energy
+        self.energies: list[Tensor] | None = [] if with_energies else None
         self.queries: list[Tensor] = []
         self.weights: list[Tensor] = []
         self.by_means: list[Tensor] = []
@@ -158,13 +189,23 @@ class _AttentionTape:
     def forward(self, query: Tensor) -> Tensor:
         """Attend from the queries of one step [B, A]; returns means [B, 3R]."""
         hidden = self._hidden(query)
-        energies = torch.mv(hidden.flatten(0, 1), self.energy).view(self.bias.shape)
+        energies = torch.mv(hidden.flatten(0, 1), self.energy).view(self.bias.shape) + self.bias
+        if self.energies is not None:
+            self.energies.append(energies)
         self.queries.append(query)
-        self.weights.append(torch.softmax(energies + self.bias, dim=1))
+        self.weights.append(torch.softmax(energies, dim=1))
         return torch.bmm(self.weights[-1].unsqueeze(1), self.gates).squeeze(1)
 
-    def backward(self, t: int, by_mean: Tensor, by_weight: Tensor) -> Tensor:
-        """Go back through step `t`; `by_weight` comes from contexts [B, S].
+    def backward(
+        self, t: int, by_mean: Tensor, by_weight: Tensor, by_energies_too: Tensor | None
+    ) -> Tensor:
+        """Go back through step `t`.
+
+        Args:
+            t: The step.
+            by_mean: The gradient by the means [B, 3R].
+            by_weight: The gradient by the weights that comes from contexts [B, S].
+            by_energies_too: The gradient by the energies, if they were kept [B, S].
 
         Returns:
             The gradient by the queries [B, A].
@@ -173,6 +214,8 @@ class _AttentionTape:
         by_weight = by_weight + torch.bmm(self.gates, by_mean.unsqueeze(2)).squeeze(2)
         weights = self.weights[t]
         by_energies = _aten._softmax_backward_data(by_weight, weights, 1, weights.dtype)
+        if by_energies_too is not None:
+            by_energies = by_energies + by_energies_too
         hidden = self._hidden(self.queries[t])
         by_energy = torch.mv(hidden.flatten(0, 1).t(), by_energies.flatten())
         by_sums = _aten.tanh_backward(by_energies.unsqueeze(2), hidden)  # but for the energy
@@ -203,6 +246,7 @@ class _Unrolled(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        with_energies: bool,
         inputs: Tensor,
         state: Tensor,
         keys: Tensor,
@@ -211,14 +255,15 @@ class _Unrolled(torch.autograd.Function):
         gates_gain: Tensor | None,
         energy: Tensor,
         *recurrents: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Run over the inputs [T, B, 3R]; returns states [T, B, R] and weights [T, B, S].
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run over the inputs [T, B, 3R].
 
-        `recurrents` are first unit, query, second unit and transitions, flattened.
+        `recurrents` are first unit, query, second unit and transitions, flattened. Returns states
+        [T, B, R], weights and, if asked, energies, both [T, B, S].
         """
         first, query, *rest = unflatten(recurrents)
         ctx.first, ctx.query, ctx.rest = CellTape([first]), ProductTape(query), CellTape(rest)
-        ctx.attention = _AttentionTape(keys, gates, bias, energy)
+        ctx.attention = _AttentionTape(keys, gates, bias, energy, with_energies)
         ctx.norm = None if gates_gain is None else NormTape(gates_gain, None)
         states = []
         for step in inputs.unbind(0):
@@ -228,11 +273,14 @@ class _Unrolled(torch.autograd.Function):
                 mean = ctx.norm.forward(mean)
             state = ctx.rest.forward(mean, middle)
             states.append(state)
-        return torch.stack(states), torch.stack(ctx.attention.weights)
+        energies = torch.stack(ctx.attention.energies) if with_energies else None
+        return torch.stack(states), torch.stack(ctx.attention.weights), energies
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_states: Tensor, by_weights: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, by_states: Tensor, by_weights: Tensor, by_energies: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         """Run over the targets from their end."""
         length, batch, size = by_states.shape
         by_inputs = by_states.new_empty(length, batch, 3 * size)
@@ -242,7 +290,8 @@ class _Unrolled(torch.autograd.Function):
             by_middle = ctx.rest.backward(t, by_state + by_states[t], by_mean)
             if ctx.norm is not None:
                 by_mean = ctx.norm.backward(t, by_mean)
-            by_query = ctx.attention.backward(t, by_mean, by_weights[t])
+            by_step = None if by_energies is None else by_energies[t]
+            by_query = ctx.attention.backward(t, by_mean, by_weights[t], by_step)
             ctx.query.backward(t, by_query, by_middle)
             by_state = ctx.first.backward(t, by_middle, by_inputs[t])
         by_keys, by_gates, by_energy = ctx.attention.gradients()
@@ -252,4 +301,5 @@ class _Unrolled(torch.autograd.Function):
             *ctx.query.gradients(),
             *ctx.rest.gradients(),
         )
-        return by_inputs, by_state, by_keys, by_gates, None, by_gain, by_energy, *by_recurrents
+        by_memory = by_keys, by_gates, None
+        return None, by_inputs, by_state, *by_memory, by_gain, by_energy, *by_recurrents

@@ -155,6 +155,16 @@ class RecurrentDecoder(nn.Module):
         """Run over embedded targets [B, T, D]; returns the deep output [B, T, D]."""
         first = self.begin(encoded)
         states, contexts = self.conditional(x, first, self.read(encoded))
+        return self._go_on(x, first, states, contexts)
+
+    def attend(self, x: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """Do what `forward` does, and tell the weights as `ConditionalGRU.attend` [B, T, S]."""
+        first = self.begin(encoded)
+        states, contexts, log_weights = self.conditional.attend(x, first, self.read(encoded))
+        return self._go_on(x, first, states, contexts), log_weights
+
+    def _go_on(self, x: Tensor, first: Tensor, states: Tensor, contexts: Tensor) -> Tensor:
+        """Do what comes after the layer with the attention."""
         states = self.dropout(states)
         for layer, norm in zip(self.upper, self.norms, strict=True):
             assert isinstance(layer, GatedLayer)
@@ -204,6 +214,14 @@ class RecurrentNetwork(SequenceToSequence):
         x = self.dropout(self.embeddings.embed_target(target_input))
         outputs: Tensor = self.decoder(x, encoded)
         return outputs
+
+    def decode_attending(
+        self, encoded: Encoded, target_input: Tensor, layer: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run the decoder and tell its attention, as the interface says; only one layer has it."""
+        assert layer is None
+        x = self.dropout(self.embeddings.embed_target(target_input))
+        return self.decoder.attend(x, encoded)
 
     def start(self, encoded: Encoded) -> RecurrentState:
         """Make the first states and read the sources for the attention."""

@@ -73,6 +73,25 @@ class SequenceToSequence(nn.Module, ABC):
         """
 
     @abstractmethod
+    def decode_attending(
+        self, encoded: Encoded, target_input: Tensor, layer: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Do what `decode` does, and tell where attention looks, for guided alignment.
+
+        Args:
+            encoded: What `encode` returned, for B sentences.
+            target_input: As of `decode` [B, T].
+            layer: Which layer of the decoder to ask, from 1 on, where several have attention;
+                None leaves it to the network.
+
+        Returns:
+            The decoder's outputs [B, T, D], and the logarithms of the weights with which each
+            position attends to the source, one distribution for each, before dropout; padding
+            of the source has next to no weight. In float32, or the network's type if that is
+            wider: [B, T, S].
+        """
+
+    @abstractmethod
     def start(self, encoded: Encoded) -> DecoderState:
         """Make the state in which nothing has been generated, one row for each sentence."""
 

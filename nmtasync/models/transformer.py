@@ -104,6 +104,28 @@ class Transformer(SequenceToSequence):
         outputs: Tensor = self.decoder_norm(x)
         return outputs
 
+    def decode_attending(
+        self, encoded: Encoded, target_input: Tensor, layer: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run the decoder and tell a layer's attention, as the interface says.
+
+        The layer is the last but one if none is named, or the only one. It runs uncompiled.
+        Source of the choice: Garg et al. 2019, section 4.1.
+        """
+        chosen = max(0, len(self.decoder) - 2) if layer is None else layer - 1
+        x = self._enter(self.embeddings.embed_target(target_input))
+        bias = attention_bias(encoded.mask, x.dtype)
+        log_weights = None
+        for index, each in enumerate(self.decoder):
+            assert isinstance(each, DecoderLayer)
+            source = each.cross.read(encoded.states)
+            if index == chosen:
+                x, log_weights = each.attend(x, source, bias)
+            else:
+                x = each(x, source, bias)
+        assert log_weights is not None
+        return self.decoder_norm(x), log_weights
+
     def start(self, encoded: Encoded) -> TransformerState:
         """Compute the source's keys and values of all layers."""
         layers = [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]

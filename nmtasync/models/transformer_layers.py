@@ -108,6 +108,13 @@ class DecoderLayer(_Layer):
         attended = self.attention(self.enter(self.attention_norm, x))
         return self._go_on(x, attended, source, bias)
 
+    def attend(self, x: Tensor, source: KeysValues, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Do what `forward` does, and tell the weights as `CrossAttention.attend` [B, T, S]."""
+        attended = self.attention(self.enter(self.attention_norm, x))
+        x = self.leave(self.attention_norm, x, attended)
+        crossed, log_weights = self.cross.attend(self.enter(self.cross_norm, x), source, bias)
+        return self._feed(self.leave(self.cross_norm, x, crossed)), log_weights
+
     def step(
         self, x: Tensor, past: Past | None, source: KeysValues, bias: Tensor
     ) -> tuple[Tensor, Past]:
@@ -121,7 +128,10 @@ class DecoderLayer(_Layer):
         """Do what comes after self-attention."""
         x = self.leave(self.attention_norm, x, attended)
         crossed = self.cross(self.enter(self.cross_norm, x), source, bias)
-        x = self.leave(self.cross_norm, x, crossed)
+        return self._feed(self.leave(self.cross_norm, x, crossed))
+
+    def _feed(self, x: Tensor) -> Tensor:
+        """Do what comes after both attentions."""
         fed = self.feed_forward(self.enter(self.feed_forward_norm, x))
         return self.leave(self.feed_forward_norm, x, fed)
 

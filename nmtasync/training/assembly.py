@@ -33,6 +33,7 @@ from nmtasync.training.in_process import InProcessDriver
 from nmtasync.training.initialise_from import InitialModel
 from nmtasync.training.inline import InlineDriver
 from nmtasync.training.local import LocalDriver
+from nmtasync.training.objective import refuse_without_alignments
 from nmtasync.training.replay import ReplayDriver, check_recording
 from nmtasync.training.reporting import Reporter
 from nmtasync.training.session import Progress, Session
@@ -107,6 +108,7 @@ class Assembly:
         vocabularies = VocabularyPair.load(run.vocab)
         self.sizes = (vocabularies.source.size, vocabularies.target.size)
         self.corpus = ParallelShards.open(run.data / "train")
+        refuse_without_alignments(self.corpus, config.training)
         self.data = data_digest(run)
         self.recording = None
         self.other_settings: list[str] = []

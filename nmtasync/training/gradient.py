@@ -15,11 +15,11 @@ from torch import Tensor
 
 from nmtasync.config.schema import TrainingConfig
 from nmtasync.data.batches import Batch
-from nmtasync.models.loss import loss_sums
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.training.compilation import compile_layers, running_compiled
 from nmtasync.training.loss_scale import LossScale
+from nmtasync.training.objective import run_network, sum_losses
 from nmtasync.training.precision import compute_type
 
 
@@ -51,7 +51,7 @@ class GradientFunction:
     Args:
         flat: The model, whose `parameters` are read and to whose `gradients` is added, both [P]
             in float32.
-        config: Precision, compilation, label smoothing.
+        config: Precision, compilation, label smoothing, guided alignment.
 
     Attributes:
         scale: Of the loss, in float16; else None.
@@ -83,7 +83,7 @@ class GradientFunction:
 
     def _add(self, batch: Batch, seed: int) -> BatchFigures:
         factor = 1.0 if self.scale is None else self.scale.factor
-        figures = add_gradient(self.begin(), batch, self.config.label_smoothing, seed, factor)
+        figures = add_gradient(self.begin(), batch, self.config, seed, factor)
         self.end()
         return figures
 
@@ -105,7 +105,7 @@ class GradientFunction:
 def add_gradient(
     flat: FlatModel[SequenceToSequence],
     batch: Batch,
-    label_smoothing: float,
+    config: TrainingConfig,
     seed: int,
     scale: float = 1.0,
 ) -> BatchFigures:
@@ -114,22 +114,15 @@ def add_gradient(
     Args:
         flat: The model.
         batch: On the model's device.
-        label_smoothing: See `training.label_smoothing`.
+        config: Label smoothing and guided alignment.
         seed: Of the dropout; see `batch_seed`.
         scale: What the gradient is multiplied by; a power of two, which rounds nothing.
     """
     torch.manual_seed(seed)
-    smoothed, cross_entropy = loss_sums(
-        flat.model,
-        batch.source,
-        batch.source_mask,
-        batch.target_input,
-        batch.target,
-        label_smoothing,
-        batch.real_targets,
-    )
-    loss = smoothed if scale == 1.0 else scale * smoothed
-    loss.backward()  # type: ignore[no-untyped-call]
+    outputs, log_weights = run_network(flat.model, batch, config)
+    loss, cross_entropy = sum_losses(flat.model, batch, outputs, log_weights, config)
+    scaled = loss if scale == 1.0 else scale * loss
+    scaled.backward()  # type: ignore[no-untyped-call]
     return BatchFigures(cross_entropy, batch.target_words, batch.source_words)
 
 

@@ -24,7 +24,6 @@ from nmtasync.data.batches import Batch, Int64s, collate, plan_epoch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.models.build import build_model
-from nmtasync.models.loss import loss_of_outputs
 from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically, write_json
 from nmtasync.server.messages import Push
@@ -40,6 +39,7 @@ from nmtasync.training.device import (
 )
 from nmtasync.training.gradient import GradientFunction
 from nmtasync.training.matrix_products import layer_seconds
+from nmtasync.training.objective import refuse_without_alignments, run_network, sum_losses
 from nmtasync.training.precision import (
     choose_precision,
     compute_type,
@@ -124,6 +124,7 @@ class _Measuring:
         self.config = config
         self.device = device
         self.corpus = ParallelShards.open(run.data / "train")
+        refuse_without_alignments(self.corpus, config.training)
         vocabularies = VocabularyPair.load(run.vocab)
         torch.manual_seed(config.training.seed)
         model = build_model(config.model, vocabularies.source.size, vocabularies.target.size)
@@ -148,7 +149,8 @@ class _Measuring:
         """Compute the gradient of a batch in phases, and once more to count its operations."""
         seconds: dict[str, float] = {}
         with self._timed(seconds, "data"):
-            batch = collate(self.corpus, ids).to(self.device)
+            aligned = self.config.training.guides_alignment
+            batch = collate(self.corpus, ids, aligned=aligned).to(self.device)
         compiled = (
             running_compiled(batch) if self.config.training.compile else contextlib.nullcontext()
         )
@@ -166,11 +168,9 @@ class _Measuring:
         with self._timed(seconds, "cast"):
             model = gradient.begin().model
         with self._timed(seconds, "forward"):
-            outputs = model(batch.source, batch.source_mask, batch.target_input)
+            outputs, log_weights = run_network(model, batch, training)
         with self._timed(seconds, "loss"):
-            loss, _ = loss_of_outputs(
-                model, outputs, batch.target, batch.real_targets, training.label_smoothing
-            )
+            loss, _ = sum_losses(model, batch, outputs, log_weights, training)
         with self._timed(seconds, "backward"):
             loss.backward()  # type: ignore[no-untyped-call]
         with self._timed(seconds, "cast"):

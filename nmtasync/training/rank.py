@@ -155,13 +155,16 @@ class Rank:
     def _add_gradient(self, assigned: AssignedBatch) -> BatchFigures:
         batch = self._prepared.pop((assigned.epoch, assigned.index), None)
         if batch is None:
-            batch = collate(self.corpus, assigned.sentences).to(self.device)
+            batch = self._collate(assigned)
         seed = batch_seed(self.config.training.seed, assigned.epoch, assigned.index)
         return self.gradient.add(batch, seed)
 
     def _prepare(self, assigned: AssignedBatch) -> None:
-        batch = collate(self.corpus, assigned.sentences).to(self.device)
-        self._prepared = {(assigned.epoch, assigned.index): batch}
+        self._prepared = {(assigned.epoch, assigned.index): self._collate(assigned)}
+
+    def _collate(self, assigned: AssignedBatch) -> Batch:
+        aligned = self.config.training.guides_alignment
+        return collate(self.corpus, assigned.sentences, aligned=aligned).to(self.device)
 
     def _figures(self, batches: list[BatchFigures], total: Tensor) -> Tensor:
         """Batches, target words, source words, cross-entropy, and the shard's squared norm: [5]."""

@@ -31,6 +31,14 @@ _SAME_WINDOWS = (
 )
 """Options without which the log names other batches than were used, or slots that there are not."""
 
+_OBJECTIVE = {
+    "label_smoothing",
+    "init_from",
+    "guided_alignment_weight",
+    "guided_alignment_layer",
+}
+"""Options of the section [training] on which results depend."""
+
 _NO_MATTER = {"driver", "devices", "num_shards", "threads", "max_restarts"}
 """Options of the section [asynchronous] on which results do not depend, or not by themselves."""
 
@@ -102,7 +110,7 @@ def _decides_results(name: str) -> bool:
     section, key = name.split(".")
     if section == "asynchronous":
         return key not in _NO_MATTER
-    return section in ("model", "optimizer", "schedule") or key in ("label_smoothing", "init_from")
+    return section in ("model", "optimizer", "schedule") or key in _OBJECTIVE
 
 
 class ReplayDriver(InProcessDriver):

@@ -132,7 +132,9 @@ class Worker:
 
     def _compute_batch(self, assigned: AssignedBatch) -> BatchFigures:
         training = self.config.training
-        batch = collate(self.corpus, assigned.sentences).to(self.flat.parameters.device)
+        batch = collate(self.corpus, assigned.sentences, aligned=training.guides_alignment).to(
+            self.flat.parameters.device
+        )
         seed = batch_seed(training.seed, assigned.epoch, assigned.index)
         local = self.local if self.local_batches_left > 0 else None  # it may serve dropping only
         if local is None:

@@ -23,6 +23,20 @@ class TrainingConfig:
     label_smoothing: float = option(
         0.1, "Probability mass spread over the vocabulary.", minimum=0.0, maximum=0.9
     )
+    guided_alignment_weight: float | None = option(
+        None,
+        "Add this times the cross-entropy of the decoder's attention with the alignments that "
+        "preprocess was given to the loss; 'none' is off.",
+        minimum=0.0,
+        stages=("train",),
+    )
+    guided_alignment_layer: int | None = option(
+        None,
+        "Layer of the decoder whose attention is guided; 'none' is the last but one, or the only "
+        "one.",
+        minimum=1,
+        only_if=("model.type", "transformer"),
+    )
     precision: str = option(
         "auto",
         "Type that the network computes in; parameters and optimizer stay in float32. 'auto' "
@@ -80,3 +94,8 @@ class TrainingConfig:
     log_every_seconds: float = option(
         5.0, "How often a line of figures is written.", unit="seconds", minimum=0.0
     )
+
+    @property
+    def guides_alignment(self) -> bool:
+        """Whether attention is guided by alignments."""
+        return self.guided_alignment_weight is not None
