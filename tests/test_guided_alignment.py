@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from conftest import TOY_MODEL, CommandLine, write_toy_corpus
 from test_cli_train import TOY_FLAGS, one_line
-from test_models import SIZE, sentences
+from test_models import SIZE, sentences, slopes
 from test_models import model as model  # noqa: PLC0414
+from test_precision import toy_batch
 from test_training import final_state, train_toy
 
 from nmtasync.config.load import resolve
@@ -111,19 +112,7 @@ def test_gradients_equal_finite_differences(model: SequenceToSequence) -> None:
         return alignment_loss(weights, links, shares) + outputs.square().sum()
 
     loss().backward()
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if parameter.grad is None:  # the output projection's
-            continue
-        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        with torch.no_grad():
-            parameter.add_(direction, alpha=1e-6)
-            above = loss()
-            parameter.add_(direction, alpha=-2e-6)
-            below = loss()
-            parameter.add_(direction, alpha=1e-6)
-        slope = float((above - below) / 2e-6)
-        expected = float((parameter.grad * direction).sum())
+    for name, slope, expected in slopes(model, loss):  # the output projection has no gradient
         assert slope == pytest.approx(expected, rel=1e-5, abs=1e-5), name
 
 
@@ -193,13 +182,10 @@ def test_a_batch_equals_its_sentences_written_out(aligned_run: RunDirectory) -> 
 
 def guided_batch() -> Batch:
     """Sentences of three lengths, each piece linked to itself."""
-    torch.manual_seed(4)
-    rows = [torch.randint(4, 46, (length,)) for length in (9, 7, 3)]
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    shifted = torch.cat((torch.full((3, 1), 2), padded[:, :-1]), dim=1)
-    real = (padded != 0).flatten().nonzero().squeeze(1)
+    batch = toy_batch()
+    real = batch.real_targets
     alignment = Alignment(9 * real + real % 9, torch.ones(19))
-    return Batch(padded, padded != 0, shifted, padded, real, 19, 19, alignment)
+    return dataclasses.replace(batch, alignment=alignment)
 
 
 def gradient(model_type: str, **options: object) -> tuple[torch.Tensor, float]:

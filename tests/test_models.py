@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -131,6 +132,25 @@ def test_reordered_rows_go_on_as_if_alone(model: SequenceToSequence) -> None:
         torch.testing.assert_close(model.logits(whole[0, -1]), logits[row], rtol=0, atol=1e-10)
 
 
+def slopes(
+    model: SequenceToSequence, loss: Callable[[], torch.Tensor]
+) -> Iterator[tuple[str, float, float]]:
+    """Of each parameter with a gradient: its name, and the slope of the loss along a direction,
+    by finite differences and by that gradient."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            continue
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            parameter.add_(direction, alpha=1e-6)
+            above = loss()
+            parameter.add_(direction, alpha=-2e-6)
+            below = loss()
+            parameter.add_(direction, alpha=1e-6)
+        yield name, float((above - below) / 2e-6), float((parameter.grad * direction).sum())
+
+
 def test_gradients_equal_finite_differences(model: SequenceToSequence) -> None:
     """The whole network with its loss, along random directions of all parameters."""
     source, mask = sentences([4, 2])
@@ -141,18 +161,10 @@ def test_gradients_equal_finite_differences(model: SequenceToSequence) -> None:
         return loss_sums(model, source, mask, target_input, target, 0.1)[0]
 
     loss().backward()
-    generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
-        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        with torch.no_grad():
-            parameter.add_(direction, alpha=1e-6)
-            above = loss()
-            parameter.add_(direction, alpha=-2e-6)
-            below = loss()
-            parameter.add_(direction, alpha=1e-6)
-        slope = float((above - below) / 2e-6)
-        assert slope == pytest.approx(float((parameter.grad * direction).sum()), abs=1e-6), name
+    for name, slope, expected in slopes(model, loss):
+        assert slope == pytest.approx(expected, abs=1e-6), name
 
 
 @torch.no_grad()
