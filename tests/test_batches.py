@@ -68,6 +68,14 @@ def test_little_padding_in_batches_of_mixed_lengths() -> None:
     assert real / 1500 / len(plan) > 0.93  # nor are batches left half empty
 
 
+def test_batches_that_span_two_target_lengths_have_similar_sources() -> None:
+    # sources that began anew with the shortest at each target length would reach 0.961
+    source, target = random_lengths(20_000)
+    plan = plan_epoch(source, target, batch_tokens=1500, seed=1, epoch=0)
+    padded = sum(int(source[ids].max() + 1) * len(ids) for ids in plan)
+    assert (int(source.sum()) + len(source)) / padded > 0.967
+
+
 def test_the_plan_is_a_function_of_seed_and_epoch() -> None:
     source, target = random_lengths(2000)
 

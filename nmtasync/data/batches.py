@@ -91,7 +91,9 @@ def plan_epoch(
 ) -> list[Int64s]:
     """Cut an epoch into mini-batches of similar lengths, in random order.
 
-    Each sentence is in exactly one batch. The plan depends on the arguments alone.
+    Each sentence is in exactly one batch. The plan depends on the arguments alone. Sentences are
+    sorted by the target's length, those of the same by the source's, rising and falling in turn:
+    a batch that reaches from one target length into the next then has similar sources, too.
 
     Args:
         source_lengths: Pieces of each source sentence, without EOS: [N].
@@ -109,8 +111,8 @@ def plan_epoch(
     batches: list[Int64s] = []
     for start in range(0, len(order), _WINDOW_PAIRS):
         window = order[start : start + _WINDOW_PAIRS]
-        source, target = source_lengths[window], target_lengths[window]
-        window = window[np.lexsort((source, target))]
+        source, target = source_lengths[window].astype(np.int64), target_lengths[window]
+        window = window[np.lexsort((np.where(target % 2, -source, source), target))]
         widths = np.maximum(source_lengths[window], target_lengths[window]).astype(np.int64) + 1
         batches += np.split(window, _cuts(widths, batch_tokens))
     return [batches[i] for i in rng.permutation(len(batches))]

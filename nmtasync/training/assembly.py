@@ -29,7 +29,7 @@ from nmtasync.training.device import available_cores
 from nmtasync.training.display import Display
 from nmtasync.training.exchange_log import ExchangeLog, LoggedRun, read_exchange_log
 from nmtasync.training.history import ValidationHistory
-from nmtasync.training.in_process import InProcessDriver
+from nmtasync.training.in_process import InProcessDriver, WorkerParts
 from nmtasync.training.initialise_from import InitialModel
 from nmtasync.training.inline import InlineDriver
 from nmtasync.training.local import LocalDriver
@@ -281,15 +281,15 @@ class Assembly:
         return driver
 
     def _in_process_driver(self, session: Session) -> InProcessDriver:
-        flat, corpus, device, sizes = self.flat, self.corpus, self.devices[0], self.sizes
+        parts = WorkerParts(self.flat, self.corpus, self.devices[0], self.sizes)
         if self.clock is None:
-            return InlineDriver(session, flat, corpus, device, sizes, 1)
+            return InlineDriver(session, parts, num_workers=1)
         if self.config.simulation.synchronous:
-            return SimulatedSynchronousDriver(session, flat, corpus, device, sizes, self.clock)
+            return SimulatedSynchronousDriver(session, parts, self.clock)
         if self.recording is None:
-            return SimulatedDriver(session, flat, corpus, device, sizes, self.clock)
+            return SimulatedDriver(session, parts, self.clock)
         same = not self.other_settings
-        return ReplayDriver(session, flat, corpus, device, sizes, self.clock, self.recording, same)
+        return ReplayDriver(session, parts, self.clock, self.recording, same)
 
     def _introduction(self) -> str:
         names = ", ".join(self.devices)

@@ -21,7 +21,7 @@ from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, explain_write_errors
 from nmtasync.server.messages import Push
 
-LOG_FORMAT = 1
+LOG_FORMAT = 2
 
 Places = tuple[tuple[int, int], ...]
 """Batches, each by epoch and index."""
@@ -224,10 +224,11 @@ def read_exchange_log(path: Path) -> RecordedRun:
     entries: list[LogEntry] = []
     sequences: dict[int, int] = {}
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        where = f"{path}:{number}"
         try:
-            entry = _parse(json.loads(line))
+            entry = _parse(json.loads(line), where)
         except (ValueError, KeyError, TypeError):
-            raise UserError("is no line of an exchange log", where=f"{path}:{number}") from None
+            raise UserError("is no line of an exchange log", where=where) from None
         entries.append(entry)
         if number == 1 and isinstance(entry, LoggedRun) and entry.updates != 0:
             raise UserError(
@@ -239,7 +240,7 @@ def read_exchange_log(path: Path) -> RecordedRun:
             if entry.sequence != due:
                 raise UserError(
                     f"is push {entry.sequence} of worker {entry.worker}, but {due} would follow",
-                    where=f"{path}:{number}",
+                    where=where,
                     remedy="the log is damaged",
                 )
             sequences[entry.worker] = due
@@ -250,24 +251,28 @@ def read_exchange_log(path: Path) -> RecordedRun:
     return RecordedRun(path, hashlib.sha256(content).hexdigest(), entries)
 
 
-def _parse(line: dict[str, Any]) -> LogEntry:
+def _parse(line: dict[str, Any], where: str) -> LogEntry:
     match line["event"]:
         case "run":
             if line["format"] != LOG_FORMAT:
-                raise ValueError(line["format"])
+                raise UserError(
+                    f"was recorded in format {line['format']}; this version replays {LOG_FORMAT}",
+                    where=where,
+                    remedy="replay it with the version that recorded it",
+                )
             return LoggedRun(line["updates"], line["threads"], line["data"], line["settings"])
         case "fetch":
-            slot = line.get("slot", 0)  # older logs know one for each worker
-            return LoggedFetch(line["seconds"], line["worker"], slot, line.get("batches_before"))
+            before = line.get("batches_before")
+            return LoggedFetch(line["seconds"], line["worker"], line["slot"], before)
         case "push":
             batches = tuple((int(epoch), int(index)) for epoch, index in line["batches"])
             return LoggedPush(
                 line["seconds"],
                 line["worker"],
-                line.get("slot", 0),
+                line["slot"],
                 line["sequence"],
                 batches,
-                line.get("progress", 0.0),  # older versions had no schedule that follows it
+                line["progress"],
                 max(line["versions"]),
                 line["compute_seconds"],
                 line["exchange_seconds"],

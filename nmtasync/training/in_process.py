@@ -40,6 +40,23 @@ class Fetched:
     versions: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class WorkerParts:
+    """What the workers of this process are made of.
+
+    Attributes:
+        flat: The first worker's replica, on the workers' device.
+        corpus: The training corpus.
+        device: The workers' device.
+        vocabulary_sizes: Of source and target.
+    """
+
+    flat: FlatModel[SequenceToSequence]
+    corpus: ParallelShards
+    device: str
+    vocabulary_sizes: tuple[int, int]
+
+
 def replica_name(worker: int, slot: int) -> str:
     """Under which name a checkpoint keeps what a worker has fetched for a slot."""
     return f"replica.{worker}.{slot}"
@@ -53,34 +70,24 @@ class InProcessDriver(ABC):
 
     Args:
         session: The run.
-        flat: The first worker's replica, on the workers' device.
-        corpus: The training corpus.
-        device: The workers' device.
-        vocabulary_sizes: Of source and target.
+        parts: What the workers are made of.
         num_workers: How many there are.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        flat: FlatModel[SequenceToSequence],
-        corpus: ParallelShards,
-        device: str,
-        vocabulary_sizes: tuple[int, int],
-        num_workers: int,
-    ) -> None:
+    def __init__(self, session: Session, parts: WorkerParts, num_workers: int) -> None:
+        flat = parts.flat
         self.session = session
         self.flat = flat
-        self.corpus = corpus
+        self.corpus = parts.corpus
         self.anew = set(range(num_workers))  # who has nothing of a worker before it
         self.workers = [self._new_worker(0, flat)]
         for index in range(1, num_workers):
-            model = build_model(session.config.model, *vocabulary_sizes).to(device)
+            model = build_model(session.config.model, *parts.vocabulary_sizes).to(parts.device)
             replica = FlatModel(model, gradients=flat.gradients)
             self.workers.append(self._new_worker(index, replica))
         self.num_slots = session.config.asynchronous.num_slots
         self.fetched = [self._empty_slots(worker.flat.parameters) for worker in self.workers]
-        self.validator = Validator(session.run, flat.model, session.config, device)
+        self.validator = Validator(session.run, flat.model, session.config, parts.device)
 
     def _new_worker(
         self, index: int, flat: FlatModel[SequenceToSequence], batches: int = 0

@@ -14,12 +14,9 @@ from torch import Tensor
 from nmtasync.config.load import to_settings
 from nmtasync.config.schema import OPTIONS, Config
 from nmtasync.config.simulation import exact
-from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
-from nmtasync.models.sequence_to_sequence import SequenceToSequence
-from nmtasync.optim.flat import FlatModel
 from nmtasync.training.exchange_log import LoggedFetch, LoggedPush, LoggedRun, RecordedRun
-from nmtasync.training.in_process import InProcessDriver, replica_name
+from nmtasync.training.in_process import InProcessDriver, WorkerParts, replica_name
 from nmtasync.training.session import Session
 from nmtasync.training.virtual_clock import VirtualClock
 
@@ -118,10 +115,7 @@ class ReplayDriver(InProcessDriver):
 
     Args:
         session: The run; its clock is `clock`.
-        flat: The first worker's replica, on the device.
-        corpus: The training corpus.
-        device: Where everything is computed.
-        vocabulary_sizes: Of source and target.
+        parts: What the workers are made of.
         clock: Virtual time; it shows the recorded one.
         recording: The log.
         same_settings: Whether the settings are those of the log, so that its versions must come
@@ -131,16 +125,12 @@ class ReplayDriver(InProcessDriver):
     def __init__(
         self,
         session: Session,
-        flat: FlatModel[SequenceToSequence],
-        corpus: ParallelShards,
-        device: str,
-        vocabulary_sizes: tuple[int, int],
+        parts: WorkerParts,
         clock: VirtualClock,
         recording: RecordedRun,
         same_settings: bool,
     ) -> None:
-        num_workers = recording.num_workers
-        super().__init__(session, flat, corpus, device, vocabulary_sizes, num_workers)
+        super().__init__(session, parts, recording.num_workers)
         self.clock = clock
         self.recording = recording
         self.same_settings = same_settings

@@ -17,13 +17,10 @@ from typing import Any
 from torch import Tensor
 
 from nmtasync.config.simulation import parse_failures, parse_speeds
-from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import TrainingError
-from nmtasync.models.sequence_to_sequence import SequenceToSequence
-from nmtasync.optim.flat import FlatModel
 from nmtasync.training.cost_model import CostModel
 from nmtasync.training.cursor import AssignedBatch
-from nmtasync.training.in_process import InProcessDriver, replica_name
+from nmtasync.training.in_process import InProcessDriver, WorkerParts, replica_name
 from nmtasync.training.session import Session
 from nmtasync.training.timeline import Timeline
 from nmtasync.training.virtual_clock import VirtualClock
@@ -67,27 +64,16 @@ class SimulatedDriver(InProcessDriver):
 
     Args:
         session: The run; its clock is `clock`.
-        flat: The first worker's replica, on the device.
-        corpus: The training corpus.
-        device: Where everything is computed.
-        vocabulary_sizes: Of source and target.
+        parts: What the workers are made of.
         clock: The virtual time.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        flat: FlatModel[SequenceToSequence],
-        corpus: ParallelShards,
-        device: str,
-        vocabulary_sizes: tuple[int, int],
-        clock: VirtualClock,
-    ) -> None:
+    def __init__(self, session: Session, parts: WorkerParts, clock: VirtualClock) -> None:
         options = session.config.simulation
         speeds = parse_speeds(options.speeds)
-        super().__init__(session, flat, corpus, device, vocabulary_sizes, len(speeds))
+        super().__init__(session, parts, len(speeds))
         self.clock = clock
-        self.costs = CostModel(session.config, corpus, speeds, flat.size)
+        self.costs = CostModel(session.config, parts.corpus, speeds, parts.flat.size)
         self.flights: list[list[Flight]] = [[] for _ in speeds]  # in the order of their pushes
         self.timelines = [self._timeline() for _ in speeds]
         self.dead: set[int] = set()

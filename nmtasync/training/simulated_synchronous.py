@@ -12,11 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from nmtasync.config.simulation import parse_speeds
-from nmtasync.data.shards import ParallelShards
-from nmtasync.models.sequence_to_sequence import SequenceToSequence
-from nmtasync.optim.flat import FlatModel
 from nmtasync.training.cost_model import CostModel
-from nmtasync.training.in_process import InProcessDriver
+from nmtasync.training.in_process import InProcessDriver, WorkerParts
 from nmtasync.training.session import Session
 from nmtasync.training.virtual_clock import VirtualClock
 
@@ -30,26 +27,15 @@ class SimulatedSynchronousDriver(InProcessDriver):
 
     Args:
         session: The run; its clock is `clock`.
-        flat: The one replica, on the device.
-        corpus: The training corpus.
-        device: Where everything is computed.
-        vocabulary_sizes: Of source and target.
+        parts: What the workers are made of.
         clock: The virtual time.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        flat: FlatModel[SequenceToSequence],
-        corpus: ParallelShards,
-        device: str,
-        vocabulary_sizes: tuple[int, int],
-        clock: VirtualClock,
-    ) -> None:
-        super().__init__(session, flat, corpus, device, vocabulary_sizes, num_workers=1)
+    def __init__(self, session: Session, parts: WorkerParts, clock: VirtualClock) -> None:
+        super().__init__(session, parts, num_workers=1)
         speeds = parse_speeds(session.config.simulation.speeds)
         self.clock = clock
-        self.costs = CostModel(session.config, corpus, speeds, flat.size)
+        self.costs = CostModel(session.config, parts.corpus, speeds, parts.flat.size)
         self.ranks = range(len(speeds))
 
     def train(self) -> str:
