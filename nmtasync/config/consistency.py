@@ -10,6 +10,12 @@ from nmtasync.config.schema import OPTIONS, Config, get
 from nmtasync.errors import UserError
 
 RULES = ("immediate", "buffer", "staleness-aware", "delay-compensation", "outer-nesterov")
+_OF_ADAM = (
+    "asynchronous.momentum_lead",
+    "optimizer.beta1",
+    "optimizer.beta2",
+    "optimizer.beta_points",
+)
 
 
 def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
@@ -77,16 +83,14 @@ def _refuse_rules(config: Config, changed: set[str]) -> None:
             where=name,
             remedy="drop buffer",
         )
-    keys = ("name", "beta1", "beta2", "beta_points", "weight_decay")
-    for inert in ("asynchronous.momentum_lead", *(f"optimizer.{key}" for key in keys)):
+    for inert in (*_OF_ADAM, "optimizer.name", "optimizer.weight_decay"):
         if inert in changed:
             raise _inert(inert, "with the rule outer-nesterov", "remove it")
 
 
 def _refuse_betas(config: Config, changed: set[str]) -> None:
     optimizer, options = config.optimizer, config.asynchronous
-    keys = ("beta1", "beta2", "beta_points")
-    for inert in ("asynchronous.momentum_lead", *(f"optimizer.{key}" for key in keys)):
+    for inert in _OF_ADAM:
         if optimizer.name == "sgd" and inert in changed:
             raise _inert(inert, "while optimizer.name is 'sgd'", "remove it")
     if optimizer.beta_points is not None and {"optimizer.beta1", "optimizer.beta2"} & changed:
