@@ -31,7 +31,7 @@ from nmtasync.training.worker_process import Task
 WORDS = 3_000
 
 
-def push_and_fetch(slot: Slot, connection: Connection) -> None:
+def push_and_fetch(slot: Slot, connection: Connection, staleness: int) -> None:
     """The worker: write a gradient, wait for the start, exchange, say how long it took."""
     torch.set_num_threads(1)
     size = slot.mailbox.numel()
@@ -45,7 +45,8 @@ def push_and_fetch(slot: Slot, connection: Connection) -> None:
         if connection.recv() == "end":
             return
         begin = time.perf_counter()
-        connection.send(Push(0, sequence, (sequence - 1,), 1, WORDS, WORDS, 1.0, 1.0, 0.1))
+        base = max(0, sequence - 1 - staleness)
+        connection.send(Push(0, sequence, (base,), 1, WORDS, WORDS, 1.0, 1.0, 0.1))
         assert isinstance(connection.recv(), Task)
         connection.send(time.perf_counter() - begin)
 
@@ -53,14 +54,15 @@ def push_and_fetch(slot: Slot, connection: Connection) -> None:
 class Exchange:
     """A server with one worker process."""
 
-    def __init__(self, size: int, smoothing: float | None, device: str) -> None:
+    def __init__(self, size: int, smoothing: float | None, staleness: int, device: str) -> None:
         config = Config(optimizer=OptimizerConfig(smoothing=smoothing))
         devices = None if device == "cpu" else [device]
         self.server = Server(torch.zeros(size), 1, config, num_workers=1, devices=devices)
         self.slot = Slot.allocate(size, device)
         context = mp.get_context("spawn")
         self.connection, there = context.Pipe()
-        self.process = context.Process(target=push_and_fetch, args=(self.slot, there), daemon=True)
+        arguments = (self.slot, there, staleness)
+        self.process = context.Process(target=push_and_fetch, args=arguments, daemon=True)
         self.process.start()
         there.close()
 
@@ -114,9 +116,9 @@ def timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - begin
 
 
-def measure(size: int, smoothing: float | None, turns: int, device: str) -> None:
+def measure(size: int, smoothing: float | None, staleness: int, turns: int, device: str) -> None:
     """Print a table for one setting."""
-    exchange, floor = Exchange(size, smoothing, device), Floor(size, device)
+    exchange, floor = Exchange(size, smoothing, staleness, device), Floor(size, device)
     rows: dict[str, list[float]] = {"copy": [], "fused Adam step": [], "exchange": []}
     for turn in range(turns + 3):
         row = (timed(floor.copy), timed(floor.step), exchange.seconds())
@@ -124,7 +126,8 @@ def measure(size: int, smoothing: float | None, turns: int, device: str) -> None
             for times, seconds in zip(rows.values(), row, strict=True):
                 times.append(seconds)
     exchange.close()
-    print(f"\n{size / 1e6:.0f} million parameters, smoothing {smoothing or 'off'}")
+    late = "looking ahead by 2" if staleness else "not late"
+    print(f"\n{size / 1e6:.0f} million parameters, smoothing {smoothing or 'off'}, {late}")
     gigabytes = 2 * 4 * size / 1e9  # read and written
     print(f"  copied at        {gigabytes / statistics.median(rows['copy']):8.2f} GB/s")
     rows["floor"] = [a + b for a, b in zip(rows["copy"], rows["fused Adam step"], strict=True)]
@@ -139,7 +142,7 @@ def measure(size: int, smoothing: float | None, turns: int, device: str) -> None
 
 
 def main() -> None:
-    """Measure without and with the moving average."""
+    """Measure without and with the moving average, and pushes that are one update late."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parameters", type=int, default=60_000_000)
     parser.add_argument("--turns", type=int, default=25)
@@ -150,8 +153,8 @@ def main() -> None:
     size = -(-arguments.parameters // 64) * 64
     device = resolve_device(arguments.device)
     print(f"on {device}; threads of the server and of the floor: {arguments.threads}")
-    for smoothing in (None, 1e-4):
-        measure(size, smoothing, arguments.turns, device)
+    for smoothing, staleness in ((None, 0), (1e-4, 0), (None, 1)):
+        measure(size, smoothing, staleness, arguments.turns, device)
 
 
 if __name__ == "__main__":

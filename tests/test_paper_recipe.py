@@ -173,6 +173,8 @@ def test_every_row_can_be_trained_and_sees_as_many_words_between_validations(toy
             words = config.training.validate_every * per_update
             assert words == pytest.approx(540 * 450, rel=0.01), row.name
             leads = "looking-ahead" in row.name
+            twice = row.name.startswith("baseline-looking-ahead")
+            assert config.schedule.learning_rate == (1e-3 if twice else 5e-4)
             assert row.synchronous or (config.asynchronous.momentum_lead > 0) == leads
             if "warmup" in row.overlays:
                 assert config.schedule.warmup_updates * per_update == pytest.approx(words)
@@ -186,9 +188,9 @@ def test_a_row_has_all_its_overlays_on_its_own_clocks(toy_run):
     base = read_toml(HERE / "transformer.toml")
     (row,) = find_rows("momentum-warmup")
     config = row_config(toy_run, base, row, SIMULATED, 3, 6)
-    # eight times the words: batches four times as large, two of them to a push
-    assert config.optimizer.beta_points == "1:0.9:0.999!,225:0.92:0.998"
-    assert config.asynchronous.local_optimizer_batches == 75
+    # four times the words: batches twice as large, two of them to a push
+    assert config.optimizer.beta_points == "1:0.9:0.999!,450:0.92:0.998"
+    assert config.asynchronous.local_optimizer_batches == 150
     assert (config.training.seed, config.training.max_epochs) == (3, 6)
     with pytest.raises(UserError, match="no row 'dealy'"):
         find_rows("baseline,dealy")

@@ -7,7 +7,7 @@ baseline's; they are converted to those in which a row sees as many words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ class Row:
         name: Of its directory.
         title: For people.
         overlays: What is laid over the base, by the names of the files.
+        learning_rate: Times the baseline's, besides what `schedule.words_scaling` gives.
     """
 
     name: str
     title: str
     overlays: tuple[str, ...] = ()
+    learning_rate: float = 1.0
 
     @property
     def synchronous(self) -> bool:
@@ -45,21 +47,25 @@ class Row:
     @property
     def with_warmup(self) -> Row:
         """The same with a warm-up of the learning rate."""
-        overlays = (*self.overlays, "warmup")
-        return Row(f"{self.name}-warmup", f"{self.title}, warm-up", overlays)
+        return replace(
+            self,
+            name=f"{self.name}-warmup",
+            title=f"{self.title}, warm-up",
+            overlays=(*self.overlays, "warmup"),
+        )
 
 
 BASELINE = Row("baseline", "asynchronous baseline", ("no-lead",))
 _DELAY = ("larger-batch", "delay")
-_ALL = (*_DELAY, "local-optimizers", "momentum")
+_LOCAL = (*_DELAY, "local-optimizers")
 _WITHOUT_WARMUP = (
     BASELINE,
     Row("larger-batch", "larger mini-batches", ("no-lead", "larger-batch")),
     Row("delay", "+ delay", ("no-lead", *_DELAY)),
-    Row("local-optimizers", "+ local optimizers", ("no-lead", *_DELAY, "local-optimizers")),
-    Row("momentum", "+ momentum tuning", ("no-lead", *_ALL)),
-    Row("looking-ahead", "+ looking ahead", _ALL),
-    Row("baseline-looking-ahead", "baseline, looking ahead"),
+    Row("local-optimizers", "+ local optimizers", ("no-lead", *_LOCAL)),
+    Row("momentum", "+ momentum tuning", ("no-lead", *_LOCAL, "momentum")),
+    Row("looking-ahead", "+ momentum that looks ahead instead", (*_LOCAL, "looking-ahead")),
+    Row("baseline-looking-ahead", "baseline, looking ahead", ("looking-ahead",), 2.0),
     Row("synchronous", "synchronous", ("synchronous",)),
     Row(
         "synchronous-larger-batch",
@@ -171,6 +177,7 @@ def row_config(
     growth = own.data.batch_tokens / baseline.data.batch_tokens
     per_update = growth * own.asynchronous.optimizer_delay * ranks
     settings.update(_converted(settings, growth, per_update))
+    settings["schedule.learning_rate"] = row.learning_rate * own.schedule.learning_rate
     if own.schedule.words_scaling != "none" and "schedule.reference_words" not in base:
         settings["schedule.reference_words"] = round(_words_of_a_batch(run, baseline))
     return resolve(settings)
