@@ -173,8 +173,8 @@ def test_every_row_can_be_trained_and_sees_as_many_words_between_validations(toy
             words = config.training.validate_every * per_update
             assert words == pytest.approx(540 * 450, rel=0.01), row.name
             leads = "looking-ahead" in row.name
-            twice = row.name.startswith("baseline-looking-ahead")
-            assert config.schedule.learning_rate == (1e-3 if twice else 5e-4)
+            factor = 2 if row.name.startswith("baseline-looking-ahead") else 1
+            assert config.schedule.learning_rate == factor * base["schedule.learning_rate"]
             assert row.synchronous or (config.asynchronous.momentum_lead > 0) == leads
             if "warmup" in row.overlays:
                 assert config.schedule.warmup_updates * per_update == pytest.approx(words)
