@@ -3,7 +3,8 @@
 A worker process and this one, the server, exchange as `nmtasync train` lets them: a gradient in
 shared memory, a header through a pipe, one Adam update, the parameters in shared memory. The
 floor is a bare memmove of the parameters and one step of torch's fused Adam, with as many threads.
-Exchange and floor take turns; medians of all turns, with the middle half of them.
+Exchange and floor take turns; medians of all turns, with the middle half of them. A late push
+looks ahead along the momentum, which takes a pass more.
 
 With `--device cuda` all of it lies on a GPU: the worker's slot by CUDA IPC, the shard, and the
 floor, which is a copy from device memory to device memory and one fused step there.
@@ -126,8 +127,10 @@ def measure(size: int, smoothing: float | None, staleness: int, turns: int, devi
             for times, seconds in zip(rows.values(), row, strict=True):
                 times.append(seconds)
     exchange.close()
-    late = "looking ahead by 2" if staleness else "not late"
-    print(f"\n{size / 1e6:.0f} million parameters, smoothing {smoothing or 'off'}, {late}")
+    print(
+        f"\n{size / 1e6:.0f} million parameters, smoothing {smoothing or 'off'}, "
+        f"pushes {staleness} updates late"
+    )
     gigabytes = 2 * 4 * size / 1e9  # read and written
     print(f"  copied at        {gigabytes / statistics.median(rows['copy']):8.2f} GB/s")
     rows["floor"] = [a + b for a, b in zip(rows["copy"], rows["fused Adam step"], strict=True)]
