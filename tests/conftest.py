@@ -17,6 +17,7 @@ from nmtasync.config.schema import DataConfig
 from nmtasync.data.corpus import PairPaths
 from nmtasync.data.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
+from nmtasync.training.session import Session
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -76,6 +77,22 @@ def _toy_run_template(tmp_path_factory: pytest.TempPathFactory, toy_corpus: Path
 def toy_run(tmp_path: Path, _toy_run_template: Path) -> RunDirectory:
     """A fresh RUN with the toy corpus, preprocessed."""
     return RunDirectory(shutil.copytree(_toy_run_template, tmp_path / "run"))
+
+
+@pytest.fixture
+def pushes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int, int]]:
+    """Every push that the server takes while the test runs: when, whose, how many updates late."""
+    seen: list[tuple[float, int, int]] = []
+    exchange = Session.exchange
+
+    def noted(self: Session, push, payload, landing, *rest):
+        reply = exchange(self, push, payload, landing, *rest)
+        assert len(set(reply.staleness)) == 1, "all shards take a push at once"
+        seen.append((self.seconds, push.worker, reply.staleness[0]))
+        return reply
+
+    monkeypatch.setattr(Session, "exchange", noted)
+    return seen
 
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -1,57 +1,27 @@
-"""The simulator: exact staleness and time, the same twice, failures, resume bit for bit."""
+"""The simulator: exact staleness and time."""
 
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import signal
 import statistics
-from collections import Counter
 from fractions import Fraction
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_training import (
-    events,
-    final_state,
-    start_training,
-    train_toy,
-    wait_for_line,
-    words_of_an_epoch,
-)
+from test_training import events, final_state, train_toy
 
-from nmtasync.errors import TrainingError, UserError
+from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training import checkpoint
 from nmtasync.training.cost_model import jitter_factor
 from nmtasync.training.session import Session
 from nmtasync.training.summary import TrainingSummary
 
-Pushes = list[tuple[float, int, int]]
-"""When, whose, and how many updates late."""
-
 
 def simulate(run: RunDirectory, *, resume: bool = True, **changes: object) -> TrainingSummary:
     return train_toy(run, resume=resume, asynchronous__driver="simulated", **changes)
-
-
-@pytest.fixture
-def pushes(monkeypatch: pytest.MonkeyPatch) -> Pushes:
-    """Every push that the server takes while the test runs."""
-    seen: Pushes = []
-    exchange = Session.exchange
-
-    def noted(self: Session, push, payload, landing, *rest):
-        reply = exchange(self, push, payload, landing, *rest)
-        assert len(set(reply.staleness)) == 1, "all shards take a push at once"
-        seen.append((self.seconds, push.worker, reply.staleness[0]))
-        return reply
-
-    monkeypatch.setattr(Session, "exchange", noted)
-    return seen
 
 
 def copy_of(run: RunDirectory) -> RunDirectory:
@@ -65,19 +35,6 @@ def assert_same_state(left: RunDirectory, right: RunDirectory) -> None:
         assert torch.equal(vector, other_vectors[name]), name
     for key in ("cursor", "progress", "workers", "versions", "virtual_seconds", "simulation"):
         assert state.get(key) == other_state.get(key), key
-
-
-EVENTFUL = {
-    "asynchronous__optimizer_delay": 2,
-    "asynchronous__local_optimizer_batches": "always",
-    "simulation__speeds": "1,2,1.5",
-    "simulation__speed_jitter": 0.3,
-    "simulation__failures": "1@3-6,2@4.2-9,0@7-8.5,2@16",
-    "simulation__seconds_per_target_word": 0.01,
-    "simulation__exchange_latency_seconds": 0.05,
-    "simulation__exchange_bytes_per_second": 1e6,
-}
-"""Everything at once: at 20 updates some workers compute, one is dead for good."""
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 4, 5])
@@ -256,205 +213,6 @@ def test_jitter_is_seeded_and_has_the_deviation_that_it_is_given(toy_run, pushes
         pushes.clear()
     assert runs[0] == runs[1] != runs[2]
     assert {late for _, _, late in runs[0]} > {0, 1}, "nobody keeps the rhythm"
-
-
-def test_the_same_simulation_gives_the_same_state(toy_run):
-    other = copy_of(toy_run)
-    for run in (toy_run, other):
-        simulate(run, training__max_updates=20, **EVENTFUL)
-    assert_same_state(toy_run, other)
-
-
-@pytest.mark.parametrize(
-    ("rule", "overlap"),
-    [("immediate", False), ("immediate", True), ("buffer+delay-compensation", True)],
-)
-def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(toy_run, rule, overlap):
-    other = copy_of(toy_run)
-    options = {**EVENTFUL, "training__validate_every": 4, "asynchronous__rule": rule}
-    options["asynchronous__overlap"] = overlap
-    if rule != "immediate":  # other vectors of the server and the workers are kept, too
-        options["asynchronous__drop_rate"] = 0.5
-    simulate(toy_run, training__max_updates=20, **options)
-    for updates in (5, 6, 11, 20):
-        simulate(other, training__max_updates=updates, **options)
-    assert_same_state(toy_run, other)
-    vectors, state = final_state(toy_run)
-    assert state["simulation"]["flights"] and "replica.0.0" in vectors, "or little was tested"
-    assert ("replica.0.1" in vectors) == overlap
-    happened = [(entry["worker"], entry["what"]) for entry in events(toy_run, "worker")]
-    assert happened == [(entry["worker"], entry["what"]) for entry in events(other, "worker")]
-    assert (1, "returned") in happened and (1, "died") in happened
-
-
-def test_resumed_with_a_linear_decay_it_is_never_interrupted_bit_for_bit(toy_run, monkeypatch):
-    """What is under way at the checkpoint keeps the learning rate that it was drawn for."""
-    other = copy_of(toy_run)
-    options = {**EVENTFUL, "schedule__decay": "linear", "training__max_epochs": 3}
-    options["schedule__warmup_updates"] = 1
-    with monkeypatch.context() as patch:
-        stop_reason = Session.stop_reason
-
-        def after_seven(self: Session):
-            return "seven" if self.server.updates >= 7 else stop_reason(self)
-
-        patch.setattr(Session, "stop_reason", after_seven)
-        simulate(other, **options)
-    simulate(other, **options)
-    simulate(toy_run, **options)
-    assert_same_state(toy_run, other)
-    rates = [line["learning_rate"] for line in events(toy_run, "train")]
-    assert rates[-1] < 0.5 * max(rates), "or it has not decayed"
-
-
-def test_killed_and_resumed_is_never_interrupted_bit_for_bit(toy_run):
-    other = copy_of(toy_run)
-    flags = [f"--set={name.replace('__', '.')}={value}" for name, value in EVENTFUL.items()]
-    process = start_training(
-        other, "--driver=simulated", *flags, "--validate-every=3", "--max-updates=100000"
-    )
-    wait_for_line(process, "validation of update")
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    updates = checkpoint.pointed(other, "latest")
-    assert updates
-    for run in (toy_run, other):
-        simulate(
-            run,
-            training__max_updates=updates + 7,
-            training__validate_every=3,
-            training__patience=None,
-            **EVENTFUL,
-        )
-    assert_same_state(toy_run, other)
-
-
-@pytest.mark.parametrize("delay", [1, 2])
-def test_one_worker_of_speed_1_is_the_one_that_is_not_simulated(toy_run, delay):
-    other = copy_of(toy_run)
-    options = {
-        "asynchronous__optimizer_delay": delay,
-        "asynchronous__local_optimizer_batches": 5 if delay > 1 else 0,
-        "training__max_updates": 12,
-        "training__validate_every": 5,
-    }
-    train_toy(toy_run, **options)
-    simulate(other, **options)
-    (vectors, state), (simulated, simulated_state) = final_state(toy_run), final_state(other)
-    assert vectors.keys() == simulated.keys()
-    assert all(torch.equal(vectors[name], simulated[name]) for name in vectors)
-    for key in ("cursor", "progress", "workers", "versions"):
-        assert state[key] == simulated_state[key]
-    measured, virtual = events(toy_run, "valid"), events(other, "valid")
-    assert [v["cross_entropy"] for v in measured] == [v["cross_entropy"] for v in virtual]
-
-
-def test_a_run_goes_from_one_driver_to_the_other_and_back(toy_run):
-    train_toy(toy_run, training__max_updates=4)
-    simulate(toy_run, simulation__speeds="1,2", training__max_updates=9)
-    assert final_state(toy_run)[1]["simulation"]["flights"]
-    summary = train_toy(
-        toy_run,
-        asynchronous__driver="local",
-        simulation__speeds="1",
-        training__max_epochs=1,
-        training__max_updates=None,
-    )
-    assert summary.target_words == words_of_an_epoch(toy_run), "each batch exactly once"
-
-
-def test_a_worker_that_dies_loses_no_batch_and_repeats_none(toy_run, monkeypatch, pushes):
-    """Worker 1 is dead from 2.5 to 5 s and for good from 8 s on; worker 0 from 3.5 to 4.25 s."""
-    used: Counter = Counter()
-    exchange = Session.exchange
-
-    def noted(self: Session, push, payload, landing, *rest):
-        used.update(self.cursor.held(push.worker))
-        return exchange(self, push, payload, landing, *rest)
-
-    monkeypatch.setattr(Session, "exchange", noted)
-    summary = simulate(
-        toy_run,
-        simulation__speeds="1,1",
-        simulation__failures="1@2.5-5,0@3.5-4.25,1@8",
-        training__max_epochs=2,
-    )
-    assert pushes[:13] == [
-        *((1.0, 0, 0), (1.0, 1, 1), (2.0, 0, 1), (2.0, 1, 1)),
-        (3.0, 0, 1),  # worker 1, which died at 2.5, pushed at 2
-        (5.25, 0, 0),  # died at 3.5 on the way to 4; fetched at 4.25, when nobody pushed
-        (6.0, 1, 1),  # fetched at 5, before worker 0's push at 5.25
-        (6.25, 0, 1),
-        *((7.0, 1, 1), (7.25, 0, 1)),
-        (8.0, 1, 1),  # a push that arrives when its worker dies counts
-        (8.25, 0, 1),
-        (9.25, 0, 0),
-    ]
-    assert set(used.values()) == {1}
-    assert summary.target_words == 2 * words_of_an_epoch(toy_run)
-    assert [(e["worker"], e["what"], e["time_seconds"]) for e in events(toy_run, "worker")] == [
-        (1, "died", 2.5),
-        (0, "died", 3.5),
-        (0, "returned", 4.25),
-        (1, "returned", 5.0),
-        (1, "died", 8.0),
-    ]
-
-
-def test_the_last_batches_of_a_dead_worker_go_to_one_that_had_ended(toy_run, pushes):
-    """Worker 1 needs 1000 s for its batch and dies at 500; the others have none left by then."""
-    summary = simulate(
-        toy_run,
-        simulation__speeds="1,0.001,0.01",
-        simulation__failures="1@500",
-        training__max_epochs=1,
-    )
-    assert summary.target_words == words_of_an_epoch(toy_run)
-    assert [who for _, who, _ in pushes[:-2]] == [0] * (len(pushes) - 2)
-    assert pushes[-2] == (100.0, 2, len(pushes) - 2)
-    assert pushes[-1] == (501.0, 0, 0), "it has fetched what worker 2 pushed when it had ended"
-
-
-def test_a_worker_that_returns_has_lost_its_local_optimizer(toy_run):
-    """A window takes 2 s. Worker 1 pushes at 2 s, dies at 3, returns at 5, pushes at 7 and 9."""
-    simulate(
-        toy_run,
-        asynchronous__optimizer_delay=2,
-        asynchronous__local_optimizer_batches="always",
-        simulation__speeds="1,1",
-        simulation__failures="1@3-5",
-        training__max_updates=7,
-    )
-    counts = final_state(toy_run)[1]["workers"]
-    assert (counts["0"]["batches"], counts["0"]["local_updates"]) == (8, 8)
-    assert (counts["1"]["batches"], counts["1"]["local_updates"]) == (6, 4)
-
-
-def test_resumed_at_the_moment_of_a_death_or_a_return_it_goes_on_alike(toy_run):
-    """Worker 1 dies and returns when worker 0 pushes; training is stopped after each push."""
-    other = copy_of(toy_run)
-    options = {"simulation__speeds": "1,1", "simulation__failures": "1@2-4,1@5"}
-    simulate(toy_run, training__max_updates=9, **options)
-    for updates in range(1, 10):
-        simulate(other, training__max_updates=updates, **options)
-    assert_same_state(toy_run, other)
-    for run in (toy_run, other):
-        times = [(entry["what"], entry["time_seconds"]) for entry in events(run, "worker")]
-        assert times == [("died", 2.0), ("returned", 4.0), ("died", 5.0)]
-
-
-def test_when_all_workers_are_dead_training_ends_and_is_saved(toy_run):
-    dead = {"simulation__speeds": "1,1", "simulation__failures": "0@2.5,1@3"}
-    with pytest.raises(TrainingError, match=r"no worker is left after 3 virtual seconds"):
-        simulate(toy_run, **dead)
-    # 2 pushes each at 1 and 2 s, and worker 1's at 3 s, in the moment of its death
-    assert checkpoint.pointed(toy_run, "latest") == 5
-    summary = simulate(
-        toy_run,
-        **{**dead, "simulation__failures": "0@2.5-10,1@3"},
-        training__max_updates=6,
-    )
-    assert summary.updates == 6 and summary.seconds == 11.0
 
 
 def test_limits_saves_and_figures_are_in_virtual_time(toy_run):
