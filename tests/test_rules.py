@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nmtasync.config.load import resolve
-from nmtasync.config.schema import AsynchronousConfig, OptimizerConfig
+from nmtasync.config.schema import AsynchronousConfig, OptimizerConfig, ScheduleConfig
 from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
@@ -309,6 +309,7 @@ def test_no_rule_depends_on_the_number_of_shards(rule, num_shards, order):
             {"asynchronous.rule": "outer-nesterov", "optimizer.name": "sgd", **DELTAS},
             "optimizer.name: has no effect with the rule outer-nesterov",
         ),
+        ({"optimizer.name": "sgd", "optimizer.betas_by_words": True}, "betas_by_words: has no eff"),
         ({"optimizer.beta_points": "1:0.9:0.99", "optimizer.beta1": 0.8}, "beside.*beta_points"),
         ({"optimizer.beta_points": "1:0.9"}, "beta_points: '1:0.9' is no number:beta1:beta2"),
         ({"optimizer.beta_points": "9:0.9:0.9,3:0.8:0.9"}, "does not come after"),
@@ -325,13 +326,37 @@ def test_what_has_no_meaning_is_refused_in_a_sentence(chosen, message):
 
 
 def test_betas_go_from_point_to_point():
-    linear = OptimizerConfig(beta_points="10:0.8:0.9,20:0.9:0.99")
-    assert betas_at(1, linear) == betas_at(10, linear) == (0.8, 0.9)
-    assert betas_at(15, linear) == pytest.approx((0.85, 0.945))
-    assert betas_at(20, linear) == betas_at(99, linear) == (0.9, 0.99)
-    stepped = OptimizerConfig(beta_points="10:0.8:0.9!,20:0.9:0.99")
-    assert betas_at(19, stepped) == (0.8, 0.9)
-    assert betas_at(20, stepped) == (0.9, 0.99)
+    def betas(number: int, points: str) -> tuple[float, float]:
+        return betas_at(number, 500, OptimizerConfig(beta_points=points), ScheduleConfig())
+
+    linear, stepped = "10:0.8:0.9,20:0.9:0.99", "10:0.8:0.9!,20:0.9:0.99"
+    assert betas(1, linear) == betas(10, linear) == (0.8, 0.9)
+    assert betas(15, linear) == pytest.approx((0.85, 0.945))
+    assert betas(20, linear) == betas(99, linear) == (0.9, 0.99)
+    assert betas(19, stepped) == (0.8, 0.9)
+    assert betas(20, stepped) == (0.9, 0.99)
+
+
+@pytest.mark.parametrize("words", [250, 1000, 4000])
+def test_by_words_the_moments_after_many_updates_are_those_after_one(words):
+    """What the moments hold depends on the words alone, however they were cut into updates."""
+    options = {
+        "optimizer__betas_by_words": True,
+        "schedule__learning_rate": 0.0,
+        "schedule__reference_words": 1000,
+    }
+    before, mean = gradients(2)
+    moments = []
+    for cuts in (1, 5):
+        pushers = Pushers(make_server(**options))
+        pushers.push(0, 700 * before, words=700)
+        for _ in range(cuts):
+            pushers.push(0, words / cuts * mean, words=words // cuts)
+        vectors = pushers.server.vectors
+        moments.append((vectors["first_moment"], vectors["second_moment"]))
+    for once, often, power in zip(*moments, (before, before**2), strict=True):
+        assert torch.allclose(once, often, rtol=1e-4, atol=1e-7)
+        assert not torch.allclose(once, power, rtol=0.1), "or the words forgot nothing"
 
 
 def test_the_delay_rises_from_one():

@@ -15,6 +15,7 @@ _OF_ADAM = (
     "optimizer.beta1",
     "optimizer.beta2",
     "optimizer.beta_points",
+    "optimizer.betas_by_words",
 )
 
 

@@ -33,16 +33,27 @@ def learning_rate_at(
     return config.learning_rate * factor * words_scale(target_words, config)
 
 
-def betas_at(number: int, config: OptimizerConfig) -> tuple[float, float]:
+def betas_at(
+    number: int, target_words: int, config: OptimizerConfig, schedule: ScheduleConfig
+) -> tuple[float, float]:
     """Adam's betas for one update of a shard.
 
     Args:
         number: Which update this is, from 1 on.
-        config: The betas, or the points between which they change.
+        target_words: The target words behind everything that is merged into it.
+        config: The betas, or the points between which they change; whether words scale them.
+        schedule: The words that they are meant for, if so.
+
+    Source: by words: the square root scaling rule of Malladi et al. 2022 (arXiv 2205.10287), whose
+        1 - ratio (1 - beta) is the first order of the power, and negative where updates are large.
     """
-    if config.beta_points is None:
-        return config.beta1, config.beta2
-    return _interpolate(parse_points(config.beta_points), number)
+    betas = config.beta1, config.beta2
+    if config.beta_points is not None:
+        betas = _interpolate(parse_points(config.beta_points), number)
+    if not config.betas_by_words:
+        return betas
+    ratio = target_words / schedule.reference_words
+    return betas[0] ** ratio, betas[1] ** ratio
 
 
 def local_betas_at(number: int, config: AsynchronousConfig) -> tuple[float, float]:

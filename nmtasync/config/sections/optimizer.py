@@ -25,6 +25,12 @@ class OptimizerConfig:
         "'!' in a step: 1:0.9:0.999!,4000:0.92:0.998.",
         unit="updates",
     )
+    betas_by_words: bool = option(
+        False,
+        "Adam: let the moments forget by target words, not by updates. The betas are then meant "
+        "for an update of schedule.reference_words; one of w words takes them to the power of w "
+        "over those. With schedule.words_scaling = sqrt, small updates then train as large ones.",
+    )
     weight_decay: float = option(
         0.0,
         "AdamW: shrink the parameters by this share times the learning rate at each update.",

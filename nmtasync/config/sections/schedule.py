@@ -37,7 +37,8 @@ class ScheduleConfig:
     )
     reference_words: int = option(
         1920,
-        "The target words of an update for which the learning rate is meant.",
+        "The target words of an update for which the learning rate, and with betas_by_words "
+        "Adam's betas, are meant.",
         unit="target words",
         minimum=1,
     )

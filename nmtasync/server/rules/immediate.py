@@ -14,7 +14,7 @@ class Immediate:
     Args:
         step: The optimizer of the shard.
         optimizer: Its betas.
-        schedule: The learning rate.
+        schedule: The learning rate, and the words that the betas are meant for.
         momentum_lead: How far to look ahead along Adam's first moment for each update that a push
             is late.
     """
@@ -36,7 +36,7 @@ class Immediate:
         number = push.version + 1
         rate = learning_rate_at(number, push.target_words, self.schedule, push.progress)
         rate *= push.learning_rate_scale
-        beta1, beta2 = betas_at(number, self.optimizer)
+        beta1, beta2 = betas_at(number, push.target_words, self.optimizer, self.schedule)
         self.step.update(
             push.gradient,
             divisor=push.target_words,
