@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nmtasync.config.schema import ScheduleConfig
 from nmtasync.optim.adam import Adam
 from nmtasync.optim.flat import SHARD_ALIGNMENT, FlatModel, flat_size, shard_bounds
-from nmtasync.optim.schedules import learning_rate_at
 from nmtasync.optim.smoothing import smooth
 
 
@@ -122,30 +120,6 @@ def test_a_lead_is_the_moment_and_so_many_of_its_last_changes():
         adam.update(gradient, **arguments, beta2=0.98, lead=3.0)
     ahead = after[0] + 3 * (after[0] - before[0])
     assert torch.allclose(-parameters * after[1].sqrt(), ahead, rtol=1e-2, atol=1e-3)
-
-
-def test_learning_rate_rises_to_its_peak_and_falls_with_the_root():
-    config = ScheduleConfig(learning_rate=2.0, warmup_updates=10)
-    rates = [learning_rate_at(n, 1, config) for n in range(1, 200)]
-    assert rates[0] == pytest.approx(0.2)
-    assert max(rates) == rates[9] == 2.0
-    assert rates[4 * 10 - 1] == pytest.approx(1.0)
-    assert learning_rate_at(1, 1, ScheduleConfig(warmup_updates=0, decay="none")) == 1e-3
-
-
-def test_a_linear_decay_goes_straight_to_0_at_the_end_of_training():
-    config = ScheduleConfig(learning_rate=2.0, warmup_updates=10, decay="linear")
-    assert learning_rate_at(5, 1, config, progress=0.0) == 1.0
-    assert learning_rate_at(5, 1, config, progress=0.1) == pytest.approx(0.9)
-    for progress in (0.25, 0.5, 0.75, 1.0):
-        assert learning_rate_at(1000, 1, config, progress) == pytest.approx(2 * (1 - progress))
-
-
-@pytest.mark.parametrize(("scaling", "factor"), [("linear", 4.0), ("sqrt", 2.0), ("none", 1.0)])
-def test_the_learning_rate_grows_with_the_words_of_an_update(scaling, factor):
-    config = ScheduleConfig(words_scaling=scaling, reference_words=1000, warmup_updates=0)
-    one, four = (learning_rate_at(5, words, config) for words in (1000, 4000))
-    assert four / one == pytest.approx(factor)
 
 
 def test_smoothing_is_the_mean_that_its_weights_describe():

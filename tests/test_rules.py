@@ -1,4 +1,4 @@
-"""The rules against independent references, their composition, and what they cost in memory."""
+"""The rules against independent references, and their composition."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ import itertools
 
 import pytest
 import torch
-from conftest import REPOSITORY, TOY_MODEL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from nmtasync.config.load import resolve
-from nmtasync.config.schema import AsynchronousConfig, OptimizerConfig, ScheduleConfig
-from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
-from nmtasync.models.build import build_model
 from nmtasync.optim.adam import Adam
-from nmtasync.optim.flat import flat_size
-from nmtasync.optim.schedules import betas_at, delay_at
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
-from nmtasync.server.transport import Slot
-from nmtasync.training.worker import Worker
 
 SIZE = 64 * 6
 FLAT = {"schedule.warmup_updates": 0, "schedule.decay": "none", "optimizer.smoothing": None}
@@ -325,18 +317,6 @@ def test_what_has_no_meaning_is_refused_in_a_sentence(chosen, message):
         resolve(chosen)
 
 
-def test_betas_go_from_point_to_point():
-    def betas(number: int, points: str) -> tuple[float, float]:
-        return betas_at(number, 500, OptimizerConfig(beta_points=points), ScheduleConfig())
-
-    linear, stepped = "10:0.8:0.9,20:0.9:0.99", "10:0.8:0.9!,20:0.9:0.99"
-    assert betas(1, linear) == betas(10, linear) == (0.8, 0.9)
-    assert betas(15, linear) == pytest.approx((0.85, 0.945))
-    assert betas(20, linear) == betas(99, linear) == (0.9, 0.99)
-    assert betas(19, stepped) == (0.8, 0.9)
-    assert betas(20, stepped) == (0.9, 0.99)
-
-
 @pytest.mark.parametrize("words", [250, 1000, 4000])
 def test_by_words_the_moments_after_many_updates_are_those_after_one(words):
     """What the moments hold depends on the words alone, however they were cut into updates."""
@@ -357,70 +337,3 @@ def test_by_words_the_moments_after_many_updates_are_those_after_one(words):
     for once, often, power in zip(*moments, (before, before**2), strict=True):
         assert torch.allclose(once, often, rtol=1e-4, atol=1e-7)
         assert not torch.allclose(once, power, rtol=0.1), "or the words forgot nothing"
-
-
-def test_the_delay_rises_from_one():
-    config = AsynchronousConfig(optimizer_delay=4, delay_warmup_updates=30)
-    delays = [delay_at(updates, config) for updates in range(40)]
-    assert delays[0] == 1 and delays[29] == 3 and delays[30:] == [4] * 10
-    assert delays == sorted(delays)
-
-
-def memory_table(heading: str) -> list[tuple[dict[str, object], str]]:
-    """Rows of a part of docs/memory.md: | `option = value, ...` | vectors with N workers |."""
-    parts = (REPOSITORY / "docs" / "memory.md").read_text("utf-8").split("# ")
-    (text,) = (part for part in parts if part.startswith(heading))
-    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    return [
-        (dict(_setting(pair) for pair in options.strip("`").split(", ")), vectors)
-        for options, vectors in cells
-    ]
-
-
-def test_the_memory_table_is_what_the_server_allocates():
-    rows = memory_table("What the server keeps")
-    assert len(rows) >= 8
-    for chosen, vectors in rows:
-        for num_workers in (2, 5):
-            extra = DELTAS if "outer-nesterov" in str(chosen.get("asynchronous.rule")) else {}
-            config = resolve({"optimizer.smoothing": None}, extra, chosen)
-            server = Server(torch.zeros(SIZE), 2, config, num_workers)
-            counted = eval(vectors.replace("N", str(num_workers)))
-            assert len(server.vectors) == counted, chosen
-            assert all(vector.numel() == SIZE for vector in server.vectors.values())
-
-
-def test_the_memory_table_is_what_workers_allocate(toy_run):
-    """Tensors of at least P elements that are reached from the worker and its slots."""
-    rows = memory_table("What a worker keeps")
-    assert len(rows) >= 4
-    for chosen, vectors in rows:
-        config = resolve(TOY_MODEL, chosen)
-        model = build_model(config.model, 46, 46)
-        size = flat_size(model)
-        slots = [Slot.allocate(size, "cpu") for _ in range(config.asynchronous.num_slots)]
-        corpus = ParallelShards.open(toy_run.data / "train")
-        worker = Worker(0, slots[0].replica(model), corpus, config)
-        owners = [*slots, worker.flat, worker.local, worker.dropper]
-        found = {
-            value.untyped_storage().data_ptr()
-            for owner in owners
-            if owner is not None
-            for value in vars(owner).values()
-            if isinstance(value, torch.Tensor) and value.numel() == size
-        }
-        assert len(found) == eval(vectors), chosen
-
-
-def _setting(pair: str) -> tuple[str, object]:
-    name, value = pair.split(" = ")
-    return name, {"true": True, "false": False}.get(value, _value(value))
-
-
-def _value(text: str) -> object:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
