@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 NAME =
-RUN ?= runs/multi30k
+RUN ?= runs/multi30k-de-en
 OUT ?= runs/paper
 WORKERS ?= 4
 SEEDS ?= 1
@@ -79,5 +79,5 @@ docs: $(INSTALLED) ## Write docs/configuration.md anew from the schema
 bench: $(INSTALLED) ## Measure speed, side by side, on this machine
 	@for file in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-clean: ## Remove the environment and what the demo made
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove the environment and what the demo made; other experiments stay
+	rm -rf $(VENV) runs/demo runs/demo-corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

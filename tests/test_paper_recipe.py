@@ -16,6 +16,7 @@ from test_training import words_of_an_epoch
 from nmtasync.config.load import read_toml
 from nmtasync.config.schema import Config
 from nmtasync.errors import UserError
+from nmtasync.optim.schedules import words_scale
 from nmtasync.run_directory import RunDirectory
 from recipes.paper.measure import measure
 from recipes.paper.report import as_json, as_markdown, collect
@@ -173,8 +174,13 @@ def test_every_row_can_be_trained_and_sees_as_many_words_between_validations(toy
             words = config.training.validate_every * per_update
             assert words == pytest.approx(540 * 450, rel=0.01), row.name
             leads = "looking-ahead" in row.name
-            factor = 2 if row.name.startswith("baseline-looking-ahead") else 1
-            assert config.schedule.learning_rate == factor * base["schedule.learning_rate"]
+            mean = config.schedule.reference_words  # an update of the baseline
+            scale = words_scale(round(mean * per_update / 540), config.schedule)
+            growth = {"larger-batch": 2**0.5, "delay": 2**0.5, "synchronous": 4}
+            expected = math.prod(growth.get(name, 1) for name in row.overlays)
+            expected *= 2 if row.name.startswith("baseline-looking-ahead") else 1
+            rate = scale * config.schedule.learning_rate
+            assert rate == pytest.approx(expected * base["schedule.learning_rate"], rel=0.01)
             assert row.synchronous or (config.asynchronous.momentum_lead > 0) == leads
             if "warmup" in row.overlays:
                 assert config.schedule.warmup_updates * per_update == pytest.approx(words)

@@ -132,7 +132,7 @@ class CuttingHandler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[tuple[str, type[CuttingHandler]]]:
     class Handler(CuttingHandler):
-        content = random.Random(1).randbytes(3_000_001)
+        content = b"\x1f\x8b" + random.Random(1).randbytes(3_000_000)
         ranges = []  # noqa: RUF012 # of this class alone
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
@@ -183,9 +183,22 @@ def test_another_file_than_the_recorded_one_is_refused(tmp_path, fetch, sources,
     source = sources.Source("a.gz", "text", f"{url}/a.gz", {})
     fetch.fetch_all([source], tmp_path)
     (tmp_path / "a.gz").unlink()
-    handler.content = handler.content[::-1]
-    with pytest.raises(UserError, match="its sha256 is"):
+    handler.content = handler.content[:-1]
+    with pytest.raises(UserError, match="its sha256 is.*its line in .*SHA256SUMS"):
         fetch.fetch_all([source], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.gz", "a.tgz", "a.zip"])
+def test_a_login_page_is_no_download(tmp_path, fetch, sources, server, name):
+    url, handler = server
+    right, handler.content = handler.content, b"<html>Please pay for this network.</html>"
+    source = sources.Source(name, "text", f"{url}/{name}", {})
+    with pytest.raises(UserError, match="something else than a .*<"):
+        fetch.fetch_all([source], tmp_path)
+    assert list(tmp_path.iterdir()) == [], "nothing is recorded or gone on with"
+    handler.content = b"PK" + right if name == "a.zip" else right
+    fetch.fetch_all([source], tmp_path)
+    assert (tmp_path / name).read_bytes() == handler.content
 
 
 def test_without_a_network_all_that_is_missing_is_named(tmp_path, fetch, sources):
@@ -225,6 +238,20 @@ def test_damaged_and_incomplete_files_are_told(tmp_path, extract, sources):
         with pytest.raises(UserError, match=message):
             extract.extract_all([source], tmp_path, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def test_what_the_system_refuses_is_not_blamed_on_the_download(tmp_path, extract):
+    with gzip.open(tmp_path / "a.gz", "wt") as file:
+        file.write("text\n")
+    sources = tmp_path / "sources.toml"
+    sources.write_text('[[file]]\nname = "a.gz"\nwhat = ""\nurl = ""\ntexts = { a = "a" }\n')
+    (tmp_path / "file").touch()
+    command = [sys.executable, extract.__file__, sources, tmp_path, tmp_path / "file" / "out"]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert (
+        run.stderr == f"extract: {tmp_path / 'file' / 'out.part'}: is in the way: Not a directory\n"
+    )
 
 
 # All steps

@@ -15,7 +15,7 @@ SIZE = 64 * 5
 
 
 def make_server(num_shards: int = 2, smoothing: float | None = None) -> Server:
-    config = resolve({"optimizer.smoothing": smoothing, "schedule.warmup_updates": 0})
+    config = resolve({"optimizer.smoothing": smoothing, "schedule.decay": "none"})
     return Server(torch.ones(SIZE), num_shards, config, num_workers=4)
 
 

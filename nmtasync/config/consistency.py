@@ -34,6 +34,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_in_synchronous_training(config, changed)
     _refuse_rules(config, changed)
     _refuse_betas(config, changed)
+    _refuse_schedule(config, changed)
     _refuse_local(config, changed)
     _refuse_write_back(config)
     _refuse_dropping(config, changed)
@@ -91,9 +92,16 @@ def _refuse_rules(config: Config, changed: set[str]) -> None:
 
 def _refuse_betas(config: Config, changed: set[str]) -> None:
     optimizer, options = config.optimizer, config.asynchronous
-    for inert in _OF_ADAM:
+    local_adam = options.local_optimizer_batches != 0 or options.drop_local_gradient
+    for inert in (*_OF_ADAM, *(() if local_adam else ("optimizer.epsilon",))):
         if optimizer.name == "sgd" and inert in changed:
             raise _inert(inert, "while optimizer.name is 'sgd'", "remove it")
+    if optimizer.clip_norm == 0.0:
+        raise UserError(
+            "is 0, which would clip every gradient to nothing",
+            where="optimizer.clip_norm",
+            remedy="set it to 'none' to switch clipping off",
+        )
     if optimizer.beta_points is not None and {"optimizer.beta1", "optimizer.beta2"} & changed:
         raise _inert("optimizer.beta1 or beta2", "beside optimizer.beta_points", "drop one of them")
     local = {"asynchronous.local_beta1", "asynchronous.local_beta2"}
@@ -114,6 +122,32 @@ def _refuse_betas(config: Config, changed: set[str]) -> None:
                 raise UserError(
                     str(error), where=where, remedy="write 1:0.9:0.999,4000:0.92:0.998, for example"
                 ) from None
+
+
+def _refuse_schedule(config: Config, changed: set[str]) -> None:
+    schedule, limits = config.schedule, config.training
+    if schedule.decay == "linear" and not (
+        limits.max_minutes or limits.max_updates or limits.max_epochs
+    ):
+        raise UserError(
+            "is 'linear', to 0 at the end of training, but nothing tells where that is",
+            where="schedule.decay",
+            remedy="set training.max_minutes, max_epochs or max_updates",
+        )
+    if schedule.decay == "inverse-sqrt" and schedule.warmup_updates == 0:
+        raise UserError(
+            "is 'inverse-sqrt', which sets out from the end of the warm-up, but "
+            "schedule.warmup_updates is 0: after 100 updates a tenth of the rate would be left",
+            where="schedule.decay",
+            remedy="set it to 'none' or 'linear', or warm up",
+        )
+    by_words = schedule.words_scaling != "none" or config.optimizer.betas_by_words
+    if not by_words and "schedule.reference_words" in changed:
+        raise _inert(
+            "schedule.reference_words",
+            "while schedule.words_scaling is 'none' and optimizer.betas_by_words is off",
+            "remove it or set one of them",
+        )
 
 
 def _refuse_local(config: Config, changed: set[str]) -> None:
@@ -261,15 +295,6 @@ def _refuse_guided_alignment(config: Config) -> None:
 
 
 def _refuse_rest(config: Config) -> None:
-    limits = config.training
-    if config.schedule.decay == "linear" and not (
-        limits.max_minutes or limits.max_updates or limits.max_epochs
-    ):
-        raise UserError(
-            "is 'linear', to 0 at the end of training, but nothing tells where that is",
-            where="schedule.decay",
-            remedy="set training.max_minutes, max_epochs or max_updates",
-        )
     if config.asynchronous.delay_warmup_updates and config.asynchronous.optimizer_delay == 1:
         raise _inert(
             "asynchronous.delay_warmup_updates",

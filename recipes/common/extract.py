@@ -23,7 +23,8 @@ from typing import IO
 
 from sources import Source, read_sources
 
-from nmtasync.errors import UserError
+from nmtasync.errors import NmtasyncError, UserError
+from nmtasync.run_directory import explain_write_errors
 
 _SEGMENT = re.compile(r"<seg .*?>(.*)</seg>")
 
@@ -41,6 +42,7 @@ def extract_all(
 
     Raises:
         UserError: A file is damaged, or does not hold a text that it should.
+        OSError: It can't be read, or the texts can't be written.
     """
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -57,6 +59,8 @@ def extract_all(
                 if not missing:
                     break
         except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # it is the system's, not the archive's
             message = f"can't be unpacked: {error}"
             raise UserError(message, where=path, remedy="download it again") from None
         if missing:
@@ -105,8 +109,9 @@ def main() -> None:
     arguments = parser.parse_args()
     sources = read_sources(arguments.sources)
     try:
-        extract_all(sources, arguments.downloads, arguments.out, arguments.max_lines)
-    except UserError as error:
+        with explain_write_errors(arguments.out):
+            extract_all(sources, arguments.downloads, arguments.out, arguments.max_lines)
+    except NmtasyncError as error:
         print(f"extract: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 

@@ -22,12 +22,14 @@ from pathlib import Path
 
 from sources import Source, read_sources
 
-from nmtasync.errors import UserError
+from nmtasync.errors import NmtasyncError, UserError
+from nmtasync.run_directory import explain_write_errors
 
 TIMEOUT_SECONDS = 15
 """For a connection to come about, and for the next bytes to arrive."""
 
 _BLOCK_BYTES = 1 << 20
+_MAGIC = {".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".zip": b"PK"}
 
 
 def look_for(sources: Sequence[Source], folder: Path) -> None:
@@ -72,6 +74,7 @@ def fetch_all(sources: Sequence[Source], downloads: Path, mirror: str | None = N
                     where=downloads,
                     remedy="put it there, or name a folder or a mirror that has it with DATA=",
                 ) from None
+            _refuse_other_kind(part, path.suffix, url)
         content = part if not path.exists() else path
         recorded[source.name] = verified(source, content, recorded.get(source.name))
         content.rename(path)
@@ -113,6 +116,20 @@ def _continue(url: str, part: Path, offset: int) -> None:
                 raise ConnectionError("the connection broke")
 
 
+def _refuse_other_kind(part: Path, suffix: str, url: str) -> None:
+    """Delete what is no such archive, as the login page of a network, before it is recorded."""
+    magic = _MAGIC.get(suffix, b"")
+    with part.open("rb") as file:
+        begin = file.read(len(magic))
+    if begin != magic:
+        part.unlink()
+        raise UserError(
+            f"has sent something else than a {suffix} file, which begins with {begin!r}",
+            where=url,
+            remedy="open the address in a browser to see what it is, then run the step again",
+        )
+
+
 def verified(source: Source, path: Path, recorded: str | None) -> str:
     """Return the SHA-256 of a downloaded file.
 
@@ -125,9 +142,12 @@ def verified(source: Source, path: Path, recorded: str | None) -> str:
         UserError: It is another than was published or recorded.
     """
     sha256 = _digest(path, "sha256")
-    expected = [source.checksum] if source.checksum else []
-    expected += [f"sha256:{recorded}"] if recorded else []
-    for checksum in expected:
+    record = path.with_name("SHA256SUMS")
+    expected = [(source.checksum, "delete it and run the step again")] if source.checksum else []
+    if recorded:
+        remedy = f"delete it, or its line in {record} if it is right, and run the step again"
+        expected.append((f"sha256:{recorded}", remedy))
+    for checksum, remedy in expected:
         algorithm, _, digest = checksum.partition(":")
         there = _digest(path, algorithm)
         if there != digest:
@@ -135,7 +155,7 @@ def verified(source: Source, path: Path, recorded: str | None) -> str:
                 f"is not the {source.what} that is expected: its {algorithm} is {there}, not "
                 f"{digest}",
                 where=path,
-                remedy="delete it and run the step again",
+                remedy=remedy,
             )
     return sha256
 
@@ -182,11 +202,12 @@ def main() -> None:
     arguments = parser.parse_args()
     sources = read_sources(arguments.sources)
     try:
-        if arguments.offline:
-            look_for(sources, arguments.downloads)
-        else:
-            fetch_all(sources, arguments.downloads, arguments.mirror)
-    except UserError as error:
+        with explain_write_errors(arguments.downloads):
+            if arguments.offline:
+                look_for(sources, arguments.downloads)
+            else:
+                fetch_all(sources, arguments.downloads, arguments.mirror)
+    except NmtasyncError as error:
         print(f"fetch: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 

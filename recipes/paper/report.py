@@ -8,6 +8,7 @@ writes OUT/report.md and OUT/report.json, and with matplotlib OUT/report.png, of
 from __future__ import annotations
 
 import statistics
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def collect(out: Path) -> dict[Row, Runs]:
     """Measure what there is, in the order of the rows."""
     found: dict[Row, Runs] = {}
     for row in ROWS:
-        seeds = sorted(int(p.name[5:]) for p in (out / row.name).glob("seed-*"))
+        names = (p.name.removeprefix("seed-") for p in (out / row.name).glob("seed-*"))
+        seeds = sorted(int(name) for name in names if name.isdecimal())
         runs = {seed: measure(run_directory(out, row, seed)) for seed in seeds}
         known = {seed: run for seed, run in runs.items() if run is not None}
         if known:
@@ -234,7 +236,8 @@ def main(out: Path) -> None:
     try:
         click.echo(write_report(out))
     except NmtasyncError as error:
-        raise click.ClickException(str(error)) from None
+        click.echo(f"report: error: {error}", err=True)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ baseline's; they are converted to those in which a row sees as many words.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,10 @@ def row_config(
     growth = own.data.batch_tokens / baseline.data.batch_tokens
     per_update = growth * own.asynchronous.optimizer_delay * ranks
     settings.update(_converted(settings, growth, per_update))
-    settings["schedule.learning_rate"] = row.learning_rate * own.schedule.learning_rate
+    rate = row.learning_rate * own.schedule.learning_rate
+    if own.schedule.words_scaling == "sqrt":
+        rate *= math.sqrt(ranks)  # it grows linearly with the words of ranks (synchronous.toml)
+    settings["schedule.learning_rate"] = rate
     if own.schedule.words_scaling != "none" and "schedule.reference_words" not in base:
         settings["schedule.reference_words"] = round(_words_of_a_batch(run, baseline))
     return resolve(settings)

@@ -21,6 +21,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from nmtasync.errors import NmtasyncError
+from nmtasync.run_directory import explain_write_errors
+
 COMMA_BELOW = str.maketrans("ŞşŢţ", "ȘșȚț")
 """The letters with a cedilla, to the same with a comma below."""
 PLAIN = str.maketrans("ȘșȚțĂăÂâÎî", "SsTtAaAaIi")
@@ -43,6 +46,18 @@ def normalise_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
         yield normalise(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
+def normalise_files(files: Iterable[Path], directory: Path) -> None:
+    """Write the normalised files into a directory, which replaces an older one."""
+    part = directory.with_name(directory.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for path in files:
+        with path.open("rb") as text, (part / path.name).open("wb") as out:
+            out.writelines(normalise_lines(text))
+    shutil.rmtree(directory, ignore_errors=True)
+    part.rename(directory)
+
+
 def main() -> None:
     """Filter the standard input, or copy files into a directory."""
     if len(sys.argv) == 1:
@@ -52,14 +67,12 @@ def main() -> None:
         print("usage: normalise.py [FILE... DIRECTORY]", file=sys.stderr)
         sys.exit(2)
     *files, directory = map(Path, sys.argv[1:])
-    part = directory.with_name(directory.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for path in files:
-        with path.open("rb") as text, (part / path.name).open("wb") as out:
-            out.writelines(normalise_lines(text))
-    shutil.rmtree(directory, ignore_errors=True)
-    part.rename(directory)
+    try:
+        with explain_write_errors(directory):
+            normalise_files(files, directory)
+    except NmtasyncError as error:
+        print(f"normalise: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
