@@ -129,11 +129,11 @@ class SavingHere(ValidatorClient):
 
     def __init__(self, session: Session, device: str, vocabulary_sizes: Any, context: Any) -> None:
         self.session, self.vocabulary_sizes, self.busy = session, vocabulary_sizes, False
-        self.connection = None
+        self.connection, self._cut_off = None, False
         self.vectors = {name: torch.zeros(session.server.size) for name in session.server.names}
 
     def request(self, *, to_validate: bool, workers: Any, alone: bool = False) -> None:
-        self.save_here(workers)
+        self._save_here(workers)
 
     def drain(self) -> None:
         pass

@@ -184,7 +184,7 @@ def test_another_file_than_the_recorded_one_is_refused(tmp_path, fetch, sources,
     fetch.fetch_all([source], tmp_path)
     (tmp_path / "a.gz").unlink()
     handler.content = handler.content[:-1]
-    with pytest.raises(UserError, match="its sha256 is.*its line in .*SHA256SUMS"):
+    with pytest.raises(UserError, match=r"its sha256 is.*its line in .*SHA256SUMS"):
         fetch.fetch_all([source], tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_a_login_page_is_no_download(tmp_path, fetch, sources, server, name):
     url, handler = server
     right, handler.content = handler.content, b"<html>Please pay for this network.</html>"
     source = sources.Source(name, "text", f"{url}/{name}", {})
-    with pytest.raises(UserError, match="something else than a .*<"):
+    with pytest.raises(UserError, match=r"something else than a .*<"):
         fetch.fetch_all([source], tmp_path)
     assert list(tmp_path.iterdir()) == [], "nothing is recorded or gone on with"
     handler.content = b"PK" + right if name == "a.zip" else right

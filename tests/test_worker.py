@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from conftest import TOY_MODEL
@@ -20,6 +22,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
 from nmtasync.training.cursor import AssignedBatch
 from nmtasync.training.gradient import add_gradient, batch_seed
+from nmtasync.training.local_optimizer import LocalOptimizer
 from nmtasync.training.worker import Worker
 
 VOCABULARY = 46
@@ -270,3 +273,20 @@ def test_a_delta_is_the_way_of_the_local_steps_times_the_words(toy_run):
     assert torch.equal(delta.flat.gradients, way)
     assert pushes[1].gradient_norm == pytest.approx(float((way / pushes[1].target_words).norm()))
     assert float((start - delta.flat.parameters).abs().max()) == pytest.approx(0.06, rel=0.05)
+
+
+def test_a_delta_of_steps_of_which_one_was_spoilt_is_not_finite(toy_run):
+    options = {
+        "asynchronous__optimizer_delay": 2,
+        "asynchronous__local_optimizer_batches": "always",
+        "asynchronous__local_push": "delta",
+    }
+    flat = OneWorker(toy_run, toy_config(**options)).flat
+    local = LocalOptimizer(flat, toy_config(**options))
+    for spoilt in (True, False):
+        local.begin_window()
+        for value in (1.0, float("inf") if spoilt else 2.0):
+            local.gradient.fill_(value)
+            local.update(10, 1, 0.0)
+        local.end_window(20)
+        assert math.isfinite(flat.gradients.norm()) != spoilt

@@ -4,8 +4,9 @@ A checkpoint is a directory, RUN/checkpoints/UPDATES, of
     model.safetensors     the model's parameters by name: those that validation scored
     training.safetensors  the vectors [P] to go on from; kept for the newest checkpoint only
     state.json            clocks, data position, config, hash of the vocabulary
-`latest` and `best` beside them are text files that name one of the directories. The same update
-is the same state, so a checkpoint is never written twice.
+`latest` and `best` beside them are text files that name one of the directories. What `latest` names
+is not written again. A directory that it does not name yet may be there all the same, left by a
+process that was killed; it is replaced.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def save(
     with explain_write_errors(run.checkpoints):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         _sweep(run)
-        if not (path / TRAINING).exists():
+        if pointed(run, "latest") != snapshot.updates:  # or it may be of a course cut off by a kill
             with directory_written_atomically(path) as aside:
                 _save_tensors(model, aside / MODEL)
                 _save_tensors(snapshot.vectors, aside / TRAINING)

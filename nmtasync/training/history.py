@@ -27,9 +27,12 @@ class Validation:
     bleu: float | None
 
     def better_than(self, other: Validation, metric: str) -> bool:
-        """Compare two validations by "bleu" or "cross_entropy"; ties in BLEU by the latter."""
-        if metric == "bleu" and self.bleu != other.bleu:
-            assert self.bleu is not None and other.bleu is not None
+        """Compare two validations by "bleu" or "cross_entropy".
+
+        By the latter, too, where they have the same BLEU or one of them has none.
+        """
+        known = self.bleu is not None and other.bleu is not None
+        if metric == "bleu" and known and self.bleu != other.bleu:
             return self.bleu > other.bleu
         return self.cross_entropy < other.cross_entropy
 
@@ -53,14 +56,16 @@ class ValidationHistory:
     def _path(self) -> Path:
         return self.run.checkpoints / "validations.json"
 
-    def add(self, validation: Validation) -> bool:
-        """Note a validation on disk; return whether it is the best so far."""
-        before = self.best
+    def would_be_best(self, validation: Validation) -> bool:
+        """Whether a validation is better than all that have been added."""
+        return self.best is None or validation.better_than(self.best, self.metric)
+
+    def add(self, validation: Validation) -> None:
+        """Note a validation on disk."""
         self.validations.append(validation)
         with explain_write_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._path, [asdict(v) for v in self.validations])
-        return before is None or validation.better_than(before, self.metric)
 
     @property
     def best(self) -> Validation | None:

@@ -223,17 +223,8 @@ class LocalDriver:
 
     def finish(self, *, validate: bool) -> None:
         """Save the last state, and validate it unless there is no time for it."""
-        counts = self._worker_counts()
         self.stop_workers()
-        if not validate:
-            self.validator.stop()
-            self.validator.save_here(counts)
-            return
-        self.validator.drain()
-        done = self.session.history.includes(self.session.server.updates)
-        self.validator.request(to_validate=not done, workers=counts, alone=True)
-        self.validator.drain()
-        self.validator.stop()
+        self.validator.finish(self._worker_counts(), validate=validate)
 
     def close(self) -> None:
         """End all processes that are still there, whatever has happened."""

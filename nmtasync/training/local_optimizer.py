@@ -22,8 +22,8 @@ from nmtasync.training.gradient import clip_factor
 class LocalOptimizer:
     """A worker's own Adam, applied to its replica after every batch.
 
-    What it changes is only the replica: the push is still the sum of the gradients, and the
-    fetch after it replaces the replica.
+    What it changes is only the replica: the push is still the sum of the gradients, unless the way
+    that the replica has gone is pushed, and the fetch after it replaces the replica.
 
     Source: Bogoychev et al. 2018 (arXiv 1808.08859), section 4.
     """
@@ -35,23 +35,26 @@ class LocalOptimizer:
         self.first_moment = torch.zeros_like(flat.parameters)
         self.second_moment = torch.zeros_like(flat.parameters)
         self.updates = 0
+        self._spoilt = False
         self.start: torch.Tensor | None = None
         if config.asynchronous.local_push == "delta":
             self.start = torch.zeros_like(flat.parameters)
 
     def begin_window(self) -> None:
         """Remember where the replica's steps begin."""
+        self._spoilt = False
         if self.start is not None:
             self.start.copy_(self.flat.parameters)
 
     def end_window(self, target_words: int) -> None:
         """Put the way that the replica has gone into the window's gradient, if that is pushed.
 
-        The way counts downhill, as a gradient, and times the words, as a sum over them.
+        The way counts downhill, as a gradient, and times the words, as a sum over them. It is not
+        finite if one of the gradients was not.
         """
         if self.start is not None:
             torch.sub(self.start, self.flat.parameters, out=self.flat.gradients)
-            self.flat.gradients.mul_(target_words)
+            self.flat.gradients.mul_(math.nan if self._spoilt else target_words)
 
     @contextlib.contextmanager
     def separate_gradient(self) -> Iterator[None]:
@@ -75,7 +78,8 @@ class LocalOptimizer:
         beta1, beta2 = local_betas_at(self.updates, self.config.asynchronous)
         norm = float(self.gradient.norm()) / target_words
         if not math.isfinite(norm):
-            return  # the push will carry it, and the server will refuse it
+            self._spoilt = True  # the push will carry it, and the server will refuse it
+            return
         factor = clip_factor(norm, self.config.optimizer.clip_norm)
         adam = Adam(
             self.flat.parameters,

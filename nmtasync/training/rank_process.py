@@ -28,6 +28,7 @@ from nmtasync.server.collectives import (
 )
 from nmtasync.server.owned_shard import OwnedShard
 from nmtasync.training.device import allow_tf32
+from nmtasync.training.processes import end_with_parent
 from nmtasync.training.rank import MeetingError, Rank, Round, meeting
 from nmtasync.training.signals import leave_signals_to_main
 from nmtasync.training.worker_process import Failure
@@ -99,6 +100,7 @@ def run_rank(setup: RankSetup, connection: Connection) -> None:
             `Published`, `Stranded` and `Failure` to it.
     """
     leave_signals_to_main()
+    end_with_parent()
     torch.set_num_threads(setup.threads)
     try:
         try:

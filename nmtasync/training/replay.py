@@ -30,6 +30,9 @@ _SAME_WINDOWS = (
 
 _OBJECTIVE = {
     "label_smoothing",
+    "precision",
+    "tf32",
+    "compile",
     "init_from",
     "guided_alignment_weight",
     "guided_alignment_layer",

@@ -252,7 +252,6 @@ class Session:
             vectors: [P] by name: the server's, or a copy of them, and those of workers.
             workers: The clocks of the workers that this process can ask.
         """
-        self._last_saved_updates = self.server.updates
         self._last_saved_seconds = self.seconds
         if to_validate:
             self._last_validated_updates = self.server.updates
@@ -287,12 +286,17 @@ class Session:
 
     def note_saved(self, updates: int) -> None:
         """Report a checkpoint that has been written, and delete old ones."""
+        self._last_saved_updates = updates
         checkpoint.prune(self.run, self.config.training.keep_checkpoints)
         self.reporter.checkpoint(updates, self.clocks())
 
     def note_validated(self, validation: Validation) -> None:
-        """Report a validation, and point `best` at its checkpoint if it is the best."""
-        best = self.history.add(validation)
+        """Report a validation, and point `best` at its checkpoint if it is the best.
+
+        It is noted last: a run that is killed before that validates again.
+        """
+        best = self.history.would_be_best(validation)
         if best:
             checkpoint.point(self.run, "best", validation.updates)
+        self.history.add(validation)
         self.reporter.validated(validation, best, self.history.num_since_best, self.clocks())

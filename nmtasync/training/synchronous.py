@@ -268,9 +268,9 @@ class SynchronousDriver:
             self._send(rank, Publish(self.session.server.updates))
         self._collect()
 
-    def _request(self, *, to_validate: bool, alone: bool = False) -> None:
+    def _request(self, *, to_validate: bool) -> None:
         counts = self._rank_counts()
-        self.validator.request(to_validate=to_validate, workers=counts, alone=alone)
+        self.validator.request(to_validate=to_validate, workers=counts)
         self._kept = self.session.state(to_validate=to_validate, workers=counts)
 
     def _recover(self, loss: _RankLostError) -> None:
@@ -324,15 +324,7 @@ class SynchronousDriver:
                 self._publish()
         self._stop_ranks()
         self.directory.cleanup()
-        if not validate:
-            self.validator.stop()
-            self.validator.save_here(self._rank_counts())
-            return
-        self.validator.drain()
-        done = self.session.history.includes(self.session.server.updates)
-        self._request(to_validate=not done, alone=True)
-        self.validator.drain()
-        self.validator.stop()
+        self.validator.finish(self._rank_counts(), validate=validate)
 
     def close(self) -> None:
         """End all processes that are still there, whatever has happened."""

@@ -44,6 +44,7 @@ class ValidatorClient:
         self.busy = False
         self._validating = False
         self._saved = False
+        self._cut_off = False
         server = session.server
         self.vectors = {name: shared_vector(server.size) for name in server.names}
         if any(gpu.type == "cuda" for gpu in server.devices):
@@ -122,12 +123,39 @@ class ValidatorClient:
         self.process.kill()
         self.process.join()
         self.connection.close()
+        self._cut_off |= self.busy and self._validating
         self.busy = False
 
-    def save_here(self, workers: dict[int, dict[str, int]]) -> None:
-        """Save the server's state in this process, when the other one has ended."""
+    def finish(self, workers: dict[int, dict[str, int]], *, validate: bool) -> None:
+        """End the process, when the last state is saved, whatever becomes of the process.
+
+        Args:
+            workers: The clocks of the workers.
+            validate: Whether to validate what has not been; ends when someone stops training.
+
+        Raises:
+            TrainingError: The process has failed.
+        """
+        saved = False
+        try:
+            if validate:
+                self.drain()
+                if self.session.stop_request is None:
+                    known = self.session.history.includes(self.session.server.updates)
+                    self.request(to_validate=not known, workers=workers, alone=True)
+                    self.drain()
+                    saved = True
+        finally:
+            self.stop()
+            if not saved:
+                self._save_here(workers)
+
+    def _save_here(self, workers: dict[int, dict[str, int]]) -> None:
+        """Save the server's state in this process; a resumed run makes up for what was cut off."""
         model = build_model(self.session.config.model, *self.vocabulary_sizes)
         self.session.server.copy_vectors(self.vectors)
-        snapshot = self.session.snapshot(to_validate=False, vectors=self.vectors, workers=workers)
+        snapshot = self.session.snapshot(
+            to_validate=self._cut_off, vectors=self.vectors, workers=workers
+        )
         checkpoint.save(self.session.run, snapshot, FlatModel(model), self.session.config)
         self.session.note_saved(snapshot.updates)

@@ -17,6 +17,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.training import checkpoint
 from nmtasync.training.checkpoint import Snapshot
 from nmtasync.training.device import allow_tf32
+from nmtasync.training.processes import end_with_parent
 from nmtasync.training.signals import leave_signals_to_main
 from nmtasync.training.validation import Validator
 from nmtasync.training.worker_process import Failure
@@ -70,6 +71,7 @@ def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
             was asked for, or `Failure`, to it.
     """
     leave_signals_to_main()
+    end_with_parent()
     try:
         allow_tf32(setup.device, setup.config.training.tf32)
         model = build_model(setup.config.model, *setup.vocabulary_sizes).to(setup.device)

@@ -17,6 +17,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.transport import Slot
 from nmtasync.training.cursor import AssignedBatch
 from nmtasync.training.device import allow_tf32
+from nmtasync.training.processes import end_with_parent
 from nmtasync.training.signals import leave_signals_to_main
 from nmtasync.training.worker import Worker
 
@@ -98,6 +99,7 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
             and `WrittenBack` from it.
     """
     leave_signals_to_main()
+    end_with_parent()
     torch.set_num_threads(setup.threads)
     try:
         torch.get_device_module(setup.device).set_device(setup.device)
