@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nmtasync.errors import UserError
-from nmtasync.run_directory import RunDirectory
+from nmtasync.run_directory import RunDirectory, json_text
 
 from .decoding import TrainedModel, load_trained, model_options, read_decoding
 from .options import config_options, run_argument
@@ -71,7 +70,7 @@ def evaluate(
         write(directory, evaluation, description)
         descriptions.append(description)
     if as_json:
-        click.echo(json.dumps(descriptions, indent=2, ensure_ascii=False))
+        click.echo(json_text(descriptions))
     else:
         _print(run, descriptions)
 

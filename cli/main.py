@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 import nmtasync
 from nmtasync.errors import NmtasyncError
+from nmtasync.run_directory import explain_write_errors
 
 COMMANDS = {
     "preprocess": "Clean parallel text, learn the vocabulary, write the binarised corpus.",
@@ -78,10 +81,39 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; expected errors end in one line and their exit code."""
     try:
-        return cli.main(args=arguments, prog_name="nmtasync", standalone_mode=True)
+        with _out_of_memory_explained(), explain_write_errors("standard output"):
+            try:
+                return cli.main(args=arguments, prog_name="nmtasync", standalone_mode=True)
+            except BrokenPipeError:  # the reader of our output has left, as with `| head`
+                _drop_output()
+                sys.exit(1)
     except NmtasyncError as error:
         click.echo(f"nmtasync: error: {error}", err=True)
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:  # that was the error
+            _drop_output()
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has left, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Let what is left in the buffer of standard output go nowhere, instead of failing again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _out_of_memory_explained() -> Iterator[None]:
+    """Turn what PyTorch raises where memory does not suffice into an error of one line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        of_gpu = type(error).__name__ == "OutOfMemoryError"
+        of_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        if not (of_gpu or of_cpu):
+            raise
+        details = ". ".join(str(error).split(". ")[:2])
+        raise NmtasyncError(
+            f"memory does not suffice{': ' if details else ''}{details}",
+            remedy="lower data.batch_tokens, or --batch-sentences where text is translated",
+        ) from None

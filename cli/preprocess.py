@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import click
 from nmtasync.config.load import Settings, parse_assignment
 from nmtasync.config.schema import DataConfig
 from nmtasync.errors import UserError
-from nmtasync.run_directory import RunDirectory
+from nmtasync.run_directory import RunDirectory, json_text
 
 from .options import config_options, read_settings, run_argument
 
@@ -105,7 +104,7 @@ def preprocess(
             on_progress=display,
         )
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        click.echo(json_text(report.to_json()))
     else:
         _print_report(run, report)
 
@@ -151,17 +150,19 @@ def _print_report(run: Path, report: PreprocessReport) -> None:
     click.echo(f"training words   {train.source_words:,} source, {train.target_words:,} target")
     click.echo(f"time             {report.seconds:.1f} s")
     for note in report.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {click.format_filename(note)}")
     click.echo(f"\nNext: nmtasync train {click.format_filename(run)}")
 
 
 def _add_corpus(table: Any, name: str, corpus: CorpusReport) -> None:
+    import rich.text
+
     table.add_row(f"{name} pairs read", f"{corpus.num_read:,}", "", "")
     for dropped in corpus.dropped:
         table.add_row(
             f"  {dropped.reason}",
             f"{dropped.num_pairs:,}",
             f"{dropped.num_pairs / corpus.num_read:.1%}",
-            dropped.example,
+            rich.text.Text(click.format_filename(dropped.example)),  # it is no markup
         )
     table.add_row("  kept", f"{corpus.num_kept:,}", f"{corpus.num_kept / corpus.num_read:.1%}", "")

@@ -103,5 +103,5 @@ def _print(result: Profile, run: Path) -> None:
     ]
     for name, value in rows:
         click.echo(f"{name + ':':17}{value}")
-    logs = RunDirectory(run).logs
+    logs = click.format_filename(RunDirectory(run).logs)
     click.echo(f"\nFigures: {logs}/profile.json; cost model: {logs}/cost_model.toml")

@@ -94,10 +94,11 @@ def _describe(summary: TrainingSummary, run: Path) -> str:
         rows.append(
             ("best", f"update {best.updates:,}: cross-entropy {best.cross_entropy:.4f}{bleu}")
         )
-    lines = [f"{name + ':':14}{value}" for name, value in rows]
+    lines = [f"{title + ':':14}{value}" for title, value in rows]
+    name = click.format_filename(run)
     if summary.exit_code:
-        lines.append(f"Go on with: nmtasync train {run}")
+        lines.append(f"Go on with: nmtasync train {name}")
     else:
-        lines.append(f"Next: nmtasync evaluate {run} --test NAME SRC REF")
-        lines.append(f"Figures: tensorboard --logdir {run}/logs, or {run}/logs/metrics.jsonl")
+        lines.append(f"Next: nmtasync evaluate {name} --test NAME SRC REF")
+        lines.append(f"Figures: tensorboard --logdir {name}/logs, or {name}/logs/metrics.jsonl")
     return "\n".join(lines)

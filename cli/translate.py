@@ -50,6 +50,11 @@ def translate(
       nmtasync translate runs/de-en < text.de > text.en
       nmtasync translate runs/de-en --beam-size 8 --n-best 8 < text.de
     """
+    for name, stream in (("input", sys.stdin), ("output", sys.stdout)):
+        if stream is None:  # as `<&-` makes it
+            raise UserError(
+                "is closed", where=f"standard {name}", remedy="give it a file or a pipe"
+            )
     decoding = read_decoding(run, config_files, assignments, flags)
     if n_best and n_best > decoding.beam_size:
         raise UserError(

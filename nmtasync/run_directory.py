@@ -103,11 +103,17 @@ class RunDirectory:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UserError(
                     "is in use by another nmtasync process",
                     where=self.root,
                     remedy="wait for it or stop it",
+                ) from None
+            except OSError as error:
+                raise UserError(
+                    f"is on a file system that can't lock files: {error.strerror}",
+                    where=self.root,
+                    remedy="choose a place on another one, or mount it with locks",
                 ) from None
             yield
 
@@ -136,6 +142,10 @@ def explain_write_errors(place: Path | str) -> Iterator[None]:
             ) from None
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise UserError(f"is in the way: {error.strerror}", where=where) from None
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise UserError(
+                f"can't be used: {error.strerror}", where=where, remedy="choose another place"
+            ) from None
         raise NmtasyncError(f"input or output failed: {error.strerror}", where=where) from None
 
 
@@ -198,6 +208,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def json_text(content: object) -> str:
+    """Write an object as indented JSON; what a path has that is no UTF-8 is escaped."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_json(path: Path, content: object) -> None:
     """Write an object as indented JSON, atomically."""
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(path, json_text(content) + "\n")

@@ -31,9 +31,9 @@ class Validation:
 
         By the latter, too, where they have the same BLEU or one of them has none.
         """
-        known = self.bleu is not None and other.bleu is not None
-        if metric == "bleu" and known and self.bleu != other.bleu:
-            return self.bleu > other.bleu
+        ours, theirs = self.bleu, other.bleu
+        if metric == "bleu" and ours is not None and theirs is not None and ours != theirs:
+            return ours > theirs
         return self.cross_entropy < other.cross_entropy
 
 
