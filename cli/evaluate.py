@@ -59,13 +59,14 @@ def evaluate(
 
     directory = RunDirectory(run)
     directory.read_manifest()
+    language = flags.pop("target_language")
     decoding = read_decoding(run, config_files, assignments, flags)
     test_sets = _read(tests)
 
     trained = load_trained(run, checkpoint, average, device, decoding)
     descriptions = []
     for test_set in test_sets:
-        evaluation = _evaluate(trained, test_set)
+        evaluation = _evaluate(trained, test_set, language)
         description = describe(evaluation, trained.translator, trained.checkpoints)
         write(directory, evaluation, description)
         descriptions.append(description)
@@ -86,7 +87,7 @@ def _read(tests: tuple[tuple[str, Path, Path], ...]) -> list[TestSet]:
     return [read_test_set(*test) for test in tests]
 
 
-def _evaluate(trained: TrainedModel, test_set: TestSet) -> Evaluation:
+def _evaluate(trained: TrainedModel, test_set: TestSet, language: str | None) -> Evaluation:
     from nmtasync.evaluation.test_sets import evaluate as evaluate_test_set
 
     from .progress import ProgressDisplay
@@ -99,7 +100,7 @@ def _evaluate(trained: TrainedModel, test_set: TestSet) -> Evaluation:
         display(f"translating {test_set.name}", done, total)
 
     trained.translator.on_warning = warn
-    language = trained.config.data.target_language
+    language = language or trained.config.data.target_language
     with ProgressDisplay("sentences") as display:
         return evaluate_test_set(trained.translator, test_set, language, show)
 

@@ -128,6 +128,9 @@ def test_evaluate_prints_json_of_several_sets_and_a_chosen_checkpoint(
     assert entries[0]["bleu"] == entries[1]["bleu"]
     written = json.loads((trained / "evaluation" / "second.json").read_text("utf-8"))
     assert written == entries[1]
+    assert "tok:13a" in written["bleu"]["signature"]
+    chinese = call("evaluate", trained, "--test", "zh", *files, "--target-language", "zh")
+    assert "tok:zh" in chinese.stdout
 
 
 def test_translate_gives_what_evaluate_gives(

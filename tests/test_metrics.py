@@ -66,6 +66,15 @@ def test_japanese_and_korean_are_scored_without_mecab(language: str) -> None:
     assert score(text, text, language)["bleu"]["score"] == pytest.approx(100)
 
 
+@pytest.mark.parametrize("language", ["th", "km_KH"])
+def test_what_is_written_without_spaces_is_compared_by_characters(language: str) -> None:
+    text, almost = ["ฉันชอบเดินเล่นในสวน"], ["ฉันชอบเดินเล่นในสว"]
+    assert score(almost, text)["bleu"]["score"] == 0
+    result = score(almost, text, language)["bleu"]
+    assert result["score"] > 80
+    assert "tok:char" in result["signature"]
+
+
 def test_empty_translations_score_zero() -> None:
     result = score([""] * 3, REFERENCES)
     assert (result["bleu"]["score"], result["chrf"]["score"]) == (0, 0)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -348,3 +349,29 @@ def test_what_contradicts_a_borrowed_vocabulary_is_refused(
     other = (tmp_path / "other" / "vocab" / "joint.model").read_bytes()
     (lender.vocab / "joint.model").write_bytes(other)
     assert "has been changed" in refusal(vocab_from=str(lender.root))
+
+
+def test_what_a_target_without_spaces_needs_is_told_and_goes_along(tmp_path: Path) -> None:
+    characters = "我喜欢在公园里散步因为天气很好他昨天买了一本新书"
+    rng = random.Random(4)
+
+    def pairs(number: int) -> Pairs:
+        return [
+            (source, "".join(rng.choices(characters, k=16)) + "，真好！")
+            for source, _ in sentences(number, seed=number)
+        ]
+
+    train, valid = put(tmp_path, "zh", pairs(150)), put(tmp_path, "zh-valid", pairs(20))
+    careless = preprocess(RunDirectory(tmp_path / "a"), [train], [valid], SMALL)
+    lost, language = careless.notes
+    assert lost.startswith("100.0% of the validation references") and "！ ，" in lost
+    assert "--target-language zh" in language
+    lender, run = RunDirectory(tmp_path / "b"), RunDirectory(tmp_path / "c")
+    options = {"normalization": "identity", "target_language": "zh"}
+    careful = preprocess(lender, [train], [valid], replace(SMALL, **options))
+    assert careful.notes == []
+    borrowed = preprocess(run, [train], [valid], DataConfig(vocab_from=str(lender.root)))
+    assert borrowed.notes == []
+    assert {f"data.{key}": value for key, value in options.items()}.items() <= read_toml(
+        run.config
+    ).items()

@@ -131,3 +131,15 @@ def test_broken_model_files(tmp_path: Path) -> None:
     (tmp_path / "joint.model").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="no SentencePiece model"):
         VocabularyPair.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rule", "lost"), [("nmt_nfkc", "，！½"), ("nfkc", "，！½"), ("identity", "")]
+)
+def test_normalization_rewrites_what_no_translation_can_have_then(rule: str, lost: str) -> None:
+    lines = ["他来了，真好！", "½ cup", "plain\u00a0 text"] * 40
+    vocabulary = learn_vocabulary(lines, size=275, normalization=rule)
+    (decoded, *_) = vocabulary.decode(vocabulary.encode(lines[:1]))
+    assert (decoded == lines[0]) == (rule == "identity")
+    found = vocabulary.lost_characters(lines[:3])
+    assert set().union(*found) == set(lost), "a space of another kind is a space"

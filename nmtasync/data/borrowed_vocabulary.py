@@ -17,8 +17,12 @@ _OF_LEARNING = (
     "joint_vocabulary",
     "byte_fallback",
     "character_coverage",
+    "normalization",
 )
 """The options that say how a vocabulary is learned."""
+
+_LANGUAGES = ("source_language", "target_language")
+"""Options that are taken over where this run does not set them."""
 
 
 def borrow_vocabulary(config: DataConfig, root: str) -> tuple[VocabularyPair, DataConfig]:
@@ -43,13 +47,15 @@ def borrow_vocabulary(config: DataConfig, root: str) -> tuple[VocabularyPair, Da
     vocabularies = VocabularyPair.load(lender.vocab)
     if vocabularies.digest() != manifest["vocabulary"]["digest"]:
         raise UserError("has been changed since it was preprocessed", where=lender.vocab)
-    learned: dict[str, Any] = {key: manifest["options"][key] for key in _OF_LEARNING}
+    options, defaults = manifest["options"], DataConfig()
+    learned: dict[str, Any] = {k: options.get(k, getattr(defaults, k)) for k in _OF_LEARNING}
     for key, there in learned.items():
         here = getattr(config, key)
-        if here not in (there, getattr(DataConfig(), key)):
+        if here not in (there, getattr(defaults, key)):
             raise UserError(
                 f"is {here!r}, but the vocabulary of {root} was learned with {there!r}",
                 where=f"data.{key}",
                 remedy="leave it out, or data.vocab_from",
             )
-    return vocabularies, dataclasses.replace(config, **learned)
+    languages = {k: getattr(config, k) or options.get(k) for k in _LANGUAGES}
+    return vocabularies, dataclasses.replace(config, **learned, **languages)

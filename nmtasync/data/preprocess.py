@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from nmtasync.config.load import to_toml
@@ -19,7 +20,7 @@ from nmtasync.data.borrowed_vocabulary import borrow_vocabulary
 from nmtasync.data.cleaning import mark_duplicates
 from nmtasync.data.corpus import PairPaths, check_input
 from nmtasync.data.installation import installation
-from nmtasync.data.report import PreprocessReport, write_manifest
+from nmtasync.data.report import LostCharacters, PreprocessReport, write_manifest
 from nmtasync.data.staging import OnProgress, StagedCorpus, stage_corpus
 from nmtasync.data.vocabulary import Vocabulary, VocabularyPair, learn_vocabulary
 from nmtasync.errors import UserError
@@ -27,6 +28,9 @@ from nmtasync.run_directory import RunDirectory, explain_write_errors
 
 VOCABULARY_SAMPLE_PAIRS = 1_000_000
 """The vocabulary is learned from so many pairs at the most, spread evenly over the corpus."""
+
+LOST_CHARACTERS_SAMPLE = 10_000
+"""So many references are looked through for what the vocabulary can't give back."""
 
 
 def preprocess(
@@ -89,6 +93,7 @@ def preprocess(
         for corpus in (training, validation):
             _refuse_nothing_left(corpus)
         vocabularies = vocabularies or _learn(training, config, on_progress)
+        lost = _lost_characters(validation, vocabularies.target)
         (out / "vocab").mkdir()
         vocabularies.save(out / "vocab")
         reports = []
@@ -105,6 +110,8 @@ def preprocess(
             vocabulary_digest=vocabularies.digest(),
             vocabulary_from=config.vocab_from,
             max_length=config.max_length,
+            target_language=config.target_language,
+            lost_characters=lost,
             seconds=time.perf_counter() - start,
         )
         (out / "config.toml").write_text(to_toml(Config(data=config), only=["data"]), "utf-8")
@@ -121,6 +128,7 @@ def _learn(corpus: StagedCorpus, config: DataConfig, on_progress: OnProgress) ->
             algorithm=config.vocab_type,
             byte_fallback=config.byte_fallback,
             character_coverage=config.character_coverage,
+            normalization=config.normalization,
             where=f"{name} vocabulary",
         )
 
@@ -131,6 +139,14 @@ def _learn(corpus: StagedCorpus, config: DataConfig, on_progress: OnProgress) ->
     sources = (source for source, _ in corpus.sample(VOCABULARY_SAMPLE_PAIRS))
     targets = (target for _, target in corpus.sample(VOCABULARY_SAMPLE_PAIRS))
     return VocabularyPair(learn(sources, "source"), learn(targets, "target"), joint=False)
+
+
+def _lost_characters(validation: StagedCorpus, vocabulary: Vocabulary) -> LostCharacters:
+    references = [target for _, target in validation.sample(LOST_CHARACTERS_SAMPLE)]
+    lost = vocabulary.lost_characters(references)
+    often = Counter(itertools.chain.from_iterable(map(sorted, lost))).most_common(8)
+    examples = "".join(character for character, _ in often)
+    return LostCharacters(len(lost), sum(map(bool, lost)), examples)
 
 
 def _refuse_nothing_left(corpus: StagedCorpus) -> None:

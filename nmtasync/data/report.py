@@ -14,6 +14,12 @@ from nmtasync.data.staging import Dropped, InputFile
 from nmtasync.data.vocabulary import SENTENCEPIECE_VERSION
 from nmtasync.run_directory import MANIFEST_FORMAT, sha256, write_json
 
+LOST_SHARE = 0.01
+"""From this share of affected references on the user is told which characters are lost."""
+
+UNSPACED = 8
+"""From so many pieces between two spaces on, a language is taken for one without them."""
+
 
 @dataclass(frozen=True)
 class CorpusReport:
@@ -50,6 +56,21 @@ class CorpusReport:
 
 
 @dataclass(frozen=True)
+class LostCharacters:
+    """What of the validation references no translation can have.
+
+    Attributes:
+        num_references: How many were looked through.
+        num_affected: Those with such a character.
+        examples: The most frequent of these characters.
+    """
+
+    num_references: int
+    num_affected: int
+    examples: str
+
+
+@dataclass(frozen=True)
 class PreprocessReport:
     """What the stage did.
 
@@ -62,6 +83,8 @@ class PreprocessReport:
         vocabulary_digest: SHA-256 of the vocabulary.
         vocabulary_from: The run that it was taken from; None if it was learned.
         max_length: The most pieces of a side of a training pair.
+        target_language: Its code, if it is known.
+        lost_characters: Those that the target vocabulary can't give back.
         seconds: How long it took.
     """
 
@@ -73,6 +96,8 @@ class PreprocessReport:
     vocabulary_digest: str
     vocabulary_from: str | None
     max_length: int
+    target_language: str | None
+    lost_characters: LostCharacters
     seconds: float
 
     @property
@@ -96,6 +121,20 @@ class PreprocessReport:
             )
         if self.train.num_kept < self.train.num_read / 2:
             notes.append("More than half of the training pairs were dropped; do the sides match?")
+        lost = self.lost_characters
+        if lost.num_affected >= LOST_SHARE * lost.num_references:
+            notes.append(
+                f"{lost.num_affected / lost.num_references:.1%} of the validation references have "
+                f"characters that no translation will have, for the vocabulary rewrites them: "
+                f"{' '.join(lost.examples)} (data.normalization; 'identity' keeps them)."
+            )
+        if self.target_language is None and self.train.target_words * UNSPACED <= (
+            self.train.target_pieces
+        ):
+            notes.append(
+                "The target side has hardly any spaces. BLEU must know its language: add "
+                "--target-language zh, ja, th or the like, here or in training."
+            )
         return notes
 
     def to_json(self) -> dict[str, Any]:

@@ -109,6 +109,13 @@ class Vocabulary:
         encoded: list[Any] = self._processor.encode(lines, out_type=kind, num_threads=threads)
         return encoded
 
+    def lost_characters(self, lines: list[str]) -> list[set[str]]:
+        """Find the characters of each line that are not in what its pieces decode to."""
+        return [
+            {character for character in line if not character.isspace()} - set(decoded)
+            for line, decoded in zip(lines, self.decode(self.encode(lines)), strict=True)
+        ]
+
     def decode(self, ids: list[list[int]]) -> list[str]:
         """Join pieces to lines of text; control pieces vanish.
 
@@ -171,6 +178,7 @@ def learn_vocabulary(
     algorithm: str = "unigram",
     byte_fallback: bool = True,
     character_coverage: float = 0.9999,
+    normalization: str = "nmt_nfkc",
     where: object = "data.vocab_size",
 ) -> Vocabulary:
     """Learn a vocabulary from text; the same lines give the same vocabulary.
@@ -181,6 +189,7 @@ def learn_vocabulary(
         algorithm: "unigram" or "bpe".
         byte_fallback: Whether what the vocabulary lacks is spelled in bytes instead of UNK.
         character_coverage: Share of the characters that become pieces.
+        normalization: What is done to text before it is segmented: "nmt_nfkc", "nfkc", "identity".
         where: What an error names as its place.
 
     Raises:
@@ -195,6 +204,7 @@ def learn_vocabulary(
             model_type=algorithm,
             byte_fallback=byte_fallback,
             character_coverage=character_coverage,
+            normalization_rule_name=normalization,
             pad_id=PAD,
             unk_id=UNK,
             bos_id=BOS,

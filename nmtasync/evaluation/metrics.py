@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sacrebleu.metrics.ter import TER
 
 EAST_ASIAN = ("zh", "ja", "ko")
+UNSPACED = ("th", "lo", "km", "my")
+"""Written without spaces, and without a tokenizer in sacrebleu: characters are counted."""
 
 
 class Score(TypedDict):
@@ -56,7 +58,7 @@ def bleu(
 
 
 def _bleu(target_language: str | None) -> BLEU:
-    """Choose the tokenizer as sacrebleu's own command line does.
+    """Choose the tokenizer as sacrebleu's own command line does, but for `UNSPACED`.
 
     The tokenizers of Japanese and Korean need MeCab, which is not installed with sacrebleu;
     without it, characters are counted, and the signature says so.
@@ -64,6 +66,8 @@ def _bleu(target_language: str | None) -> BLEU:
     from sacrebleu.metrics.bleu import BLEU
 
     language = _base_language(target_language)
+    if language in UNSPACED:
+        return BLEU(tokenize="char")
     if language not in EAST_ASIAN:
         return BLEU()
     try:

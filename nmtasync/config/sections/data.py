@@ -15,7 +15,10 @@ class DataConfig:
         None, "Code of the source language, for reports.", stages=("preprocess",)
     )
     target_language: str | None = option(
-        None, "Code of the target language, for reports and TER.", stages=("preprocess",)
+        None,
+        "Code of the target language, as zh or ja_JP: how BLEU and TER tokenize depends on it, for "
+        "languages that are written without spaces.",
+        stages=("preprocess", "train", "evaluate"),
     )
     vocab_size: int = option(
         8000, "Size of each vocabulary.", unit="pieces", minimum=16, stages=("preprocess",)
@@ -37,6 +40,14 @@ class DataConfig:
         "Share of the characters that the vocabulary covers by itself.",
         minimum=0.9,
         maximum=1.0,
+    )
+    normalization: str = option(
+        "nmt_nfkc",
+        "What the vocabulary does to characters: Unicode's NFKC with kinds of spaces made one, "
+        "NFKC, or nothing. What NFKC rewrites, as the wide punctuation of Chinese, is in no "
+        "translation.",
+        choices=("nmt_nfkc", "nfkc", "identity"),
+        stages=("preprocess",),
     )
     vocab_from: str | None = option(
         None,
