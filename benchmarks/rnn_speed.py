@@ -3,15 +3,15 @@
 The peer is what one would write with PyTorch's modules: `nn.GRU` on packed sources, a loop of
 `nn.GRUCell` and attention over the target pieces, autograd, `F.cross_entropy` on all logits. It is
 given our parameters, and loss and gradients are compared before anything is timed. Each
-batch is computed by both in turn, forwards and backwards. Reads a RUN that was preprocessed:
+batch is computed by both in turn, forwards and backwards.
 
-    nmtasync preprocess RUN --train train.de train.en --valid val.de val.en --vocab-size 8000
-    python benchmarks/rnn_speed.py RUN --threads 1 2
+    python benchmarks/rnn_speed.py --run RUN --threads 1 2
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import describe
+from common import describe, prepare
 from torch import Tensor, nn
 
 from nmtasync.config.schema import ModelConfig
@@ -115,9 +115,9 @@ def _copy(source: Tensor, target: Tensor) -> None:
         target.copy_(source)
 
 
-def read_batches(run: Path, batch_tokens: int, count: int) -> list[Batch]:
+def read_batches(run: RunDirectory, batch_tokens: int, count: int) -> list[Batch]:
     """Read the first batches of an epoch."""
-    shards = ParallelShards.open(RunDirectory(run).data / "train")
+    shards = ParallelShards.open(run.data / "train")
     lengths = np.diff(shards.source_offsets), np.diff(shards.target_offsets)
     plan = plan_epoch(*lengths, batch_tokens=batch_tokens, seed=1, epoch=1)
     return [collate(shards, ids) for ids in plan[:count]]
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path)
+    parser.add_argument("--run", type=Path, help="preprocessed data; else the demo's")
     parser.add_argument("--dimension", type=int, default=256)
     parser.add_argument("--state-dimension", type=int, default=512)
     parser.add_argument("--vocabulary", type=int, default=8000, help="pieces, joint")
@@ -198,7 +198,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
-    batches = read_batches(arguments.run, arguments.batch_tokens, arguments.batches)
+    with tempfile.TemporaryDirectory() as directory:
+        run = RunDirectory(arguments.run) if arguments.run else prepare(Path(directory))
+        batches = read_batches(run, arguments.batch_tokens, arguments.batches)
     sizes = (arguments.dimension, arguments.state_dimension, arguments.vocabulary)
     plain, normalised = build(*sizes, "none"), build(*sizes, "cells")
     peer = Peer(plain)

@@ -26,9 +26,13 @@ from nmtasync.server.server import Server
 from nmtasync.server.sparse import pack
 from nmtasync.server.streams import ServerStreams
 from nmtasync.server.transport import Slot, page_lock, shared_vector
-from nmtasync.training import validator_client
+from nmtasync.training import device, validator_client
 from nmtasync.training.assembly import Assembly
-from nmtasync.training.device import refuse_allocator_without_ipc
+from nmtasync.training.device import (
+    available_cores,
+    refuse_allocator_without_ipc,
+    resolve_devices,
+)
 
 SLICES, OWN_MEMORY = None, ["cpu", "cpu"]
 
@@ -283,3 +287,26 @@ def test_a_run_whose_shards_have_memory_of_their_own_is_replayed_with_slices(toy
     assert len(logged(toy_run, "run")) == 2
     replay(other, log_of(toy_run))
     assert_replayed(toy_run, other)
+
+
+@pytest.mark.parametrize(
+    ("cores", "quota", "available", "workers"),
+    [
+        (2, None, 2, 2),
+        (64, None, 64, 4),
+        (64, "max 100000", 64, 4),
+        (64, "250000 100000", 3, 3),
+        (64, "50000 100000", 1, 1),
+        (2, "800000 100000", 2, 2),
+    ],
+)
+def test_auto_takes_no_more_cpus_than_there_are(
+    tmp_path, monkeypatch, cores, quota, available, workers
+):
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda process: range(cores))
+    monkeypatch.setattr(device.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(device, "CPU_MAX", tmp_path / "cpu.max")
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert available_cores() == available
+    assert resolve_devices("auto") == ["cpu"] * workers

@@ -303,6 +303,7 @@ def test_no_rule_depends_on_the_number_of_shards(rule, num_shards, order):
         ),
         ({"optimizer.name": "sgd", "optimizer.betas_by_words": True}, "betas_by_words: has no eff"),
         ({"optimizer.name": "sgd", "optimizer.epsilon": 1e-6}, "epsilon: has no effect.*sgd"),
+        ({"optimizer.epsilon": 0}, "epsilon: is 0"),
         ({"optimizer.clip_norm": 0}, "clip_norm: is 0.*'none'"),
         ({"schedule.warmup_updates": 0}, "decay: is 'inverse-sqrt'.*warmup_updates is 0"),
         ({"schedule.reference_words": 900}, "reference_words: has no effect.*words_scaling"),

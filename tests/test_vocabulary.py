@@ -138,7 +138,8 @@ def test_broken_model_files(tmp_path: Path) -> None:
 )
 def test_normalization_rewrites_what_no_translation_can_have_then(rule: str, lost: str) -> None:
     lines = ["他来了，真好！", "½ cup", "plain\u00a0 text"] * 40
-    vocabulary = learn_vocabulary(lines, size=275, normalization=rule)
+    more = ["the old house stands by the wide river", "we walk there every single day"] * 40
+    vocabulary = learn_vocabulary([*lines, *more], size=296, normalization=rule)
     (decoded, *_) = vocabulary.decode(vocabulary.encode(lines[:1]))
     assert (decoded == lines[0]) == (rule == "identity")
     found = vocabulary.lost_characters(lines[:3])

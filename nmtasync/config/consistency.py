@@ -96,6 +96,12 @@ def _refuse_betas(config: Config, changed: set[str]) -> None:
     for inert in (*_OF_ADAM, *(() if local_adam else ("optimizer.epsilon",))):
         if optimizer.name == "sgd" and inert in changed:
             raise _inert(inert, "while optimizer.name is 'sgd'", "remove it")
+    if optimizer.epsilon == 0.0:
+        raise UserError(
+            "is 0, and parameters that have had no gradient yet would be divided by it",
+            where="optimizer.epsilon",
+            remedy="leave it out, or take 1e-9",
+        )
     if optimizer.clip_norm == 0.0:
         raise UserError(
             "is 0, which would clip every gradient to nothing",

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
+from pathlib import Path
 
 import torch
 
 from nmtasync.errors import UserError
 
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""The quota of a container: microseconds of CPU time, or "max", in so many microseconds."""
+
+MAX_CPU_WORKERS = 4
+""""auto" takes no more: each one's updates come the later the more there are."""
+
 
 def available_cores() -> int:
-    """Count the CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Count the CPU cores that this process may use, a container's quota rounded up."""
+    cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # no such file, or no quota
+        quota, period = map(int, CPU_MAX.read_text("ascii").split())
+        cores = min(cores, max(1, math.ceil(quota / period)))
+    return cores
 
 
 def resolve_devices(text: str) -> list[str]:
@@ -26,7 +39,8 @@ def resolve_devices(text: str) -> list[str]:
     """
     num_gpus = torch.cuda.device_count()
     if text == "auto":
-        return [f"cuda:{i}" for i in range(num_gpus)] or ["cpu"] * available_cores()
+        cpus = ["cpu"] * min(available_cores(), MAX_CPU_WORKERS)
+        return [f"cuda:{i}" for i in range(num_gpus)] or cpus
     devices = [resolve_device(name.strip(), num_gpus) for name in text.split(",")]
     if len({name.split(":")[0] for name in devices}) > 1:
         raise UserError(

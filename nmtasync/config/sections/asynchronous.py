@@ -22,7 +22,8 @@ class AsynchronousConfig:
     devices: str = option(
         "auto",
         "One worker for each device named, for example cpu,cpu or cuda:0,cuda:1; a device may "
-        "be named more than once. 'auto' is every GPU, else one CPU worker for each core.",
+        "be named more than once. 'auto' is every GPU, else one CPU worker for each core, at the "
+        "most four, which share the cores.",
         stages=("train",),
     )
     optimizer_delay: int = option(

@@ -12,7 +12,11 @@ class TrainingConfig:
     """What is optimised, for how long, and what is kept."""
 
     seed: int = option(
-        1, "Seed of initialisation, order and dropout.", minimum=0, stages=("train",)
+        1,
+        "Seed of initialisation, order and dropout.",
+        minimum=0,
+        maximum=2**32 - 1,
+        stages=("train",),
     )
     init_from: str | None = option(
         None,
