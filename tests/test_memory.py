@@ -9,7 +9,7 @@ from test_rules import DELTAS, SIZE
 from nmtasync.config.load import resolve
 from nmtasync.data.shards import ParallelShards
 from nmtasync.models.build import build_model
-from nmtasync.optim.flat import flat_size
+from nmtasync.optim.flat import FlatModel
 from nmtasync.server.server import Server
 from nmtasync.server.transport import Slot
 from nmtasync.training.worker import Worker
@@ -46,7 +46,7 @@ def test_the_memory_table_is_what_workers_allocate(toy_run):
     for chosen, vectors in rows:
         config = resolve(TOY_MODEL, chosen)
         model = build_model(config.model, 46, 46)
-        size = flat_size(model)
+        size = FlatModel(model).size
         slots = [Slot.allocate(size, "cpu") for _ in range(config.asynchronous.num_slots)]
         corpus = ParallelShards.open(toy_run.data / "train")
         worker = Worker(0, slots[0].replica(model), corpus, config)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nmtasync.optim.adam import Adam
-from nmtasync.optim.flat import SHARD_ALIGNMENT, FlatModel, flat_size, shard_bounds
+from nmtasync.optim.flat import SHARD_ALIGNMENT, FlatModel, shard_bounds
 from nmtasync.optim.smoothing import smooth
 
 
@@ -23,7 +23,8 @@ def test_parameters_and_gradients_are_views_of_the_vectors():
     model = tied_model()
     before = [p.detach().clone() for p in model.parameters()]
     flat = FlatModel(model)
-    assert flat.size == flat_size(model)
+    assert flat.size >= 5 * 7 + 7 + 7 * 7 + 7 + 7
+    assert flat.size % SHARD_ALIGNMENT == 0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     model(torch.ones(3, 5)).sum().backward()
     assert flat.gradients.norm() > 0

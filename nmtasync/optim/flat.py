@@ -76,12 +76,6 @@ class FlatModel(Generic[ModelT]):
         ]
 
 
-def flat_size(model: nn.Module) -> int:
-    """Return the length P that the model's vector has."""
-    lengths = (_round_up(p.numel(), PARAMETER_ALIGNMENT) for p in model.parameters())
-    return _round_up(sum(lengths), SHARD_ALIGNMENT)
-
-
 def shard_bounds(size: int, num_shards: int) -> list[slice]:
     """Cut a vector of `size` elements into contiguous shards of about the same length.
 
