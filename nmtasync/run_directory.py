@@ -129,6 +129,8 @@ def explain_write_errors(place: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:
+            raise  # it is not the file system's
         where = error.filename or place
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NmtasyncError(

@@ -371,7 +371,5 @@ def test_what_a_target_without_spaces_needs_is_told_and_goes_along(tmp_path: Pat
     careful = preprocess(lender, [train], [valid], replace(SMALL, **options))
     assert careful.notes == []
     borrowed = preprocess(run, [train], [valid], DataConfig(vocab_from=str(lender.root)))
-    assert borrowed.notes == []
-    assert {f"data.{key}": value for key, value in options.items()}.items() <= read_toml(
-        run.config
-    ).items()
+    assert borrowed.notes == [language], "the direction may be another one"
+    assert read_toml(run.config)["data.normalization"] == "identity"

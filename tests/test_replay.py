@@ -18,6 +18,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.training.assembly import data_digest
 from nmtasync.training.exchange_log import read_exchange_log
 from nmtasync.training.local import LocalDriver
+from nmtasync.training.precision import with_precision
 from nmtasync.training.replay import check_recording
 from nmtasync.training.session import Session
 from nmtasync.training.summary import TrainingSummary
@@ -201,6 +202,9 @@ def test_other_settings_are_replayed_on_the_same_schedule_and_named(recorded, to
     state = final_state(toy_run)[1]
     different = check_recording(log, config, data_digest(toy_run), state)
     assert different == ["schedule.learning_rate"]
+    config = with_precision(experiment_config(toy_run, {}), "bf16")
+    different = check_recording(log, config, data_digest(toy_run), state)
+    assert different == ["schedule.learning_rate", "training.precision"]
 
 
 def test_a_replay_ends_at_its_own_limits(recorded, toy_run):

@@ -21,9 +21,6 @@ _OF_LEARNING = (
 )
 """The options that say how a vocabulary is learned."""
 
-_LANGUAGES = ("source_language", "target_language")
-"""Options that are taken over where this run does not set them."""
-
 
 def borrow_vocabulary(config: DataConfig, root: str) -> tuple[VocabularyPair, DataConfig]:
     """Take the vocabulary of another run.
@@ -57,5 +54,4 @@ def borrow_vocabulary(config: DataConfig, root: str) -> tuple[VocabularyPair, Da
                 where=f"data.{key}",
                 remedy="leave it out, or data.vocab_from",
             )
-    languages = {k: getattr(config, k) or options.get(k) for k in _LANGUAGES}
-    return vocabularies, dataclasses.replace(config, **learned, **languages)
+    return vocabularies, dataclasses.replace(config, **learned)

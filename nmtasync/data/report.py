@@ -125,8 +125,8 @@ class PreprocessReport:
         if lost.num_affected >= LOST_SHARE * lost.num_references:
             notes.append(
                 f"{lost.num_affected / lost.num_references:.1%} of the validation references have "
-                f"characters that no translation will have, for the vocabulary rewrites them: "
-                f"{' '.join(lost.examples)} (data.normalization; 'identity' keeps them)."
+                f"characters that the vocabulary can't give back, so no translation will have "
+                f"them: {' '.join(lost.examples)}. --normalization identity rewrites none."
             )
         if self.target_language is None and self.train.target_words * UNSPACED <= (
             self.train.target_pieces

@@ -17,6 +17,7 @@ from nmtasync.config.simulation import exact
 from nmtasync.errors import UserError
 from nmtasync.training.exchange_log import LoggedFetch, LoggedPush, LoggedRun, RecordedRun
 from nmtasync.training.in_process import InProcessDriver, WorkerParts, replica_name
+from nmtasync.training.precision import compute_name
 from nmtasync.training.session import Session
 from nmtasync.training.virtual_clock import VirtualClock
 
@@ -68,6 +69,7 @@ def check_recording(
             remedy="replay it into a new directory, or start anew with --no-resume",
         )
     settings = to_settings(config)
+    settings["training.precision"] = compute_name(config.training.precision)
     if any(start.settings.get("asynchronous.local_write_back") for start in recording.starts):
         raise UserError(
             "was recorded with asynchronous.local_write_back, and when workers wrote back is not "
@@ -103,7 +105,8 @@ def check_recording(
 
 def _recorded(start: LoggedRun, name: str) -> Any:
     """What an option was; one that there was not yet did nothing, as its default does."""
-    return start.settings.get(name, OPTIONS[name].default)
+    value = start.settings.get(name, OPTIONS[name].default)
+    return compute_name(value) if name == "training.precision" else value
 
 
 def _decides_results(name: str) -> bool:
