@@ -150,7 +150,7 @@ def _print_report(run: Path, report: PreprocessReport) -> None:
     click.echo(f"training words   {train.source_words:,} source, {train.target_words:,} target")
     click.echo(f"time             {report.seconds:.1f} s")
     for note in report.notes:
-        click.echo(f"note: {click.format_filename(note)}")
+        click.echo(f"note: {click.format_filename(note)}")  # it may name a file
     click.echo(f"\nNext: nmtasync train {click.format_filename(run)}")
 
 

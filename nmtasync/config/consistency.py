@@ -33,7 +33,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_unmet_conditions(config, changed)
     _refuse_in_synchronous_training(config, changed)
     _refuse_rules(config, changed)
-    _refuse_betas(config, changed)
+    _refuse_optimizer(config, changed)
     _refuse_schedule(config, changed)
     _refuse_local(config, changed)
     _refuse_write_back(config)
@@ -90,12 +90,13 @@ def _refuse_rules(config: Config, changed: set[str]) -> None:
             raise _inert(inert, "with the rule outer-nesterov", "remove it")
 
 
-def _refuse_betas(config: Config, changed: set[str]) -> None:
+def _refuse_optimizer(config: Config, changed: set[str]) -> None:
     optimizer, options = config.optimizer, config.asynchronous
     local_adam = options.local_optimizer_batches != 0 or options.drop_local_gradient
-    for inert in (*_OF_ADAM, *(() if local_adam else ("optimizer.epsilon",))):
-        if optimizer.name == "sgd" and inert in changed:
-            raise _inert(inert, "while optimizer.name is 'sgd'", "remove it")
+    if optimizer.name == "sgd":
+        for inert in _OF_ADAM if local_adam else (*_OF_ADAM, "optimizer.epsilon"):
+            if inert in changed:
+                raise _inert(inert, "while optimizer.name is 'sgd'", "remove it")
     if optimizer.epsilon == 0.0:
         raise UserError(
             "is 0, and parameters that have had no gradient yet would be divided by it",

@@ -17,7 +17,7 @@ from nmtasync.run_directory import MANIFEST_FORMAT, sha256, write_json
 LOST_SHARE = 0.01
 """From this share of affected references on the user is told which characters are lost."""
 
-UNSPACED = 8
+PIECES_WITHOUT_SPACE = 8
 """From so many pieces between two spaces on, a language is taken for one without them."""
 
 
@@ -128,7 +128,7 @@ class PreprocessReport:
                 f"characters that the vocabulary can't give back, so no translation will have "
                 f"them: {' '.join(lost.examples)}. --normalization identity rewrites none."
             )
-        if self.target_language is None and self.train.target_words * UNSPACED <= (
+        if self.target_language is None and self.train.target_words * PIECES_WITHOUT_SPACE <= (
             self.train.target_pieces
         ):
             notes.append(

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nmtasync.config.load import to_settings
+from nmtasync.config.load import Settings, to_settings
 from nmtasync.config.schema import OPTIONS, Config
 from nmtasync.config.simulation import exact
 from nmtasync.errors import UserError
@@ -69,7 +69,6 @@ def check_recording(
             remedy="replay it into a new directory, or start anew with --no-resume",
         )
     settings = to_settings(config)
-    settings["training.precision"] = compute_name(config.training.precision)
     if any(start.settings.get("asynchronous.local_write_back") for start in recording.starts):
         raise UserError(
             "was recorded with asynchronous.local_write_back, and when workers wrote back is not "
@@ -83,7 +82,7 @@ def check_recording(
                 "was recorded on another corpus or vocabulary than RUN has", where=recording.path
             )
         for name in _SAME_WINDOWS:
-            if (then := _recorded(start, name)) != settings[name]:
+            if (then := _setting(start.settings, name)) != settings[name]:
                 raise UserError(
                     f"is {settings[name]!r}, but was {then!r} when {recording.path} was recorded",
                     where=name,
@@ -98,14 +97,14 @@ def check_recording(
         )
     return [
         name
-        for name, value in settings.items()
-        if _decides_results(name) and any(_recorded(s, name) != value for s in recording.starts)
+        for name in filter(_decides_results, settings)
+        if any(_setting(s.settings, name) != _setting(settings, name) for s in recording.starts)
     ]
 
 
-def _recorded(start: LoggedRun, name: str) -> Any:
-    """What an option was; one that there was not yet did nothing, as its default does."""
-    value = start.settings.get(name, OPTIONS[name].default)
+def _setting(settings: Settings, name: str) -> Any:
+    """What an option comes to; one that there was not yet did nothing, as its default does."""
+    value = settings.get(name, OPTIONS[name].default)
     return compute_name(value) if name == "training.precision" else value
 
 
