@@ -23,11 +23,11 @@ import torch
 import torch.multiprocessing as mp
 
 from nmtasync.config.schema import Config, OptimizerConfig
+from nmtasync.machine.device import resolve_device
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
 from nmtasync.server.transport import Slot, shared_vector
-from nmtasync.training.device import resolve_device
-from nmtasync.training.worker_process import Task
+from nmtasync.training.asynchronous.worker_process import Task
 
 WORDS = 3_000
 

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nmtasync.config.schema import Config, DataConfig, ModelConfig
 from nmtasync.data.batches import Batch, collate, plan_epoch
+from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.models.build import build_model
@@ -37,8 +38,7 @@ from nmtasync.models.sequence_to_sequence import PAD
 from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
-from nmtasync.training.cursor import AssignedBatch
-from nmtasync.training.worker import Worker
+from nmtasync.worker.worker import Worker
 
 LABEL_SMOOTHING = 0.1
 CLIP_NORM = 1.0

@@ -27,14 +27,16 @@ import torch
 from common import describe, prepare
 from rich.console import Console
 
+from nmtasync.machine.device import resolve_devices
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Push, Reply
-from nmtasync.training import gradient, local, synchronous
-from nmtasync.training.device import resolve_devices
-from nmtasync.training.rank_process import RankSetup, run_rank
-from nmtasync.training.reporting import Reporter
+from nmtasync.training.asynchronous import local
+from nmtasync.training.asynchronous.worker_process import WorkerSetup, run_worker
+from nmtasync.training.reporting.reporter import Reporter
+from nmtasync.training.synchronous import rounds
+from nmtasync.training.synchronous.rank_process import RankSetup, run_rank
 from nmtasync.training.train import train
-from nmtasync.training.worker_process import WorkerSetup, run_worker
+from nmtasync.worker import gradient
 
 SLOW_WORKER = 1
 SLEEP_PER_COMPUTE = 2.0
@@ -170,7 +172,7 @@ def run_case(run: RunDirectory, case: Case, seconds: float) -> Recorder:
     }
     Reporter.pushed = pushed  # type: ignore[method-assign]
     local.run_worker = run_slow_worker if case.slow else run_worker
-    synchronous.run_rank = run_slow_rank if case.slow else run_rank
+    rounds.run_rank = run_slow_rank if case.slow else run_rank
     with Path(os.devnull).open("w") as nowhere:
         train(run, settings, resume=False, console=Console(file=nowhere))
     Reporter.pushed = original  # type: ignore[method-assign]

@@ -108,10 +108,10 @@ def load_trained(
     Raises:
         UserError: There is no such model or device.
     """
+    from nmtasync.checkpoints.load import load_model
     from nmtasync.data.vocabulary import VocabularyPair
     from nmtasync.evaluation.translate import Translator
-    from nmtasync.training.checkpoint import load_model
-    from nmtasync.training.device import resolve_device
+    from nmtasync.machine.device import resolve_device
 
     if checkpoint not in ("best", "latest") and not checkpoint.isdecimal():
         raise UserError("must be best, latest or a number", where=f"--checkpoint {checkpoint}")

@@ -13,7 +13,7 @@ from nmtasync.run_directory import RunDirectory
 from .options import config_options, read_settings, run_argument
 
 if TYPE_CHECKING:
-    from nmtasync.training.profile_figures import Profile
+    from nmtasync.profiling.figures import Profile
 
 
 @click.command()
@@ -61,7 +61,7 @@ def profile(
       nmtasync profile RUN --device cuda:0 --precision bf16 --set data.batch_tokens=8000
       nmtasync train RUN2 --config RUN/logs/cost_model.toml --driver simulated --speeds 1,1,1,1
     """
-    from nmtasync.training.profile import profile as measure
+    from nmtasync.profiling.profile import profile as measure
 
     from .progress import ProgressDisplay
 

@@ -15,7 +15,7 @@ from nmtasync.run_directory import RunDirectory
 from .options import config_options, read_settings, run_argument
 
 if TYPE_CHECKING:
-    from nmtasync.training.summary import TrainingSummary
+    from nmtasync.training.reporting.summary import TrainingSummary
 
 
 @click.command()
@@ -77,7 +77,7 @@ def _dump(directory: RunDirectory, settings: dict[str, Any]) -> None:
 
 
 def _describe(summary: TrainingSummary, run: Path) -> str:
-    from nmtasync.training.display import duration
+    from nmtasync.training.reporting.display import duration
 
     rows = [
         ("ended", summary.reason),

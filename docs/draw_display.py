@@ -14,10 +14,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from nmtasync.checkpoints.history import Validation
 from nmtasync.config.load import read_toml, resolve
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training.display import Display, figures_table, fraction_done
-from nmtasync.training.history import Validation
+from nmtasync.training.reporting.display import Display, figures_table, fraction_done
 
 WIDTH = 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,26 @@ from conftest import REPOSITORY
 from cli.main import COMMANDS, cli
 
 LAYERS = [
-    {"errors", "config", "run_directory"},
+    {"errors"},
+    {"run_directory"},
+    {"config", "machine"},
     {"data", "models", "optim"},
-    {"decoding", "server"},
-    {"evaluation"},
-    {"training"},
+    {"server", "decoding", "checkpoints"},
+    {"worker", "evaluation"},
+    {"training", "profiling"},
 ]
-WITHIN_FOUNDATION = {"errors": 0, "config": 1, "run_directory": 1}
+"""The folders of nmtasync; those of one line do not know each other."""
+LAYERS_OF_TRAINING = [
+    {"limits", "driver"},
+    {"reporting"},
+    {"session"},
+    {"validation"},
+    {"asynchronous", "synchronous"},
+    {"simulation"},
+    {"assembly"},
+    {"train"},
+]
+"""The same inside of nmtasync/training."""
 ONLY_IN = {
     "sentencepiece": {"nmtasync/data/vocabulary.py"},
     "sacrebleu": {"nmtasync/evaluation/metrics.py"},
@@ -49,44 +63,67 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def layer(part: str) -> int:
-    return next(i for i, parts in enumerate(LAYERS) if part in parts)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_go_with_the_flow_of_the_data(path):
-    part = path.relative_to(REPOSITORY / "nmtasync").parts[0].removesuffix(".py")
-    if part == "__init__":
-        return
-    for module in imports(path):
-        if module.startswith(("nmtasync_cli", "cli")):
-            pytest.fail(f"the library imports the command line: {module}")
-        pieces = module.split(".")
-        if pieces[0] != "nmtasync" or len(pieces) == 1 or pieces[1].startswith("_"):
+def against_the_flow(root: Path, layers: list[set[str]]) -> Iterator[str]:
+    """Name the imports of modules in a folder that do not come from an earlier layer."""
+    order = {part: number for number, parts in enumerate(layers) for part in parts}
+    package = name_of(root).replace("/", ".")
+    for path in sorted(root.rglob("*.py")):
+        part = path.relative_to(root).parts[0].removesuffix(".py")
+        if part == "__init__":
             continue
-        other = pieces[1]
-        if other == part:
-            continue
-        if layer(other) == layer(part) == 0:
-            assert WITHIN_FOUNDATION[other] < WITHIN_FOUNDATION[part], module
-        else:
-            assert layer(other) < layer(part), f"{part} must not import {module}"
+        for module in imports(path):
+            if not module.startswith(f"{package}."):
+                continue
+            other = module.removeprefix(f"{package}.").split(".")[0]
+            if not other.startswith("__") and other != part and order[other] >= order[part]:
+                yield f"{name_of(path)} imports {module}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_the_server_knows_no_models_and_no_data(path):
-    if "server" in path.parts:
-        forbidden = ("nmtasync.models", "nmtasync.data", "nmtasync.decoding")
-        assert not [m for m in imports(path) if m.startswith(forbidden)]
+def test_imports_go_with_the_flow_of_the_data():
+    library = REPOSITORY / "nmtasync"
+    assert not list(against_the_flow(library, LAYERS))
+    assert not list(against_the_flow(library / "training", LAYERS_OF_TRAINING))
 
 
-@pytest.mark.parametrize("path", ALL, ids=name_of)
-def test_a_library_is_imported_in_one_place(path):
-    roots = {module.split(".")[0] for module in imports(path)}
-    for library, places in ONLY_IN.items():
-        assert library not in roots or name_of(path) in places
-    assert "click" not in roots or path.parent.name == "cli"
-    assert not roots & {"pickle", "marshal"}
+def test_the_library_does_not_know_the_command_line():
+    assert not [
+        (name_of(path), module)
+        for path in MODULES
+        for module in imports(path)
+        if module.split(".")[0] in ("cli", "nmtasync_cli")
+    ]
+
+
+def test_the_server_knows_no_models_and_no_data():
+    forbidden = ("nmtasync.models", "nmtasync.data", "nmtasync.decoding")
+    assert not [
+        (name_of(path), module)
+        for path in (REPOSITORY / "nmtasync/server").rglob("*.py")
+        for module in imports(path)
+        if module.startswith(forbidden)
+    ]
+
+
+def test_a_wheel_would_hold_every_folder():
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    packages = setup["options"]["packages"].split()
+    folders = {name_of(path.parent).replace("/", ".") for path in MODULES}
+    assert sorted(packages) == sorted({*folders, "nmtasync_cli"})
+
+
+def test_a_library_is_imported_in_one_place():
+    offenders = []
+    for path in ALL:
+        roots = {module.split(".")[0] for module in imports(path)}
+        offenders += [
+            f"{name_of(path)} imports {library}"
+            for library in roots
+            if (library in ONLY_IN and name_of(path) not in ONLY_IN[library])
+            or (library == "click" and path.parent.name != "cli")
+            or library in ("pickle", "marshal")
+        ]
+    assert not offenders
 
 
 def test_every_module_imports_alone():

@@ -19,6 +19,7 @@ import torch
 from conftest import REPOSITORY
 
 from cli.main import main
+from nmtasync.checkpoints.store import Snapshot, point, save
 from nmtasync.config.load import to_toml
 from nmtasync.config.schema import Config, ModelConfig
 from nmtasync.data.vocabulary import VocabularyPair
@@ -26,7 +27,6 @@ from nmtasync.evaluation.metrics import score
 from nmtasync.models.build import build_model
 from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training.checkpoint import Snapshot, point, save
 
 
 @dataclass

@@ -13,9 +13,9 @@ from nmtasync.config.schema import ModelConfig, TrainingConfig
 from nmtasync.data.batches import Alignment, Batch
 from nmtasync.models.build import build_model
 from nmtasync.optim.flat import FlatModel
-from nmtasync.training import gradient
-from nmtasync.training.compilation import compile_layers
-from nmtasync.training.gradient import GradientFunction
+from nmtasync.worker import gradient
+from nmtasync.worker.compilation import compile_layers
+from nmtasync.worker.gradient import GradientFunction
 
 counters = torch._dynamo.utils.counters
 

@@ -24,7 +24,7 @@ from test_training import (
 from test_worker import OneWorker, plain_loop, toy_config
 
 from nmtasync.server.transport import Slot, page_lock, shared_vector
-from nmtasync.training.exchange_log import read_exchange_log
+from nmtasync.training.simulation.recording import read_exchange_log
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmtasync.training.cursor import BatchCursor
+from nmtasync.data.cursor import BatchCursor
 
 EPOCHS = 3
 

@@ -19,6 +19,12 @@ from test_rules import RULES, SIZE, gradients, make_server
 from torch import nn
 
 from nmtasync.errors import NmtasyncError, UserError
+from nmtasync.machine import device
+from nmtasync.machine.device import (
+    available_cores,
+    refuse_allocator_without_ipc,
+    resolve_devices,
+)
 from nmtasync.server import server as server_module
 from nmtasync.server import transport
 from nmtasync.server.messages import Push, Reply
@@ -26,13 +32,8 @@ from nmtasync.server.server import Server
 from nmtasync.server.sparse import pack
 from nmtasync.server.streams import ServerStreams
 from nmtasync.server.transport import Slot, page_lock, shared_vector
-from nmtasync.training import device, validator_client
 from nmtasync.training.assembly import Assembly
-from nmtasync.training.device import (
-    available_cores,
-    refuse_allocator_without_ipc,
-    resolve_devices,
-)
+from nmtasync.training.validation import validator_client
 
 SLICES, OWN_MEMORY = None, ["cpu", "cpu"]
 

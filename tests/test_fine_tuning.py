@@ -13,16 +13,16 @@ from conftest import TOY_MODEL, CommandLine
 from safetensors.torch import load_file
 from test_training import final_state, train_toy
 
+from nmtasync.checkpoints import store
+from nmtasync.checkpoints.initialise_from import InitialModel
+from nmtasync.checkpoints.load import find_checkpoint, load_model
+from nmtasync.config.experiment import experiment_config
 from nmtasync.data.vocabulary import VocabularyPair, learn_vocabulary
 from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training import checkpoint
 from nmtasync.training.assembly import data_digest
-from nmtasync.training.exchange_log import read_exchange_log
-from nmtasync.training.initialise_from import InitialModel
-from nmtasync.training.replay import check_recording
-from nmtasync.training.train import experiment_config
+from nmtasync.training.simulation.recording import check_recording, read_exchange_log
 
 TWO = {"asynchronous__devices": "cpu,cpu"}
 DRIVERS = {
@@ -43,7 +43,7 @@ def _base_template(
     root = tmp_path_factory.mktemp("base") / "base"
     run = RunDirectory(shutil.copytree(_toy_run_template, root))
     train_toy(run, training__max_updates=5, training__validate_every=2)
-    checkpoint.point(run, "best", 4)
+    store.point(run, "best", 4)
     return run
 
 
@@ -109,7 +109,7 @@ def other_vocabularies(corpus: Path, **options: object) -> VocabularyPair:
 def test_embeddings_follow_the_text_of_their_pieces(toy_run, base, toy_corpus, tied):
     if tied != "all":
         train_toy(base, resume=False, training__max_updates=3, model__tied_embeddings=tied)
-    trained = scored(base, checkpoint.find(base, "best"))
+    trained = scored(base, find_checkpoint(base, "best"))
     old = VocabularyPair.load(base.vocab).source
     new = other_vocabularies(toy_corpus, size=54, algorithm="bpe", byte_fallback=False)
     if tied == "all":
@@ -281,7 +281,7 @@ def test_another_corpus_through_the_command_line(
     assert result.returncode == 0, result.stderr
     assert f"initialised from {base.checkpoints / '4'}: all embeddings kept" in result.stderr
     _, state = final_state(RunDirectory(run))
-    trained, _ = checkpoint.load_model(base, "best")[:2]
+    trained, _ = load_model(base, "best")[:2]
     moved = scored(RunDirectory(run), 3)
     for name, parameter in trained.named_parameters():
         assert 0 < (moved[name] - parameter).abs().max() < 1e-2, f"{name} has moved a little"

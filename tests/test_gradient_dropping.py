@@ -7,7 +7,7 @@ from test_worker import OneWorker, toy_config
 
 from nmtasync.config.schema import AsynchronousConfig
 from nmtasync.server.sparse import pack, unpack
-from nmtasync.training.gradient_dropping import GradientDropper, drop_rate_at, num_kept
+from nmtasync.worker.gradient_dropping import GradientDropper, drop_rate_at, num_kept
 
 
 def test_the_largest_of_gradient_and_residual_are_pushed_and_nothing_is_lost():

@@ -16,6 +16,7 @@ from test_models import model as model  # noqa: PLC0414
 from test_precision import toy_batch
 from test_training import final_state, train_toy
 
+from nmtasync.checkpoints.load import load_model
 from nmtasync.config.load import resolve
 from nmtasync.config.schema import DataConfig, ModelConfig, TrainingConfig
 from nmtasync.data.batches import Alignment, Batch, collate
@@ -29,11 +30,10 @@ from nmtasync.models.guided_alignment import alignment_loss
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.models.transformer import Transformer
 from nmtasync.optim.flat import FlatModel
+from nmtasync.profiling.profile import profile
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training.checkpoint import load_model
-from nmtasync.training.gradient import GradientFunction
-from nmtasync.training.objective import run_network, sum_losses
-from nmtasync.training.profile import profile
+from nmtasync.worker.gradient import GradientFunction
+from nmtasync.worker.objective import run_network, sum_losses
 
 GUIDED = {"training__guided_alignment_weight": 1.0}
 

@@ -23,10 +23,10 @@ from test_training import final_state, train_toy, words_of_an_epoch
 
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.transport import Slot
-from nmtasync.training import local, worker_process
+from nmtasync.training.asynchronous import local, worker_process
+from nmtasync.training.reporting.summary import TrainingSummary
 from nmtasync.training.session import Session
-from nmtasync.training.summary import TrainingSummary
-from nmtasync.training.validator_client import ValidatorClient
+from nmtasync.training.validation.validator_client import ValidatorClient
 
 
 class Killed(BaseException):

@@ -12,7 +12,7 @@ from nmtasync.models.build import build_model
 from nmtasync.optim.flat import FlatModel
 from nmtasync.server.server import Server
 from nmtasync.server.transport import Slot
-from nmtasync.training.worker import Worker
+from nmtasync.worker.worker import Worker
 
 
 def memory_table(heading: str) -> list[tuple[dict[str, object], str]]:

@@ -18,10 +18,11 @@ from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
 from nmtasync.models.embeddings import look_up
 from nmtasync.optim.flat import FlatModel
-from nmtasync.training import loss_scale, precision, session
-from nmtasync.training.gradient import GradientFunction
-from nmtasync.training.loss_scale import MIN_EXPONENT, WINDOWS_TO_GROW, LossScale
-from nmtasync.training.precision import choose_precision, has_bf16_units
+from nmtasync.training import session
+from nmtasync.worker import loss_scale, precision
+from nmtasync.worker.gradient import GradientFunction
+from nmtasync.worker.loss_scale import MIN_EXPONENT, WINDOWS_TO_GROW, LossScale
+from nmtasync.worker.precision import choose_precision, has_bf16_units
 
 NARROW = ["bf16", "fp16"]
 

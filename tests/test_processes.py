@@ -9,7 +9,7 @@ from test_training import wait_gone
 
 STUCK = """
 import os, threading
-from nmtasync.training.processes import end_with_parent, process_context
+from nmtasync.machine.processes import end_with_parent, process_context
 
 def be_stuck(connection):
     end_with_parent()

@@ -13,15 +13,15 @@ from nmtasync.config.load import read_toml, resolve
 from nmtasync.data.batches import collate, plan_epoch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.models.build import build_model
-from nmtasync.run_directory import RunDirectory
-from nmtasync.training.profile import profile
-from nmtasync.training.profile_figures import (
+from nmtasync.profiling.figures import (
     COMPUTING,
     BatchCost,
     ExchangeCost,
     Profile,
     fit_line,
 )
+from nmtasync.profiling.profile import profile
+from nmtasync.run_directory import RunDirectory
 
 FLAGS = [f"--set={n}={str(v).lower() if isinstance(v, bool) else v}" for n, v in TOY_MODEL.items()]
 

@@ -13,16 +13,15 @@ import torch
 from test_simulated import assert_same_state, copy_of
 from test_training import events, final_state, train_toy
 
+from nmtasync.config.experiment import experiment_config
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.assembly import data_digest
-from nmtasync.training.exchange_log import read_exchange_log
-from nmtasync.training.local import LocalDriver
-from nmtasync.training.precision import with_precision
-from nmtasync.training.replay import check_recording
+from nmtasync.training.asynchronous.local import LocalDriver
+from nmtasync.training.reporting.summary import TrainingSummary
 from nmtasync.training.session import Session
-from nmtasync.training.summary import TrainingSummary
-from nmtasync.training.train import experiment_config
+from nmtasync.training.simulation.recording import check_recording, read_exchange_log
+from nmtasync.worker.precision import with_precision
 
 ONE = {
     "asynchronous__devices": "cpu",

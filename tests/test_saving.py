@@ -9,15 +9,18 @@ import pytest
 import torch
 from test_training import events, final_state, train_toy
 
+from nmtasync.checkpoints import store
+from nmtasync.checkpoints.history import Validation, ValidationHistory
+from nmtasync.checkpoints.load import load_model
 from nmtasync.errors import TrainingError
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training import checkpoint, local, synchronous
-from nmtasync.training.history import Validation, ValidationHistory
-from nmtasync.training.validator_client import ValidatorClient
-from nmtasync.training.validator_process import Saved
+from nmtasync.training.asynchronous import local
+from nmtasync.training.synchronous import rounds
+from nmtasync.training.validation.validator_client import ValidatorClient
+from nmtasync.training.validation.validator_process import Saved
 
 TWO = {"asynchronous__devices": "cpu,cpu"}
-DRIVERS = {"local": local, "synchronous": synchronous}
+DRIVERS = {"local": local, "synchronous": rounds}
 
 
 class NeverValidates(ValidatorClient):
@@ -42,7 +45,7 @@ def test_stopped_while_the_end_waits_for_a_validation(toy_run, monkeypatch, driv
     options = {"asynchronous__driver": driver, "training__validate_every": 2, **TWO}
     summary = train_toy(toy_run, training__max_updates=5, **options)
     assert summary.exit_code == 130
-    assert checkpoint.pointed(toy_run, "latest") == 5
+    assert store.pointed(toy_run, "latest") == 5
     assert not events(toy_run, "valid")
     monkeypatch.undo()
     train_toy(toy_run, training__max_updates=5, **options)
@@ -61,7 +64,7 @@ def test_a_validator_that_dies_at_the_end_takes_nothing_along(toy_run, monkeypat
     monkeypatch.setattr(DRIVERS[driver], "ValidatorClient", Dying)
     with pytest.raises(TrainingError, match="saving or validating failed: exit code -9"):
         train_toy(toy_run, asynchronous__driver=driver, training__max_updates=5, **TWO)
-    assert checkpoint.pointed(toy_run, "latest") == 5
+    assert store.pointed(toy_run, "latest") == 5
 
 
 def test_what_was_only_about_to_be_saved_is_saved_all_the_same(toy_run, monkeypatch):
@@ -73,7 +76,7 @@ def test_what_was_only_about_to_be_saved_is_saved_all_the_same(toy_run, monkeypa
     monkeypatch.setattr(local, "ValidatorClient", DyingBeforeItSaves)
     with pytest.raises(TrainingError, match="exit code -9"):
         train_toy(toy_run, training__validate_every=3, training__max_updates=9, **TWO)
-    assert checkpoint.pointed(toy_run, "latest") == 3
+    assert store.pointed(toy_run, "latest") == 3
 
 
 def test_a_checkpoint_that_latest_does_not_name_is_of_another_course(tmp_path, toy_run):
@@ -89,8 +92,8 @@ def test_a_checkpoint_that_latest_does_not_name_is_of_another_course(tmp_path, t
     train_toy(toy_run, training__max_updates=6, schedule__learning_rate=1e-3)
     there, expected = final_state(toy_run)[0], final_state(reference)[0]
     assert all(torch.equal(there[name], expected[name]) for name in expected)
-    model = checkpoint.load_model(toy_run, "6")[0].state_dict()
-    wanted = checkpoint.load_model(reference, "6")[0].state_dict()
+    model = load_model(toy_run, "6")[0].state_dict()
+    wanted = load_model(reference, "6")[0].state_dict()
     assert all(torch.equal(model[name], wanted[name]) for name in wanted)
 
 
@@ -101,7 +104,7 @@ def test_killed_before_a_validation_is_noted_the_best_is_pointed_at(toy_run, mon
     monkeypatch.setattr(ValidationHistory, "add", killed)
     with pytest.raises(KeyboardInterrupt):
         train_toy(toy_run, training__max_updates=3)
-    assert checkpoint.pointed(toy_run, "best") == 3
+    assert store.pointed(toy_run, "best") == 3
     monkeypatch.undo()
     train_toy(toy_run, training__max_updates=3)
     assert [entry["updates"] for entry in events(toy_run, "valid")] == [3], "validated again"

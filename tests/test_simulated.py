@@ -15,9 +15,9 @@ from test_training import events, final_state, train_toy
 
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training.cost_model import jitter_factor
+from nmtasync.training.reporting.summary import TrainingSummary
 from nmtasync.training.session import Session
-from nmtasync.training.summary import TrainingSummary
+from nmtasync.training.simulation.cost_model import jitter_factor
 
 
 def simulate(run: RunDirectory, *, resume: bool = True, **changes: object) -> TrainingSummary:

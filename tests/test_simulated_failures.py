@@ -8,8 +8,8 @@ import pytest
 from test_simulated import simulate
 from test_training import events, final_state, words_of_an_epoch
 
+from nmtasync.checkpoints import store
 from nmtasync.errors import TrainingError
-from nmtasync.training import checkpoint
 from nmtasync.training.session import Session
 
 
@@ -85,7 +85,7 @@ def test_when_all_workers_are_dead_training_ends_and_is_saved(toy_run):
     with pytest.raises(TrainingError, match=r"no worker is left after 3 virtual seconds"):
         simulate(toy_run, **dead)
     # 2 pushes each at 1 and 2 s, and worker 1's at 3 s, in the moment of its death
-    assert checkpoint.pointed(toy_run, "latest") == 5
+    assert store.pointed(toy_run, "latest") == 5
     summary = simulate(
         toy_run,
         **{**dead, "simulation__failures": "0@2.5-10,1@3"},

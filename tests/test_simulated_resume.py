@@ -17,7 +17,7 @@ from test_training import (
     words_of_an_epoch,
 )
 
-from nmtasync.training import checkpoint
+from nmtasync.checkpoints import store
 from nmtasync.training.session import Session
 
 EVENTFUL = {
@@ -91,7 +91,7 @@ def test_killed_and_resumed_is_never_interrupted_bit_for_bit(toy_run):
     wait_for_line(process, "validation of update")
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    updates = checkpoint.pointed(other, "latest")
+    updates = store.pointed(other, "latest")
     assert updates
     for run in (toy_run, other):
         simulate(

@@ -9,9 +9,9 @@ import torch
 from test_simulated import assert_same_state, copy_of, simulate
 from test_training import final_state, train_toy, words_of_an_epoch
 
+from nmtasync.checkpoints import store
 from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
-from nmtasync.training import checkpoint
 from nmtasync.training.session import Session
 
 UNEVEN = {
@@ -82,7 +82,7 @@ def test_each_batch_is_used_once_though_virtual_time_runs_out_between(toy_run):
     assert state["time_seconds"] == 12.0 and state["epoch"] < 1
     summary = simulate(toy_run, training__max_minutes=None, **UNEVEN, training__max_epochs=1)
     assert summary.target_words == words_of_an_epoch(toy_run)
-    assert checkpoint.pointed(toy_run, "latest") == summary.updates
+    assert store.pointed(toy_run, "latest") == summary.updates
 
 
 @pytest.mark.parametrize(

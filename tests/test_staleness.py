@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmtasync.training.staleness import StalenessFigures
+from nmtasync.training.reporting.staleness import StalenessFigures
 
 
 @given(

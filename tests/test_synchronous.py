@@ -25,16 +25,17 @@ from test_training import (
     words_of_an_epoch,
 )
 
+from nmtasync.checkpoints import store
 from nmtasync.config.load import resolve
 from nmtasync.errors import TrainingError, UserError
+from nmtasync.machine.device import refuse_repeated_gpus
 from nmtasync.optim.flat import SHARD_ALIGNMENT
 from nmtasync.run_directory import RunDirectory
-from nmtasync.server import owned_shard
-from nmtasync.server.collectives import rank_bounds
-from nmtasync.server.owned_shard import OwnedShard
-from nmtasync.training import checkpoint, gradient, synchronous
-from nmtasync.training.device import refuse_repeated_gpus
-from nmtasync.training.rank_process import RankSetup, run_rank
+from nmtasync.training.synchronous import owned_shard, rounds
+from nmtasync.training.synchronous.collectives import rank_bounds
+from nmtasync.training.synchronous.owned_shard import OwnedShard
+from nmtasync.training.synchronous.rank_process import RankSetup, run_rank
+from nmtasync.worker import gradient
 
 # the gradient of a layer norm is summed over the threads
 UNCLIPPED = {"optimizer__clip_norm": None, "asynchronous__threads": 1}
@@ -122,9 +123,9 @@ def test_ranks_that_keep_their_vectors_to_themselves_do_the_same(toy_run, refere
     """What GPUs do, with Gloo in place of NCCL; a death takes them back to the last snapshot."""
     options = {"training__max_updates": 7, "training__validate_every": 3, **UNCLIPPED}
     expected = reference(2, **options)
-    monkeypatch.setattr(synchronous, "works_in_shared_memory", lambda devices: False)
+    monkeypatch.setattr(rounds, "works_in_shared_memory", lambda devices: False)
     dying = functools.partial(dying_rank, ["with its gradient half done"])
-    monkeypatch.setattr(synchronous, "run_rank", dying)
+    monkeypatch.setattr(rounds, "run_rank", dying)
     train_toy(toy_run, **ranks(2), **options)
     same_state(toy_run, expected)
     assert len(events(toy_run, "worker")) == 1
@@ -182,15 +183,15 @@ def test_a_rank_killed_at_any_instant_changes_nothing(toy_run, reference, monkey
     """The first time the state is whole, then twice not: back to the snapshot of update 3."""
     expected = reference(2, training__max_updates=7, training__validate_every=3, **UNCLIPPED)
     instants = ["with its gradient half done", "in its own update", "after its own update"]
-    monkeypatch.setattr(synchronous, "run_rank", functools.partial(dying_rank, instants))
+    monkeypatch.setattr(rounds, "run_rank", functools.partial(dying_rank, instants))
     rewinds = []
-    rewind = synchronous.SynchronousDriver._rewind
+    rewind = rounds.SynchronousDriver._rewind
 
     def noted(self):
         rewind(self)
         rewinds.append(self.session.server.updates)
 
-    monkeypatch.setattr(synchronous.SynchronousDriver, "_rewind", noted)
+    monkeypatch.setattr(rounds.SynchronousDriver, "_rewind", noted)
     options = {"training__max_updates": 7, "training__validate_every": 3, **UNCLIPPED}
     train_toy(toy_run, **ranks(2), **options)
     same_state(toy_run, expected)
@@ -212,10 +213,10 @@ def failing_rank(setup: RankSetup, connection: Connection) -> None:
 
 
 def test_ranks_that_never_get_on_end_training_with_the_state_saved(toy_run, monkeypatch):
-    monkeypatch.setattr(synchronous, "run_rank", failing_rank)
+    monkeypatch.setattr(rounds, "run_rank", failing_rank)
     with pytest.raises(TrainingError, match=r"ended 1 times.*ArithmeticError: no more"):
         train_toy(toy_run, asynchronous__max_restarts=0, **ranks(2))
-    assert checkpoint.pointed(toy_run, "latest") == 2
+    assert store.pointed(toy_run, "latest") == 2
     (log,) = toy_run.logs.glob("worker-?.log")  # of the one that was first
     assert "Traceback" in log.read_text("utf-8")
 
@@ -251,7 +252,7 @@ def test_a_signal_saves_and_one_worker_goes_on(toy_run, reference):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 143, errors
     assert "Warning" not in errors and "Go on with: nmtasync train" in output
-    stopped = checkpoint.pointed(toy_run, "latest")
+    stopped = store.pointed(toy_run, "latest")
     assert stopped
     train_toy(toy_run, training__max_updates=stopped + 2, **one_worker(2), **UNCLIPPED)
     same_state(toy_run, reference(2, training__max_updates=stopped + 2, **UNCLIPPED))

@@ -20,18 +20,18 @@ from conftest import REPOSITORY, TOY_MODEL
 from rich.console import Console
 from safetensors.torch import load_file
 
+from nmtasync.checkpoints import store
+from nmtasync.checkpoints.load import load_model
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.corpus import PairPaths
 from nmtasync.data.preprocess import preprocess
 from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import TrainingError, UserError
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training import checkpoint
-from nmtasync.training.checkpoint import load_model
-from nmtasync.training.local import LocalDriver
-from nmtasync.training.summary import TrainingSummary
+from nmtasync.training.asynchronous.local import LocalDriver
+from nmtasync.training.reporting.summary import TrainingSummary
 from nmtasync.training.train import train
-from nmtasync.training.validation import Validator
+from nmtasync.training.validation.validator import Validator
 
 
 def train_toy(run: RunDirectory, *, resume: bool = True, **changes: object) -> TrainingSummary:
@@ -46,7 +46,7 @@ def events(run: RunDirectory, event: str) -> list[dict]:
 
 
 def final_state(run: RunDirectory) -> tuple[dict[str, torch.Tensor], dict]:
-    latest = checkpoint.pointed(run, "latest")
+    latest = store.pointed(run, "latest")
     path = run.checkpoints / str(latest)
     state = json.loads((path / "state.json").read_text("utf-8"))
     return load_file(path / "training.safetensors"), state
@@ -143,8 +143,8 @@ def test_patience_ends_training_and_the_best_checkpoint_stays(toy_run):
         training__keep_checkpoints=1,
     )
     assert summary.updates == 4, "the first is the best, three more are not better"
-    assert checkpoint.pointed(toy_run, "best") == 1
-    assert checkpoint.list_checkpoints(toy_run) == [1, 4]
+    assert store.pointed(toy_run, "best") == 1
+    assert store.list_checkpoints(toy_run) == [1, 4]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on(toy_run, number, code,
     output, errors = process.communicate(timeout=120)
     assert process.returncode == code, errors
     assert "Go on with: nmtasync train" in output
-    stopped = checkpoint.pointed(toy_run, "latest")
+    stopped = store.pointed(toy_run, "latest")
     assert stopped
     summary = train_toy(toy_run, asynchronous__devices="cpu", training__max_updates=stopped + 2)
     assert summary.updates == stopped + 2
@@ -273,8 +273,8 @@ def test_kill_9_leaves_a_checkpoint_to_go_on_from_and_no_process_behind(toy_run,
     process.communicate(timeout=60)
     for pid in left:  # they see their pipe close
         wait_gone(pid)
-    stopped = checkpoint.pointed(toy_run, "latest")
-    assert stopped and checkpoint.list_checkpoints(toy_run)
+    stopped = store.pointed(toy_run, "latest")
+    assert stopped and store.list_checkpoints(toy_run)
     summary = train_toy(toy_run, asynchronous__devices="cpu", training__max_updates=stopped + 2)
     assert summary.updates == stopped + 2
 

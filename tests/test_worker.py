@@ -13,6 +13,7 @@ from torch import nn
 from nmtasync.config.load import resolve
 from nmtasync.config.schema import Config
 from nmtasync.data.batches import collate, plan_epoch
+from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.models.build import build_model
 from nmtasync.models.loss import loss_sums
@@ -20,10 +21,9 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.optim.schedules import learning_rate_at
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
-from nmtasync.training.cursor import AssignedBatch
-from nmtasync.training.gradient import add_gradient, batch_seed
-from nmtasync.training.local_optimizer import LocalOptimizer
-from nmtasync.training.worker import Worker
+from nmtasync.worker.gradient import add_gradient, batch_seed
+from nmtasync.worker.local_optimizer import LocalOptimizer
+from nmtasync.worker.worker import Worker
 
 VOCABULARY = 46
 

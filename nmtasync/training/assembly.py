@@ -12,37 +12,37 @@ from typing import Any
 
 import torch
 
+from nmtasync.checkpoints.history import ValidationHistory
+from nmtasync.checkpoints.initialise_from import InitialModel
+from nmtasync.checkpoints.load import read_config, read_vectors
 from nmtasync.config.load import to_settings
 from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_speeds
 from nmtasync.data.batches import plan_epoch
+from nmtasync.data.cursor import BatchCursor, Plan
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
+from nmtasync.machine.device import available_cores
+from nmtasync.machine.signals import EXIT_CODES, on_stop_signal
 from nmtasync.models.build import build_model
 from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
-from nmtasync.training import checkpoint
-from nmtasync.training.cursor import BatchCursor, Plan
-from nmtasync.training.device import available_cores
-from nmtasync.training.display import Display
-from nmtasync.training.exchange_log import ExchangeLog, LoggedRun, read_exchange_log
-from nmtasync.training.history import ValidationHistory
-from nmtasync.training.in_process import InProcessDriver, WorkerParts
-from nmtasync.training.initialise_from import InitialModel
-from nmtasync.training.inline import InlineDriver
-from nmtasync.training.local import LocalDriver
-from nmtasync.training.objective import refuse_without_alignments
-from nmtasync.training.replay import ReplayDriver, check_recording
-from nmtasync.training.reporting import Reporter
-from nmtasync.training.session import Progress, Session
-from nmtasync.training.signals import EXIT_CODES, on_stop_signal
-from nmtasync.training.simulated import SimulatedDriver
-from nmtasync.training.simulated_synchronous import SimulatedSynchronousDriver
-from nmtasync.training.summary import TrainingSummary
-from nmtasync.training.synchronous import SynchronousDriver
-from nmtasync.training.virtual_clock import VirtualClock
+from nmtasync.training.asynchronous.in_process import InlineDriver, InProcessDriver, WorkerParts
+from nmtasync.training.asynchronous.local import LocalDriver
+from nmtasync.training.reporting.display import Display
+from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedRun
+from nmtasync.training.reporting.reporter import Reporter
+from nmtasync.training.reporting.summary import TrainingSummary
+from nmtasync.training.session import Progress, Session, restore_server
+from nmtasync.training.simulation.asynchronous import SimulatedDriver
+from nmtasync.training.simulation.clock import VirtualClock
+from nmtasync.training.simulation.recording import check_recording, read_exchange_log
+from nmtasync.training.simulation.replay import ReplayDriver
+from nmtasync.training.simulation.synchronous import SimulatedSynchronousDriver
+from nmtasync.training.synchronous.rounds import SynchronousDriver
+from nmtasync.worker.objective import refuse_without_alignments
 
 
 def _virtual_clock(config: Config, state: dict[str, Any] | None) -> VirtualClock | None:
@@ -104,7 +104,7 @@ class Assembly:
         self.run, self.config, self.devices, self.digest = run, config, devices, digest
         self.state = state
         self.updates = 0 if state is None else int(state["updates"])
-        vectors = None if state is None else checkpoint.read_vectors(run, self.updates)
+        vectors = None if state is None else read_vectors(run, self.updates)
         vocabularies = VocabularyPair.load(run.vocab)
         self.sizes = (vocabularies.source.size, vocabularies.target.size)
         self.corpus = ParallelShards.open(run.data / "train")
@@ -143,7 +143,7 @@ class Assembly:
             raise UserError(str(error), where="asynchronous.num_shards") from None
         self.cursor = BatchCursor(self._plan, config.training.max_epochs)
         if state is not None and vectors is not None:
-            checkpoint.restore_server(self.server, vectors, state)
+            restore_server(self.server, vectors, state)
             self.cursor.restore(self._data_position(state))
         self.vectors = vectors or {}
 
@@ -166,7 +166,7 @@ class Assembly:
 
     def _data_position(self, state: dict[str, Any]) -> dict[str, Any]:
         """Where to go on in the corpus: at the next epoch if this one is cut otherwise now."""
-        trained = checkpoint.read_config(state, self.run.checkpoints)
+        trained = read_config(state, self.run.checkpoints)
         same_seed = trained.training.seed == self.config.training.seed
         if same_seed and trained.data.batch_tokens == self.config.data.batch_tokens:
             position: dict[str, Any] = state["cursor"]

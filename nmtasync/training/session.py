@@ -14,18 +14,18 @@ from typing import Any
 
 from torch import Tensor
 
+from nmtasync.checkpoints import store
+from nmtasync.checkpoints.history import Validation, ValidationHistory
+from nmtasync.checkpoints.store import Snapshot
 from nmtasync.config.schema import Config
+from nmtasync.data.cursor import AssignedBatch, BatchCursor
 from nmtasync.errors import TrainingError
 from nmtasync.optim.schedules import delay_at
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
-from nmtasync.training import checkpoint
-from nmtasync.training.checkpoint import Snapshot
-from nmtasync.training.cursor import AssignedBatch, BatchCursor
-from nmtasync.training.exchange_log import ExchangeLog
-from nmtasync.training.history import Validation, ValidationHistory
-from nmtasync.training.reporting import Reporter
+from nmtasync.training.reporting.exchange_log import ExchangeLog
+from nmtasync.training.reporting.reporter import Reporter
 
 MAX_UNUSABLE_PUSHES = 25
 """So many pushes in a row whose gradient is not finite end the training."""
@@ -280,14 +280,14 @@ class Session:
             state: What `state` said then.
             vectors: [P] by name, a copy of the server's of then.
         """
-        checkpoint.restore_server(self.server, vectors, state)
+        restore_server(self.server, vectors, state)
         self.cursor.restore(state["cursor"])
         self.progress = Progress(**state["progress"])
 
     def note_saved(self, updates: int) -> None:
         """Report a checkpoint that has been written, and delete old ones."""
         self._last_saved_updates = updates
-        checkpoint.prune(self.run, self.config.training.keep_checkpoints)
+        store.prune(self.run, self.config.training.keep_checkpoints)
         self.reporter.checkpoint(updates, self.clocks())
 
     def note_validated(self, validation: Validation) -> None:
@@ -297,6 +297,18 @@ class Session:
         """
         best = self.history.would_be_best(validation)
         if best:
-            checkpoint.point(self.run, "best", validation.updates)
+            store.point(self.run, "best", validation.updates)
         self.history.add(validation)
         self.reporter.validated(validation, best, self.history.num_since_best, self.clocks())
+
+
+def restore_server(server: Server, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Let the server go on from what a checkpoint, or a snapshot in memory, holds.
+
+    Args:
+        server: The server.
+        vectors: [P] by name.
+        state: What `Session.state` said.
+    """
+    sequences = {int(worker): sequence for worker, sequence in state["last_sequences"].items()}
+    server.restore(vectors, int(state["updates"]), sequences, state["rule"])

@@ -7,16 +7,15 @@ from typing import Any
 
 from rich.console import Console
 
-from nmtasync.config.load import Settings, read_toml, resolve, to_settings, to_toml
-from nmtasync.config.option import OptionField
-from nmtasync.config.schema import OPTIONS, Config
+from nmtasync.checkpoints import store
+from nmtasync.checkpoints.initialise_from import InitialModel, recorded_start
+from nmtasync.checkpoints.load import read_config, read_state, refuse_other_architecture
+from nmtasync.config.experiment import experiment_config
+from nmtasync.config.load import Settings, read_toml, to_settings, to_toml
+from nmtasync.config.schema import Config
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
-from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically
-from nmtasync.training import checkpoint
-from nmtasync.training.architecture import refuse_other_architecture
-from nmtasync.training.assembly import Assembly
-from nmtasync.training.device import (
+from nmtasync.machine.device import (
     allow_tf32,
     refuse_allocator_without_ipc,
     refuse_repeated_gpus,
@@ -24,41 +23,11 @@ from nmtasync.training.device import (
     resolve_device,
     resolve_devices,
 )
-from nmtasync.training.display import Display
-from nmtasync.training.initialise_from import InitialModel, recorded_start
-from nmtasync.training.precision import choose_precision, with_precision
-from nmtasync.training.summary import TrainingSummary
-
-
-def experiment_config(
-    run: RunDirectory, settings: Settings, inherited: Settings | None = None
-) -> Config:
-    """Resolve the configuration of a preprocessed RUN: its config.toml, then `settings`.
-
-    Args:
-        run: The directory.
-        settings: What this call sets.
-        inherited: What another run sets, under both.
-
-    Raises:
-        UserError: RUN is not preprocessed, or `settings` contradict how it was.
-    """
-    manifest = run.read_manifest()
-    kept = read_toml(run.config)
-    for name, value in settings.items():
-        if _belongs_to_preprocessing(OPTIONS[name]) and value != (
-            there := manifest["options"].get(OPTIONS[name].key, OPTIONS[name].default)
-        ):
-            raise UserError(
-                f"is {value!r}, but {run.root} was preprocessed with {there!r}",
-                where=name,
-                remedy="leave it out or preprocess again",
-            )
-    return resolve(inherited or {}, kept, settings)
-
-
-def _belongs_to_preprocessing(field: OptionField) -> bool:
-    return field.section == "data" and "train" not in field.about.stages
+from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically
+from nmtasync.training.assembly import Assembly
+from nmtasync.training.reporting.display import Display
+from nmtasync.training.reporting.summary import TrainingSummary
+from nmtasync.worker.precision import choose_precision, with_precision
 
 
 def train(
@@ -80,9 +49,9 @@ def train(
     with run.lock():
         vocabularies = VocabularyPair.load(run.vocab)
         digest = vocabularies.digest()
-        latest = checkpoint.pointed(run, "latest") if resume else None
-        state = None if latest is None else checkpoint.read_state(run, latest, digest)
-        trained = None if state is None else checkpoint.read_config(state, run.checkpoints)
+        latest = store.pointed(run, "latest") if resume else None
+        state = None if latest is None else read_state(run, latest, digest)
+        trained = None if state is None else read_config(state, run.checkpoints)
         config, initial = _resolve(run, settings, vocabularies, state, trained)
         devices = _devices(config)
         if config.training.tf32:
@@ -95,7 +64,7 @@ def train(
             assembly = Assembly(run, decided, devices, digest, state, initial)
             # nothing has been written so far: a refused call changes nothing
             if state is None:
-                checkpoint.discard_all(run)
+                store.discard_all(run)
             with explain_write_errors(run.config):
                 write_atomically(run.config, to_toml(config))
             return assembly.train(display)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nmtasync.errors import UserError
+from nmtasync.machine.signals import EXIT_CODES
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training.signals import EXIT_CODES
 
 Line = dict[str, Any]
 

@@ -29,9 +29,9 @@ from nmtasync.config.load import (
 )
 from nmtasync.config.schema import Config
 from nmtasync.errors import NmtasyncError, UserError
+from nmtasync.machine.device import available_cores
+from nmtasync.machine.signals import EXIT_CODES, on_stop_signal
 from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically
-from nmtasync.training.device import available_cores
-from nmtasync.training.signals import EXIT_CODES, on_stop_signal
 from recipes.paper.measure import measure
 from recipes.paper.report import collect, run_directory, write_report
 from recipes.paper.rows import Machine, Row, find_rows, read_costs, row_config

@@ -1,0 +1,161 @@
+"""Checkpoints: what is scored is what is saved, and what was saved is there whole or not at all.
+
+A checkpoint is a directory, RUN/checkpoints/UPDATES, of
+    model.safetensors     the model's parameters by name: those that validation scored
+    training.safetensors  the vectors [P] to go on from; kept for the newest checkpoint only
+    state.json            clocks, data position, config, hash of the vocabulary
+`latest` and `best` beside them are text files that name one of the directories. What `latest` names
+is not written again. A directory that it does not name yet may be there all the same, left by a
+process that was killed; it is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+import nmtasync
+from nmtasync.config.load import as_dict
+from nmtasync.config.schema import Config
+from nmtasync.errors import UserError
+from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.optim.flat import FlatModel
+from nmtasync.run_directory import (
+    RunDirectory,
+    directory_written_atomically,
+    explain_write_errors,
+    write_atomically,
+    write_json,
+)
+
+CHECKPOINT_FORMAT = 1
+MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One quiesced moment of training.
+
+    Attributes:
+        vectors: [P] by name, everything needed to go on.
+        state: The rest, for JSON: clocks and data position.
+    """
+
+    vectors: dict[str, Tensor]
+    state: dict[str, Any]
+
+    @property
+    def scored(self) -> Tensor:
+        """[P], what is validated and saved as the model: the moving average where it is on."""
+        return self.vectors.get("average", self.vectors["parameters"])
+
+    @property
+    def updates(self) -> int:
+        """When it was taken."""
+        updates = self.state["updates"]
+        assert isinstance(updates, int)
+        return updates
+
+
+def save(
+    run: RunDirectory, snapshot: Snapshot, flat: FlatModel[SequenceToSequence], config: Config
+) -> Path:
+    """Write a checkpoint, point `latest` at it, and drop the training state of older ones.
+
+    Args:
+        run: Where.
+        snapshot: What.
+        flat: A model that says how the vector is laid out; its parameters are not read.
+        config: Saved along, so that the model can be built again.
+    """
+    path = run.checkpoints / str(snapshot.updates)
+    tensors = zip(flat.model.named_parameters(), flat.views(snapshot.scored), strict=True)
+    model = {name: view.contiguous() for (name, _), view in tensors}
+    state = {
+        "format": CHECKPOINT_FORMAT,
+        "nmtasync": nmtasync.__version__,
+        "torch": torch.__version__,
+        **snapshot.state,
+        "config": as_dict(config),
+    }
+    with explain_write_errors(run.checkpoints):
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        _sweep(run)
+        if pointed(run, "latest") != snapshot.updates:  # or it may be of a course cut off by a kill
+            with directory_written_atomically(path) as aside:
+                _save_tensors(model, aside / MODEL)
+                _save_tensors(snapshot.vectors, aside / TRAINING)
+                write_json(aside / STATE, state)
+        write_atomically(run.checkpoints / "latest", path.name + "\n")
+    for number in list_checkpoints(run):
+        if number != snapshot.updates:
+            (run.checkpoints / str(number) / TRAINING).unlink(missing_ok=True)
+    return path
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # it wraps what the operating system said
+        code = str(error).rpartition("os error ")[2].partition(")")[0]
+        if not code.isdigit():
+            raise
+        raise OSError(int(code), os.strerror(int(code)), str(path)) from None
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # the library makes it private
+
+
+def _sweep(run: RunDirectory) -> None:
+    for leftover in run.checkpoints.glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in run.checkpoints.glob(".*.old"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def point(run: RunDirectory, name: str, updates: int) -> None:
+    """Let the pointer `name` ("best") name a checkpoint."""
+    with explain_write_errors(run.checkpoints):
+        write_atomically(run.checkpoints / name, f"{updates}\n")
+
+
+def pointed(run: RunDirectory, name: str) -> int | None:
+    """Return the checkpoint that a pointer names, or None where there is none."""
+    try:
+        return int((run.checkpoints / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise UserError("does not name a checkpoint", where=run.checkpoints / name) from None
+
+
+def prune(run: RunDirectory, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints and those that a pointer names."""
+    pointers = {pointed(run, "latest"), pointed(run, "best")}
+    for number in list_checkpoints(run)[:-keep]:
+        if number not in pointers:
+            shutil.rmtree(run.checkpoints / str(number), ignore_errors=True)
+
+
+def discard_all(run: RunDirectory) -> None:
+    """Delete all checkpoints, the pointers first."""
+    for name in ("latest", "best", "validations.json"):
+        (run.checkpoints / name).unlink(missing_ok=True)
+    with explain_write_errors(run.checkpoints):
+        for number in list_checkpoints(run):
+            shutil.rmtree(run.checkpoints / str(number))
+
+
+def list_checkpoints(run: RunDirectory) -> list[int]:
+    """List the checkpoints by their updates, the oldest first."""
+    if not run.checkpoints.is_dir():
+        return []
+    return sorted(int(path.name) for path in run.checkpoints.iterdir() if path.name.isdigit())

@@ -1,0 +1,1 @@
+"""What the computer has: devices, processes, signals."""

@@ -1,0 +1,253 @@
+"""The stage `profile`: measure what a worker of RUN spends its time on, without training.
+
+Phases are told apart by waiting for the device between them, which training does not do: on a
+GPU their sum is more than a batch takes there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from torch.utils.flop_counter import FlopCounterMode
+
+from nmtasync.config.experiment import experiment_config
+from nmtasync.config.load import Settings
+from nmtasync.config.schema import Config
+from nmtasync.data.batches import Batch, Int64s, collate, plan_epoch
+from nmtasync.data.shards import ParallelShards
+from nmtasync.data.vocabulary import VocabularyPair
+from nmtasync.machine.device import (
+    allow_tf32,
+    available_cores,
+    refuse_tf32_without_gpu,
+    resolve_device,
+    resolve_devices,
+)
+from nmtasync.machine.matrix_products import layer_seconds
+from nmtasync.models.build import build_model
+from nmtasync.optim.flat import FlatModel
+from nmtasync.profiling.figures import BatchCost, ExchangeCost, Profile
+from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically, write_json
+from nmtasync.server.messages import Push
+from nmtasync.server.server import Server
+from nmtasync.server.transport import Slot
+from nmtasync.worker.compilation import running_compiled
+from nmtasync.worker.gradient import GradientFunction
+from nmtasync.worker.objective import refuse_without_alignments, run_network, sum_losses
+from nmtasync.worker.precision import (
+    choose_precision,
+    compute_type,
+    cpu_flags,
+    has_bf16_units,
+    layer_shape,
+    with_precision,
+)
+
+_EXCHANGES = 5
+_HEADERS = 200
+
+_IN_PLACE: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1],
+    torch.ops.aten.baddbmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * a[2] * b[2],
+    torch.ops.aten.mv: lambda a, _, **__: 2 * a[0] * a[1],
+}
+"""Operations that PyTorch's counter does not know, from the shapes of their arguments."""
+
+OnProgress = Callable[[str, int, int | None], None]
+
+
+def profile(
+    run: RunDirectory, settings: Settings, device: str, num_batches: int, on_progress: OnProgress
+) -> Profile:
+    """Measure a worker and write RUN/logs/profile.json and RUN/logs/cost_model.toml.
+
+    Args:
+        run: A preprocessed directory; it needs no checkpoint.
+        settings: What this call sets, over RUN/config.toml.
+        device: Where; "auto" is the first GPU or the CPU.
+        num_batches: How many whole batches to measure, and as many parts of some.
+        on_progress: Called with what is done, how much of it, and of how much.
+
+    Raises:
+        UserError: The configuration, the device or RUN is not usable.
+    """
+    config = experiment_config(run, settings)
+    device = resolve_device(device, where="--device")
+    if config.training.tf32:
+        refuse_tf32_without_gpu([device])
+    allow_tf32(device, config.training.tf32)
+    num_workers = len(resolve_devices(config.asynchronous.devices))
+    threads = config.asynchronous.threads or max(1, available_cores() // num_workers)
+    torch.set_num_threads(threads)
+    config = with_precision(config, choose_precision(config, None, device).precision)
+    measuring = _Measuring(run, config, device)
+    plan = measuring.plan()[:num_batches]
+    parts = [ids[: max(1, len(ids) // (2 + 2 * (i % 2)))] for i, ids in enumerate(plan)]
+    measuring.measure(plan[0])  # what is only done once is none of the batches'
+    figures = []
+    for number, ids in enumerate([*plan, *parts]):
+        on_progress("measuring", number, 2 * len(plan))
+        figures.append(measuring.measure(ids))
+    rows = int(sum(figure.target_words for figure in figures[: len(plan)]) / len(plan))
+    result = Profile(
+        device=device,
+        threads=threads,
+        precision=config.training.precision,
+        compiled=config.training.compile,
+        batches=figures[: len(plan)],
+        parts=figures[len(plan) :],
+        exchange=measuring.exchange(),
+        batches_per_push=config.asynchronous.optimizer_delay,
+        layer_ceiling=_ceiling(device, config, rows, *layer_shape(config.model)),
+        square_ceiling=_ceiling(device, config, *[_square_side(device, config)] * 3),
+        peak_bytes=_peak_bytes(device),
+    )
+    with explain_write_errors(run.logs):
+        run.logs.mkdir(parents=True, exist_ok=True)
+        write_json(run.logs / "profile.json", result.to_json())
+        write_atomically(run.logs / "cost_model.toml", result.cost_model().to_toml())
+    return result
+
+
+class _Measuring:
+    """A worker in pieces."""
+
+    def __init__(self, run: RunDirectory, config: Config, device: str) -> None:
+        self.config = config
+        self.device = device
+        self.corpus = ParallelShards.open(run.data / "train")
+        refuse_without_alignments(self.corpus, config.training)
+        vocabularies = VocabularyPair.load(run.vocab)
+        torch.manual_seed(config.training.seed)
+        model = build_model(config.model, vocabularies.source.size, vocabularies.target.size)
+        initial = FlatModel(model).parameters.clone()
+        shard_devices = None if device == "cpu" else [device]
+        self.server = Server(initial, 1, config, 1, shard_devices)
+        self.slot = Slot.allocate(self.server.size, device)
+        self.flat = self.slot.replica(model)
+        self.gradient = GradientFunction(self.flat, config.training)
+
+    def plan(self) -> list[Int64s]:
+        """The batches of the first epoch."""
+        return plan_epoch(
+            self.corpus.source_lengths,
+            self.corpus.target_lengths,
+            batch_tokens=self.config.data.batch_tokens,
+            seed=self.config.training.seed,
+            epoch=0,
+        )
+
+    def measure(self, ids: Int64s) -> BatchCost:
+        """Compute the gradient of a batch in phases, and once more to count its operations."""
+        seconds: dict[str, float] = {}
+        with self._timed(seconds, "data"):
+            aligned = self.config.training.guides_alignment
+            batch = collate(self.corpus, ids, aligned=aligned).to(self.device)
+        compiled = (
+            running_compiled(batch) if self.config.training.compile else contextlib.nullcontext()
+        )
+        with compiled:
+            self._compute(batch, seconds)
+        with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
+            self._compute(batch, {})
+        operations = counter.get_total_flops()
+        return BatchCost(batch.target_words, batch.source_words, seconds, operations)
+
+    def _compute(self, batch: Batch, seconds: dict[str, float]) -> None:
+        """Do what `GradientFunction.add` does, phase by phase."""
+        gradient, training = self.gradient, self.config.training
+        torch.manual_seed(training.seed)
+        with self._timed(seconds, "cast"):
+            model = gradient.begin().model
+        with self._timed(seconds, "forward"):
+            outputs, log_weights = run_network(model, batch, training)
+        with self._timed(seconds, "loss"):
+            loss, _ = sum_losses(model, batch, outputs, log_weights, training)
+        with self._timed(seconds, "backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        with self._timed(seconds, "cast"):
+            gradient.end()
+
+    def exchange(self) -> ExchangeCost:
+        """Push and fetch some times over, in this process, and headers to another and back."""
+        flat, slot, size = self.flat, self.slot, self.flat.size
+        seconds: list[dict[str, float]] = []
+        for sequence in range(1, _EXCHANGES + 1):
+            once: dict[str, float] = {}
+            flat.gradients.fill_(1e-3)
+            push = Push(0, sequence, self.server.versions, 1, 1000, 1000, 1.0, 1.0, 0.1)
+            with self._timed(once, "exchange"):
+                self.server.exchange(push, slot.mailbox, slot.landing)
+            with self._timed(once, "fetch"):
+                self.server.fetch(slot.landing, 0)
+            seconds.append(once)
+        copying = min(once["fetch"] for once in seconds)
+        both = min(once["exchange"] for once in seconds)
+        return ExchangeCost(max(both - copying, 0.0), copying, _latency_seconds(), size)
+
+    @contextlib.contextmanager
+    def _timed(self, seconds: dict[str, float], phase: str) -> Iterator[None]:
+        """Add the time that the context takes, the device's work included."""
+        self._wait()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
+
+
+def _latency_seconds() -> float:
+    """Half the time that a header takes to another process and back; the median of many."""
+    context = mp.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=echo, args=(there,), daemon=True)
+    process.start()
+    there.close()
+    push = Push(0, 1, (0,), 1, 1000, 1000, 1.0, 1.0, 0.1)
+    times = []
+    for _ in range(_HEADERS):
+        start = time.perf_counter()
+        here.send(push)
+        here.recv()
+        times.append(time.perf_counter() - start)
+    here.close()
+    process.join()
+    return statistics.median(times) / 2
+
+
+def echo(connection: Connection) -> None:
+    """Send everything back until the other end is closed."""
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.send(connection.recv())
+
+
+def _ceiling(device: str, config: Config, rows: int, inputs: int, outputs: int) -> float:
+    """Operations a second of a layer's matrix products."""
+    dtype = compute_type(config.training.precision)
+    return 6 * rows * inputs * outputs / layer_seconds(device, dtype, rows, inputs, outputs)
+
+
+def _square_side(device: str, config: Config) -> int:
+    """As large as matters, where it is soon done."""
+    if device != "cpu":
+        return 4096
+    slow = config.training.precision != "fp32" and not has_bf16_units(cpu_flags())
+    return 128 if slow else 1024
+
+
+def _peak_bytes(device: str) -> int:
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

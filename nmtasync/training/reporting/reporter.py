@@ -1,0 +1,221 @@
+"""Reports of a training run: metrics.jsonl, TensorBoard and the display show the same figures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from nmtasync.checkpoints.history import Validation
+from nmtasync.run_directory import RunDirectory, explain_write_errors
+from nmtasync.server.messages import Push, Reply
+from nmtasync.training.reporting.display import Display
+from nmtasync.training.reporting.staleness import StalenessFigures
+
+Figures = dict[str, Any]
+
+
+@dataclass
+class Interval:
+    """What has been pushed since the last line, which was written at `start` (seconds)."""
+
+    start: float
+    pushes: int = 0
+    updates: int = 0
+    target_words: int = 0
+    source_words: int = 0
+    cross_entropy: float = 0.0
+    gradient_norm: float = 0.0
+    learning_rate: float = 0.0
+    update_norm: float | None = None
+    staleness: StalenessFigures = field(default_factory=StalenessFigures)
+
+    def add(self, push: Push, reply: Reply) -> None:
+        """Count an applied push."""
+        self.pushes += 1
+        self.target_words += push.target_words
+        self.source_words += push.source_words
+        self.cross_entropy += push.cross_entropy
+        self.gradient_norm += push.gradient_norm
+        if reply.learning_rate is not None:
+            self.updates += 1
+            self.learning_rate = reply.learning_rate
+        if reply.update_norm is not None:
+            self.update_norm = reply.update_norm
+        self.staleness.add(push.worker, reply.staleness)
+
+    def figures(self, now: float) -> Figures:
+        """Sum the interval up; there is no pace where no time has passed, virtual as it may be."""
+        seconds = now - self.start
+        return {
+            "loss": self.cross_entropy / self.target_words,
+            "source_words_per_second": self.source_words / seconds if seconds else None,
+            "target_words_per_second": self.target_words / seconds if seconds else None,
+            "target_words_per_update": self.target_words / max(self.updates, 1),
+            "learning_rate": self.learning_rate,
+            "gradient_norm": self.gradient_norm / self.pushes,
+            "update_norm": self.update_norm,
+            **self.staleness.figures(),
+        }
+
+
+@dataclass(frozen=True)
+class TimeSpent:
+    """Shares of a worker's time, from 0 to 1.
+
+    Attributes:
+        computing: Gradients.
+        exchanging: Its pushes being applied, and the parameters copied to it, as far as it did not
+            compute meanwhile.
+        waiting: The rest: for its turn, for its process to start, for the end of a validation.
+    """
+
+    computing: float
+    exchanging: float
+    waiting: float
+
+    @classmethod
+    def of(cls, computing: float, exchanging: float) -> TimeSpent:
+        """Make it of what was measured, or virtual, and may have begun before the measuring."""
+        computing = min(computing, 1.0)  # virtual workers may have begun before this process did
+        exchanging = min(exchanging, 1.0 - computing)
+        waiting = max(0.0, 1.0 - computing - exchanging)
+        return cls(round(computing, 4), round(exchanging, 4), round(waiting, 4))
+
+
+class Reporter:
+    """Writes every figure to all places.
+
+    Args:
+        run: Whose `logs` directory to write to; lines are added to what is there.
+        display: What the user sees.
+        log_every_seconds: How often a line of training figures is written.
+        updates: Where this run (re)starts, for TensorBoard.
+        clock: Tells the time in seconds, from any zero on.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        display: Display,
+        log_every_seconds: float,
+        updates: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.display = display
+        self.log_every_seconds = log_every_seconds
+        with explain_write_errors(run.logs):
+            run.logs.mkdir(parents=True, exist_ok=True)
+            self._metrics = (run.logs / "metrics.jsonl").open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(run.logs), purge_step=updates)
+        self._clock = clock
+        self._begin = clock()
+        self._interval = Interval(self._begin)
+        self._computed: Counter[int] = Counter()
+        self._exchanged: Counter[int] = Counter()
+        self._last_exchange: dict[tuple[int, int], float] = {}
+
+    @property
+    def wants_update_norm(self) -> bool:
+        """Whether the next update should be measured: one in each interval, for it takes time."""
+        return self._interval.update_norm is None
+
+    def pushed(self, push: Push, reply: Reply, exchange_seconds: float, clocks: Figures) -> None:
+        """Note a push, and write a line when it is time.
+
+        Args:
+            push: What came.
+            reply: What the server made of it.
+            exchange_seconds: How long the server took for it.
+            clocks: When.
+        """
+        self.computed(push.worker, push.compute_seconds)
+        if push.idle_seconds is not None:  # what it has computed through cost it nothing
+            slot = (push.worker, push.slot)
+            before = self._last_exchange.get(slot, 0.0)
+            self._last_exchange[slot] = exchange_seconds
+            exchange_seconds = min(before, push.idle_seconds)
+        self._exchanged.update({push.worker: exchange_seconds})
+        if reply.applied:
+            self._interval.add(push, reply)
+        seconds = self._clock() - self._interval.start
+        if seconds >= self.log_every_seconds and seconds > 0:
+            self.flush(clocks)
+
+    def computed(self, worker: int, seconds: float) -> None:
+        """Note for how long a worker has computed."""
+        self._computed.update({worker: seconds})
+
+    def flush(self, clocks: Figures) -> None:
+        """Write the line of the interval that has not been written yet."""
+        now = self._clock()
+        interval, self._interval = self._interval, Interval(now)
+        if interval.pushes:
+            figures = interval.figures(now)
+            self._write("train", figures, clocks)
+            self._draw_staleness(figures["staleness_histogram"], clocks["updates"])
+            self.display.training(figures, clocks)
+
+    def validated(
+        self, validation: Validation, best: bool, num_since_best: int, clocks: Figures
+    ) -> None:
+        """Note a validation; its own clocks are those of the moment that it measured."""
+        now = clocks["time_seconds"]
+        measured = {"updates": validation.updates, "time_seconds": validation.time_seconds}
+        figures = {"cross_entropy": validation.cross_entropy, "bleu": validation.bleu, "best": best}
+        self._write("valid", figures, {**clocks, **measured})
+        self.display.validation(validation, best, num_since_best, now)
+
+    def checkpoint(self, updates: int, clocks: Figures) -> None:
+        """Note a checkpoint."""
+        self._write("checkpoint", {"checkpoint": updates}, clocks)
+
+    def worker(self, worker: int, what: str, clocks: Figures) -> None:
+        """Note what happened to a worker."""
+        self._write("worker", {"worker": worker, "what": what}, clocks)
+        self.display.message(f"worker {worker} {what}")
+
+    def end(self, reason: str, workers: dict[int, TimeSpent], clocks: Figures) -> None:
+        """Note the end of training, and how the workers had spent their time until then."""
+        shares = {worker: asdict(spent) for worker, spent in workers.items()}
+        self._write("end", {"reason": reason, "workers": shares}, clocks)
+
+    def time_spent(self) -> dict[int, TimeSpent]:
+        """What share of the time each worker has computed, exchanged and waited."""
+        seconds = max(self._clock() - self._begin, 1e-9)
+        return {
+            worker: TimeSpent.of(computed / seconds, self._exchanged[worker] / seconds)
+            for worker, computed in sorted(self._computed.items())
+        }
+
+    def _write(self, event: str, figures: Figures, clocks: Figures) -> None:
+        line = json.dumps({"event": event, **clocks, **figures})
+        with explain_write_errors(self._metrics.name):
+            self._metrics.write(line + "\n")
+            self._metrics.flush()
+        for name, value in _flatten(figures):
+            self._board.add_scalar(f"{event}/{name}", value, clocks["updates"])
+
+    def _draw_staleness(self, histogram: dict[int, int], updates: int) -> None:
+        values = [late for late, count in histogram.items() for _ in range(count)]
+        self._board.add_histogram("train/staleness", np.array(values), updates, bins="auto")
+
+    def close(self) -> None:
+        """Close the files."""
+        self._metrics.close()
+        self._board.close()
+
+
+def _flatten(figures: Figures) -> Iterator[tuple[str, float]]:
+    """List the numbers among figures, those in dictionaries as name/key."""
+    for name, value in figures.items():
+        if isinstance(value, dict) and name != "staleness_histogram":
+            yield from _flatten({f"{name}/{key}": inner for key, inner in value.items()})
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, value

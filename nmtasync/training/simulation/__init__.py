@@ -1,0 +1,1 @@
+"""Workers under a virtual clock, and the replay of real ones."""

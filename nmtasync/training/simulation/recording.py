@@ -1,0 +1,210 @@
+"""A log of exchanges read again, and whether it can be replayed here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nmtasync.config.load import Settings, to_settings
+from nmtasync.config.schema import OPTIONS, Config
+from nmtasync.errors import UserError
+from nmtasync.training.reporting.exchange_log import (
+    LOG_FORMAT,
+    LogEntry,
+    LoggedFetch,
+    LoggedPush,
+    LoggedRun,
+)
+from nmtasync.worker.precision import compute_name
+
+_SAME_WINDOWS = (
+    "training.seed",
+    "data.batch_tokens",
+    "asynchronous.optimizer_delay",
+    "asynchronous.overlap",
+)
+"""Options without which the log names other batches than were used, or slots that there are not."""
+
+_OBJECTIVE = {
+    "label_smoothing",
+    "precision",
+    "tf32",
+    "compile",
+    "init_from",
+    "guided_alignment_weight",
+    "guided_alignment_layer",
+}
+"""Options of the section [training] on which results depend."""
+
+_NO_MATTER = {"driver", "devices", "num_shards", "threads", "max_restarts"}
+"""Options of the section [asynchronous] on which results do not depend, or not by themselves."""
+
+
+def check_recording(
+    recording: RecordedRun, config: Config, data: str, state: dict[str, Any] | None
+) -> list[str]:
+    """See that a log can be replayed here.
+
+    Args:
+        recording: The log.
+        config: The experiment.
+        data: Hash of what RUN holds to train on.
+        state: Of the checkpoint to go on from, if there is one.
+
+    Returns:
+        The options whose values the recorded run did not have all the time, and that may change
+        what comes out.
+
+    Raises:
+        UserError: It can't.
+    """
+    if state is not None and state.get("replay", {}).get("log") != recording.digest:
+        raise UserError(
+            "can't be replayed from the latest checkpoint of RUN, which is of another run",
+            where=recording.path,
+            remedy="replay it into a new directory, or start anew with --no-resume",
+        )
+    settings = to_settings(config)
+    if any(start.settings.get("asynchronous.local_write_back") for start in recording.starts):
+        raise UserError(
+            "was recorded with asynchronous.local_write_back, and when workers wrote back is not "
+            "in the log",
+            where=recording.path,
+            remedy="record a run without it",
+        )
+    for start in recording.starts:
+        if start.data != data:
+            raise UserError(
+                "was recorded on another corpus or vocabulary than RUN has", where=recording.path
+            )
+        for name in _SAME_WINDOWS:
+            if (then := _setting(start.settings, name)) != settings[name]:
+                raise UserError(
+                    f"is {settings[name]!r}, but was {then!r} when {recording.path} was recorded",
+                    where=name,
+                    remedy="set it to that",
+                )
+    exchanges = (entry for entry in recording.entries if not isinstance(entry, LoggedRun))
+    if any(entry.slot >= config.asynchronous.num_slots for entry in exchanges):
+        raise UserError(
+            "names a slot that its workers do not have",
+            where=recording.path,
+            remedy="the log is damaged",
+        )
+    return [
+        name
+        for name in filter(_decides_results, settings)
+        if any(_setting(s.settings, name) != _setting(settings, name) for s in recording.starts)
+    ]
+
+
+def _setting(settings: Settings, name: str) -> Any:
+    """What an option comes to; one that there was not yet did nothing, as its default does."""
+    value = settings.get(name, OPTIONS[name].default)
+    return compute_name(value) if name == "training.precision" else value
+
+
+def _decides_results(name: str) -> bool:
+    section, key = name.split(".")
+    if section == "asynchronous":
+        return key not in _NO_MATTER
+    return section in ("model", "optimizer", "schedule") or key in _OBJECTIVE
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A log that has been read.
+
+    Attributes:
+        path: Of the file.
+        digest: Hash of its content.
+        entries: Its lines.
+    """
+
+    path: Path
+    digest: str
+    entries: list[LogEntry]
+
+    @property
+    def starts(self) -> list[LoggedRun]:
+        """The starts of training."""
+        return [entry for entry in self.entries if isinstance(entry, LoggedRun)]
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers take part, or their numbers leave room for."""
+        return 1 + max(e.worker for e in self.entries if not isinstance(e, LoggedRun))
+
+
+def read_exchange_log(path: Path) -> RecordedRun:
+    """Read a log; a last line without an end, left by a killed process, is not counted.
+
+    Raises:
+        UserError: It can't be read, is no such log, does not begin at the beginning, or has a gap.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"can't be read: {error.strerror}", where=path) from None
+    entries: list[LogEntry] = []
+    sequences: dict[int, int] = {}
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        where = f"{path}:{number}"
+        try:
+            entry = _parse(json.loads(line), where)
+        except (ValueError, KeyError, TypeError):
+            raise UserError("is no line of an exchange log", where=where) from None
+        entries.append(entry)
+        if number == 1 and isinstance(entry, LoggedRun) and entry.updates != 0:
+            raise UserError(
+                f"begins at update {entry.updates}, and what came before was not logged",
+                where=path,
+            )
+        if isinstance(entry, LoggedPush):
+            due = sequences.get(entry.worker, 0) + 1
+            if entry.sequence != due:
+                raise UserError(
+                    f"is push {entry.sequence} of worker {entry.worker}, but {due} would follow",
+                    where=where,
+                    remedy="the log is damaged",
+                )
+            sequences[entry.worker] = due
+    if not entries or not isinstance(entries[0], LoggedRun):
+        raise UserError("does not begin like an exchange log", where=path)
+    if not sequences:
+        raise UserError("holds no push", where=path)
+    return RecordedRun(path, hashlib.sha256(content).hexdigest(), entries)
+
+
+def _parse(line: dict[str, Any], where: str) -> LogEntry:
+    match line["event"]:
+        case "run":
+            if line["format"] != LOG_FORMAT:
+                raise UserError(
+                    f"was recorded in format {line['format']}; this version replays {LOG_FORMAT}",
+                    where=where,
+                    remedy="replay it with the version that recorded it",
+                )
+            return LoggedRun(line["updates"], line["threads"], line["data"], line["settings"])
+        case "fetch":
+            before = line.get("batches_before")
+            return LoggedFetch(line["seconds"], line["worker"], line["slot"], before)
+        case "push":
+            batches = tuple((int(epoch), int(index)) for epoch, index in line["batches"])
+            return LoggedPush(
+                line["seconds"],
+                line["worker"],
+                line["slot"],
+                line["sequence"],
+                batches,
+                line["progress"],
+                max(line["versions"]),
+                line["compute_seconds"],
+                line["exchange_seconds"],
+                line.get("idle_seconds"),
+            )
+        case unknown:
+            raise ValueError(unknown)

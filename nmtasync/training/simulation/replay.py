@@ -1,0 +1,128 @@
+"""The replay of a run from its log: the same pushes of the same workers, in the same order.
+
+With the settings of the log, the parameters are those of the recorded run, bit for bit (on a CPU,
+where its workers had one thread each). With others, for example another learning rate, it tells
+what they would have done under just that schedule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from nmtasync.config.simulation import exact
+from nmtasync.errors import UserError
+from nmtasync.training.asynchronous.in_process import InProcessDriver, WorkerParts, replica_name
+from nmtasync.training.reporting.exchange_log import LoggedFetch, LoggedPush, LoggedRun
+from nmtasync.training.session import Session
+from nmtasync.training.simulation.clock import VirtualClock
+from nmtasync.training.simulation.recording import RecordedRun
+
+
+class ReplayDriver(InProcessDriver):
+    """Repeats a recorded run to its end, or to a limit of this one.
+
+    Args:
+        session: The run; its clock is `clock`.
+        parts: What the workers are made of.
+        clock: Virtual time; it shows the recorded one.
+        recording: The log.
+        same_settings: Whether the settings are those of the log, so that its versions must come
+            out.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        parts: WorkerParts,
+        clock: VirtualClock,
+        recording: RecordedRun,
+        same_settings: bool,
+    ) -> None:
+        super().__init__(session, parts, recording.num_workers)
+        self.clock = clock
+        self.recording = recording
+        self.same_settings = same_settings
+        self.num_done = 0
+
+    def train(self) -> str:
+        """Replay until there is a reason to stop; return it.
+
+        Raises:
+            UserError: The log does not fit RUN.
+        """
+        entries = self.recording.entries
+        while (reason := self.session.stop_reason()) is None:
+            if self.num_done == len(entries):
+                return f"reached the end of {self.recording.path}"
+            entry = entries[self.num_done]
+            if not isinstance(entry, LoggedRun) and not self.clock.advance(exact(entry.seconds)):
+                continue  # to the time limit
+            if isinstance(entry, LoggedPush) and self._beyond_the_epochs(entry):
+                return f"reached training.max_epochs = {self.session.config.training.max_epochs}"
+            self.num_done += 1
+            match entry:
+                case LoggedFetch():
+                    if entry.batches_before is not None:
+                        self.replace(entry.worker, entry.batches_before)
+                    self.fetch(entry.worker, entry.slot)
+                case LoggedPush():
+                    self._repeat(entry)
+                    self.save_if_due()
+        return reason
+
+    def _beyond_the_epochs(self, entry: LoggedPush) -> bool:
+        limit = self.session.config.training.max_epochs
+        return limit is not None and any(epoch >= limit for epoch, _ in entry.batches)
+
+    def _repeat(self, entry: LoggedPush) -> None:
+        line = f"{self.recording.path}:{self.num_done}"
+        if not self.fetched[entry.worker][entry.slot].versions:
+            raise UserError(f"is a push of worker {entry.worker} before any fetch", where=line)
+        try:
+            window = self.session.cursor.draw_places(
+                entry.worker, entry.batches, entry.slot, entry.progress
+            )
+        except ValueError as error:
+            raise UserError(str(error), where=line, remedy="the log is damaged") from None
+        self.push(
+            entry.worker,
+            window,
+            entry.slot,
+            compute_seconds=entry.compute_seconds,
+            exchange_seconds=entry.exchange_seconds,
+            idle_seconds=entry.idle_seconds,
+        )
+        updates = self.session.server.updates
+        if self.same_settings and updates != entry.updates:
+            raise UserError(
+                f"comes to update {entry.updates}, but its replay to {updates}",
+                where=line,
+                remedy="the log is damaged, or of another version of nmtasync",
+            )
+
+    def own_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Keep the position in the log, and the replicas that later pushes are computed on."""
+        vectors, versions = {}, []
+        for worker, slots in enumerate(self.fetched):
+            for slot, fetched in enumerate(slots):
+                if fetched.versions:
+                    vectors[replica_name(worker, slot)] = fetched.parameters
+                    versions.append([worker, slot, max(fetched.versions)])
+        state = {
+            "log": self.recording.digest,
+            "num_done": self.num_done,
+            "versions": versions,
+        }
+        return vectors, {"virtual_seconds": str(self.clock.seconds), "replay": state}
+
+    def restore(self, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of this replay, exactly."""
+        super().restore(vectors, state)
+        saved, num_shards = state["replay"], len(self.session.server.shards)
+        self.num_done = saved["num_done"]
+        for worker, slot, version in saved["versions"]:
+            fetched = self.fetched[worker][slot]
+            fetched.parameters.copy_(vectors[replica_name(worker, slot)])
+            fetched.versions = (version,) * num_shards

@@ -1,0 +1,67 @@
+"""Synchronous workers simulated on one device: real gradients, virtual time.
+
+What asynchronous simulations are compared with, under the same costs. All workers compute on the
+same parameters and wait for the slowest; the sum of their gradients makes one update. So N
+workers with delay τ learn what one worker with delay N·τ does, and only the time has to be told.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from nmtasync.config.simulation import parse_speeds
+from nmtasync.training.asynchronous.in_process import InProcessDriver, WorkerParts
+from nmtasync.training.session import Session
+from nmtasync.training.simulation.clock import VirtualClock
+from nmtasync.training.simulation.cost_model import CostModel
+
+
+class SimulatedSynchronousDriver(InProcessDriver):
+    """Runs simulated synchronous workers to the end, round by round.
+
+    A round takes as long as its slowest worker computes, plus a reduce-scatter and an all-gather.
+    In each of these a worker sends as many bytes as in a push or a fetch of the same vector whose
+    shards lie with the workers, so each takes `CostModel.receive_seconds`.
+
+    Args:
+        session: The run; its clock is `clock`.
+        parts: What the workers are made of.
+        clock: The virtual time.
+    """
+
+    def __init__(self, session: Session, parts: WorkerParts, clock: VirtualClock) -> None:
+        super().__init__(session, parts, num_workers=1)
+        speeds = parse_speeds(session.config.simulation.speeds)
+        self.clock = clock
+        self.costs = CostModel(session.config, parts.corpus, speeds, parts.flat.size)
+        self.ranks = range(len(speeds))
+
+    def train(self) -> str:
+        """Train until there is a reason to stop; return it."""
+        self.fetch(0)
+        while (reason := self.session.stop_reason()) is None:
+            self._play_round()
+            self.save_if_due()
+        return reason
+
+    def _play_round(self) -> None:
+        """Let all workers make one update together, or time run out before."""
+        cursor, reporter = self.session.cursor, self.session.reporter
+        windows = [self.session.next_window(rank) for rank in self.ranks]
+        busy = [self.costs.compute_seconds(rank, windows[rank]) for rank in self.ranks]
+        exchanging = 2 * self.costs.receive_seconds
+        if not self.clock.advance(self.clock.seconds + max(busy) + exchanging):
+            for rank in self.ranks:
+                cursor.give_back(rank)
+            return
+        for rank in self.ranks[1:]:
+            cursor.finish(rank)
+            reporter.computed(rank, float(busy[rank]))
+        together = [batch for window in windows for batch in window]
+        self.push(0, together, compute_seconds=float(busy[0]), exchange_seconds=float(exchanging))
+
+    def own_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Keep the time; between rounds nothing is under way."""
+        return {}, {"virtual_seconds": str(self.clock.seconds)}

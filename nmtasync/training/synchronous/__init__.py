@@ -1,0 +1,1 @@
+"""Ranks that make every update together: the baseline."""

@@ -1,0 +1,210 @@
+"""One rank of synchronous training: its windows' gradients, and its own shard.
+
+A plain object; the process around it is in `rank_process`.
+
+Shapes: P is the length of the parameter vector, N the number of ranks, n the length of a shard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nmtasync.config.schema import Config
+from nmtasync.data.batches import Batch, collate
+from nmtasync.data.cursor import AssignedBatch
+from nmtasync.data.shards import ParallelShards
+from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.optim.flat import FlatModel
+from nmtasync.training.synchronous.collectives import Collective
+from nmtasync.training.synchronous.owned_shard import OwnedShard
+from nmtasync.worker.gradient import BatchFigures, GradientFunction, batch_seed, clip_factor
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a rank does for the next update.
+
+    Attributes:
+        version: The updates made so far.
+        window: The rank's batches; none where the epochs end.
+        upcoming: Those of the round after it, to prepare.
+        progress: The share of the training that is over, the same for all ranks.
+    """
+
+    version: int
+    window: list[AssignedBatch]
+    upcoming: list[AssignedBatch]
+    progress: float
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """What has come of a round. All but the last figure concern all ranks, and each says them.
+
+    Attributes:
+        applied: Whether there was an update: not if the gradient was not finite.
+        num_batches: Mini-batches behind it.
+        target_words: Target words behind it.
+        source_words: Source words behind it.
+        cross_entropy: Sum over the target words, in nats.
+        gradient_norm: Global norm of the sum per target word, before clipping.
+        learning_rate: Of the update.
+        compute_seconds: Time that this rank computed its gradient.
+        overflowed: See `Push`.
+    """
+
+    applied: bool
+    num_batches: int
+    target_words: int
+    source_words: int
+    cross_entropy: float
+    gradient_norm: float
+    learning_rate: float
+    compute_seconds: float
+    overflowed: bool = False
+
+
+class MeetingError(Exception):
+    """The ranks could not come together."""
+
+
+@contextlib.contextmanager
+def meeting() -> Iterator[None]:
+    """Tell what fails between the ranks from what fails in this one."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise MeetingError from error
+
+
+class Rank:
+    """Computes its share of each round.
+
+    Args:
+        index: Which rank it is.
+        flat: Its model, laid out in the collective's vectors.
+        collective: The way to the other ranks.
+        shard: What it owns.
+        corpus: The training corpus.
+        config: The experiment.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        flat: FlatModel[SequenceToSequence],
+        collective: Collective,
+        shard: OwnedShard,
+        corpus: ParallelShards,
+        config: Config,
+    ) -> None:
+        self.index = index
+        self.flat = flat
+        self.gradient = GradientFunction(flat, config.training)
+        self.collective = collective
+        self.shard = shard
+        self.corpus = corpus
+        self.config = config
+        self.device = flat.parameters.device
+        self._prepared: dict[tuple[int, int], Batch] = {}
+
+    def play(self, task: Round) -> RoundDone:
+        """Compute the window's gradient, meet the others, update the own shard."""
+        stopwatch = _Stopwatch(self.device)
+        self.flat.gradients.zero_()
+        figures = [self._add_gradient(assigned) for assigned in task.window]
+        stopwatch.stop()
+        if task.upcoming:  # the device still computes, or the others do
+            self._prepare(task.upcoming[0])
+        with meeting():
+            total = self.collective.sum_gradients()
+            table = self.collective.gather(self._figures(figures, total))
+        # every rank sums the same table in the same order, so all decide alike
+        batches, target_words, source_words, cross_entropy, square = table.sum(0).tolist()
+        norm = math.sqrt(square) / max(target_words, 1) if square >= 0 else math.nan
+        applied = target_words > 0 and math.isfinite(norm)
+        scale = self.gradient.scale
+        overflowed = scale is not None and scale.adapt(norm)
+        rate = 0.0
+        if applied:
+            factor = clip_factor(norm, self.config.optimizer.clip_norm)
+            if factor < 1.0:
+                total.mul_(factor)
+            rate = self.shard.update(total, int(target_words), task.version, task.progress)
+            with meeting():
+                self.collective.share_parameters()
+        return RoundDone(
+            applied,
+            int(batches),
+            int(target_words),
+            int(source_words),
+            cross_entropy,
+            norm,
+            rate,
+            stopwatch.seconds(),
+            overflowed,
+        )
+
+    def _add_gradient(self, assigned: AssignedBatch) -> BatchFigures:
+        batch = self._prepared.pop((assigned.epoch, assigned.index), None)
+        if batch is None:
+            batch = self._collate(assigned)
+        seed = batch_seed(self.config.training.seed, assigned.epoch, assigned.index)
+        return self.gradient.add(batch, seed)
+
+    def _prepare(self, assigned: AssignedBatch) -> None:
+        self._prepared = {(assigned.epoch, assigned.index): self._collate(assigned)}
+
+    def _collate(self, assigned: AssignedBatch) -> Batch:
+        aligned = self.config.training.guides_alignment
+        return collate(self.corpus, assigned.sentences, aligned=aligned).to(self.device)
+
+    def _figures(self, batches: list[BatchFigures], total: Tensor) -> Tensor:
+        """Batches, target words, source words, cross-entropy, and the shard's squared norm: [5]."""
+        counts = [
+            len(batches),
+            sum(b.target_words for b in batches),
+            sum(b.source_words for b in batches),
+        ]
+        figures = torch.zeros(5, dtype=torch.float64)
+        figures[:3] = torch.tensor(counts, dtype=torch.float64)
+        figures = figures.to(self.device, non_blocking=True)
+        if batches:
+            figures[3] = torch.stack([b.cross_entropy for b in batches]).double().sum()
+        figures[4] = total.norm().double().square()
+        return figures
+
+
+class _Stopwatch:
+    """Measures computation; on a GPU that of the device, which the host does not wait for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events: list[torch.cuda.Event] = []
+        if device.type == "cuda":
+            self._events = [_event(), _event()]
+            self._events[0].record()
+        self._start = self._end = time.perf_counter()
+
+    def stop(self) -> None:
+        """End what is measured."""
+        if self._events:
+            self._events[1].record()
+        self._end = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Say how long it took; on a GPU, once the device has come that far."""
+        if self._events:
+            start, end = self._events
+            return float(start.elapsed_time(end)) / 1000
+        return self._end - self._start
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""Snapshots saved and scored, in this process or beside it."""

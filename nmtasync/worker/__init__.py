@@ -1,0 +1,1 @@
+"""From batches to a push: the mirror of `server`."""

@@ -1,0 +1,98 @@
+"""`training.precision`: the type that the workers compute in, all of a run in the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from nmtasync.config.schema import Config, ModelConfig
+from nmtasync.machine.matrix_products import layer_seconds
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+WORTH_IT = 1.2
+"""bf16 is chosen where its products are at least so many times as fast: not all is products."""
+
+_CPU_WORDS = 64
+"""Words of the trial on a CPU; enough for its matrix units."""
+
+_FLAGS = ("flags", "features")
+"""What /proc/cpuinfo calls the list, on x86 and on ARM."""
+
+Trial = Callable[[str, torch.dtype, int, int, int], float]
+"""Measures matrix products; arguments and result as of `layer_seconds`."""
+
+
+class PrecisionChoice(NamedTuple):
+    """In which precision to compute, and why; `precision` is never "auto"."""
+
+    precision: str
+    reason: str
+
+
+def compute_type(precision: str) -> torch.dtype:
+    """The type that a precision names; "auto" is float32 as long as nothing has been tried."""
+    return _TYPES.get(precision, torch.float32)
+
+
+def choose_precision(
+    config: Config, trained: Config | None, device: str, trial: Trial = layer_seconds
+) -> PrecisionChoice:
+    """Decide what "auto" means, if that is asked for.
+
+    Args:
+        config: The experiment.
+        trained: What the checkpoint to go on from was trained with, or None.
+        device: Of the first worker; the others are taken to be alike.
+        trial: Measures.
+    """
+    asked = config.training.precision
+    if asked != "auto":
+        return PrecisionChoice(asked, "as training.precision says")
+    if trained is not None:
+        return PrecisionChoice(compute_name(trained.training.precision), "as before")
+    if device == "cpu" and not has_bf16_units(cpu_flags()):
+        return PrecisionChoice("fp32", "this CPU has no units for bf16")
+    words = _CPU_WORDS if device == "cpu" else config.data.batch_tokens
+    shape = (words, *layer_shape(config.model))
+    ratio = trial(device, torch.float32, *shape) / trial(device, torch.bfloat16, *shape)
+    return PrecisionChoice(
+        "bf16" if ratio >= WORTH_IT else "fp32",
+        f"bf16 computes a layer of {'x'.join(map(str, shape))} {ratio:.2g} times as fast as fp32",
+    )
+
+
+def cpu_flags() -> set[str]:
+    """List what this machine's processor says that it can do."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    named = (line.partition(":") for line in lines)
+    return {
+        flag for name, _, flags in named if name.strip().lower() in _FLAGS for flag in flags.split()
+    }
+
+
+def has_bf16_units(flags: set[str]) -> bool:
+    """Whether a processor multiplies bf16 itself: avx512_bf16, amx_bf16, bf16 or svebf16."""
+    return any(flag.endswith("bf16") for flag in flags)
+
+
+def compute_name(precision: str) -> str:
+    """Name what `compute_type` makes of a precision."""
+    return precision if precision in _TYPES else "fp32"
+
+
+def with_precision(config: Config, precision: str) -> Config:
+    """Return the config with what "auto" has come to."""
+    training = dataclasses.replace(config.training, precision=precision)
+    return dataclasses.replace(config, training=training)
+
+
+def layer_shape(model: ModelConfig) -> tuple[int, int]:
+    """Inputs and outputs of the model's typical large layer."""
+    if model.type == "rnn":
+        return model.dimension, 3 * (model.state_dimension or model.dimension)
+    return model.dimension, model.feed_forward or 4 * model.dimension

@@ -1,0 +1,186 @@
+"""A worker: it turns a window of batches into one push, on its own replica of the parameters.
+
+A plain object, free of processes: drivers run it in this process or in another.
+
+Shapes: P is the length of the parameter vector.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from nmtasync.config.schema import Config
+from nmtasync.data.batches import collate
+from nmtasync.data.cursor import AssignedBatch
+from nmtasync.data.shards import ParallelShards
+from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.optim.flat import FlatModel
+from nmtasync.server.messages import Push
+from nmtasync.server.sparse import pack
+from nmtasync.worker.gradient import BatchFigures, GradientFunction, batch_seed, clip_factor
+from nmtasync.worker.gradient_dropping import GradientDropper, drop_rate_at
+from nmtasync.worker.local_optimizer import LocalOptimizer
+
+
+class Worker:
+    """Computes pushes.
+
+    Args:
+        index: Which worker this is, from 0 on.
+        flat: Its replica of the model. The gradient of a window is gathered in
+            `flat.gradients`, and fetched parameters are written to `flat.parameters`.
+        corpus: The training corpus.
+        config: The experiment.
+        sequence: The number of the last push that the server took from this worker.
+        batches: How many batches this worker has computed before.
+        write_back: Called after each local step, if `asynchronous.local_write_back` is on, to
+            have the parameters of the replica written over a shard.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        flat: FlatModel[SequenceToSequence],
+        corpus: ParallelShards,
+        config: Config,
+        sequence: int = 0,
+        batches: int = 0,
+        write_back: Callable[[], None] | None = None,
+    ) -> None:
+        self.index = index
+        self.flat = flat
+        self.gradient = GradientFunction(flat, config.training)
+        self.corpus = corpus
+        self.config = config
+        self.sequence = sequence
+        self.batches = batches
+        self.write_back = write_back
+        self.versions: tuple[int, ...] = ()
+        self.local: LocalOptimizer | None = None
+        self.dropper: GradientDropper | None = None
+        options = config.asynchronous
+        if options.drop_rate is not None:
+            self.dropper = GradientDropper(flat.size, flat.parameters.device)
+        if self.local_batches_left > 0 or options.drop_local_gradient:
+            self.local = LocalOptimizer(flat, config)
+        self._pushed_words = 0
+
+    @property
+    def local_batches_left(self) -> float:
+        """For how many more batches the local optimizer runs."""
+        limit = self.config.asynchronous.local_optimizer_batches
+        return math.inf if isinstance(limit, str) else limit - self.batches
+
+    def compute(self, window: Sequence[AssignedBatch], slot: int = 0) -> Push:
+        """Compute the gradient of a window; its payload is left in `flat.gradients`.
+
+        The parameters must be those fetched last for the slot, of `versions`.
+        """
+        start = time.perf_counter()
+        self.flat.gradients.zero_()
+        self._apply_what_was_kept(window[0].progress)
+        if self.local is not None:
+            self.local.begin_window()
+        figures = [self._compute_batch(assigned) for assigned in window]
+        target_words = sum(figure.target_words for figure in figures)
+        # the only place where the device and the host wait for each other
+        cross_entropy = float(torch.stack([f.cross_entropy for f in figures]).double().sum())
+        if self.local is not None:
+            self.local.end_window(target_words)
+        norm = float(self.flat.gradients.norm()) / max(target_words, 1)
+        whole = self.config.asynchronous.local_push == "delta"  # each local step was clipped
+        factor = 1.0 if whole else clip_factor(norm, self.config.optimizer.clip_norm)
+        if factor < 1.0:
+            self.flat.gradients.mul_(factor)
+        self._pushed_words = target_words
+        num_values = None
+        if self.dropper is not None and math.isfinite(norm):
+            self.dropper.split(
+                self.flat.gradients, drop_rate_at(self.sequence, self.config.asynchronous)
+            )
+            num_values = pack(self.flat.gradients)
+        scale = self.gradient.scale
+        overflowed = scale is not None and scale.adapt(norm)
+        self.sequence += 1
+        return Push(
+            worker=self.index,
+            sequence=self.sequence,
+            base_versions=self.versions,
+            num_batches=len(figures),
+            target_words=target_words,
+            source_words=sum(figure.source_words for figure in figures),
+            cross_entropy=cross_entropy,
+            gradient_norm=norm,
+            compute_seconds=time.perf_counter() - start,
+            overflowed=overflowed,
+            num_values=num_values,
+            progress=window[0].progress,
+            slot=slot,
+        )
+
+    def _apply_what_was_kept(self, progress: float) -> None:
+        """Let the replica have what gradient dropping has kept from the shards, if it shall."""
+        if self.config.asynchronous.drop_local_gradient and self._pushed_words:
+            assert self.local is not None and self.dropper is not None
+            self.local.gradient.copy_(self.dropper.residual)
+            self.local.update(self._pushed_words, max(self.versions, default=0) + 1, progress)
+
+    def _compute_batch(self, assigned: AssignedBatch) -> BatchFigures:
+        training = self.config.training
+        batch = collate(self.corpus, assigned.sentences, aligned=training.guides_alignment).to(
+            self.flat.parameters.device
+        )
+        seed = batch_seed(training.seed, assigned.epoch, assigned.index)
+        local = self.local if self.local_batches_left > 0 else None  # it may serve dropping only
+        if local is None:
+            figures = self.gradient.add(batch, seed)
+        else:
+            with local.separate_gradient():
+                figures = self.gradient.add(batch, seed)
+            shard_updates = max(self.versions, default=0) + 1
+            local.update(figures.target_words, shard_updates, assigned.progress)
+            if self.write_back is not None:
+                self.write_back()
+        self.batches += 1
+        return figures
+
+    def state_vectors(self) -> dict[str, Tensor]:
+        """The vectors [P] that a checkpoint must keep so that the worker goes on unchanged."""
+        vectors = {}
+        if self.local is not None:
+            vectors[f"local_first_moment.{self.index}"] = self.local.first_moment
+            vectors[f"local_second_moment.{self.index}"] = self.local.second_moment
+        if self.dropper is not None:
+            vectors[f"residual.{self.index}"] = self.dropper.residual
+        return vectors
+
+    def counts(self) -> dict[str, int]:
+        """The clocks that a checkpoint must keep besides the vectors."""
+        counts = {
+            "batches": self.batches,
+            "local_updates": self.local.updates if self.local else 0,
+            "pushed_words": self._pushed_words,
+        }
+        if self.gradient.scale is not None:
+            counts.update(self.gradient.scale.counts())
+        return counts
+
+    def restore(self, vectors: dict[str, Tensor], counts: dict[str, int]) -> None:
+        """Go on from what `state_vectors` and `counts` gave.
+
+        What was not kept, as by the driver of several workers, begins anew.
+        """
+        self.batches = counts["batches"]
+        self._pushed_words = counts.get("pushed_words", 0)
+        own = self.state_vectors()
+        for name in own.keys() & vectors.keys():
+            own[name].copy_(vectors[name])
+        if self.local is not None and f"local_first_moment.{self.index}" in vectors:
+            self.local.updates = counts["local_updates"]
+        if self.gradient.scale is not None:
+            self.gradient.scale.restore(counts)
