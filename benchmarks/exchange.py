@@ -47,7 +47,7 @@ def push_and_fetch(slot: Slot, connection: Connection, staleness: int) -> None:
             return
         begin = time.perf_counter()
         base = max(0, sequence - 1 - staleness)
-        connection.send(Push(0, sequence, (base,), 1, WORDS, WORDS, 1.0, 1.0, 0.1))
+        connection.send(Push(0, sequence, (base,), WORDS, gradient_norm=1.0))
         assert isinstance(connection.recv(), Task)
         connection.send(time.perf_counter() - begin)
 

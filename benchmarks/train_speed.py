@@ -145,7 +145,7 @@ class OurLoop:
 
     def train(self, assigned: AssignedBatch) -> None:
         """Compute one push and exchange it."""
-        push = self.worker.compute([assigned])
+        push = self.worker.compute([assigned]).push
         flat = self.worker.flat
         self.worker.versions = self.server.exchange(push, flat.gradients, flat.parameters).versions
 

@@ -29,7 +29,7 @@ from rich.console import Console
 
 from nmtasync.machine.device import resolve_devices
 from nmtasync.run_directory import RunDirectory
-from nmtasync.server.messages import Push, Reply
+from nmtasync.server.messages import Reply
 from nmtasync.training.asynchronous import local
 from nmtasync.training.asynchronous.worker_process import WorkerSetup, run_worker
 from nmtasync.training.reporting.reporter import Reporter
@@ -37,6 +37,7 @@ from nmtasync.training.synchronous import rounds
 from nmtasync.training.synchronous.rank_process import RankSetup, run_rank
 from nmtasync.training.train import train
 from nmtasync.worker import gradient
+from nmtasync.worker.window import WindowFigures
 
 SLOW_WORKER = 1
 SLEEP_PER_COMPUTE = 2.0
@@ -125,13 +126,13 @@ class Recorder:
     def __init__(self, num_pushing: int, seconds: float) -> None:
         self.num_pushing = num_pushing
         self.seconds = seconds
-        self.pushes: dict[int, list[tuple[float, Push]]] = {}
+        self.pushes: dict[int, list[tuple[float, WindowFigures]]] = {}
         self.begin: float | None = None
 
-    def note(self, push: Push) -> None:
+    def note(self, window: WindowFigures) -> None:
         """Note a push; the clock begins when all workers have pushed once."""
         now = time.perf_counter()
-        self.pushes.setdefault(push.worker, []).append((now, push))
+        self.pushes.setdefault(window.worker, []).append((now, window))
         if self.begin is None and len(self.pushes) == self.num_pushing:
             self.begin = now
         often = min(len(pushes) for pushes in self.pushes.values()) >= 4
@@ -142,14 +143,14 @@ class Recorder:
     def speed(self) -> float:
         """Target words a second of all workers."""
         return sum(
-            sum(push.target_words for _, push in pushes[1:]) / (pushes[-1][0] - pushes[0][0])
+            sum(window.target_words for _, window in pushes[1:]) / (pushes[-1][0] - pushes[0][0])
             for pushes in self.pushes.values()
         )
 
     def share_outside_computing(self) -> float:
         """The share of the fast worker's time in which it did not compute."""
         pushes = self.pushes[0]
-        computing = sum(push.compute_seconds for _, push in pushes[1:])
+        computing = sum(window.compute_seconds for _, window in pushes[1:])
         return 1.0 - computing / (pushes[-1][0] - pushes[0][0])
 
 
@@ -159,10 +160,14 @@ def run_case(run: RunDirectory, case: Case, seconds: float) -> Recorder:
     original = Reporter.pushed
 
     def pushed(
-        self: Reporter, push: Push, reply: Reply, exchange_seconds: float, clocks: dict[str, Any]
+        self: Reporter,
+        window: WindowFigures,
+        reply: Reply,
+        exchange_seconds: float,
+        clocks: dict[str, Any],
     ) -> None:
-        recorder.note(push)
-        original(self, push, reply, exchange_seconds, clocks)
+        recorder.note(window)
+        original(self, window, reply, exchange_seconds, clocks)
 
     settings = {
         **SETTINGS,

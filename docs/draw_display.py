@@ -11,13 +11,15 @@ import argparse
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from nmtasync.checkpoints.history import Validation
 from nmtasync.config.load import read_toml, resolve
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training.reporting.display import Display, figures_table, fraction_done
+from nmtasync.training.limits import share_done
+from nmtasync.training.reporting.display import Display, figures_table
 
 WIDTH = 100
 
@@ -29,9 +31,8 @@ def draw(run: RunDirectory, seconds: float) -> str:
         run: Whose RUN/logs/metrics.jsonl to read.
         seconds: What was logged later is left out.
     """
-    limits = resolve(read_toml(run.config)).training
     console = Console(record=True, width=WIDTH, file=io.StringIO(), color_system="truecolor")
-    display = Display(console, limits)
+    display = Display(console)
     now, num_since_best, latest = 0.0, 0, None
     for line in (run.logs / "metrics.jsonl").read_text("utf-8").splitlines():
         event = json.loads(line)
@@ -46,8 +47,13 @@ def draw(run: RunDirectory, seconds: float) -> str:
             latest = event
     if latest is None:
         raise SystemExit(f"{run.logs}/metrics.jsonl has no line of training until then")
-    console.print(figures_table(latest, latest, fraction_done(limits, latest)))
+    console.print(figures_table(latest, latest, _share_done(run, latest)))
     return console.export_svg(title=f"nmtasync train {run.root}")
+
+
+def _share_done(run: RunDirectory, clocks: dict[str, Any]) -> float | None:
+    limits = resolve(read_toml(run.config)).training
+    return share_done(limits, clocks["time_seconds"], clocks["updates"], clocks["epoch"])
 
 
 def main() -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,39 +16,15 @@ from nmtasync.data.corpus import PairPaths
 from nmtasync.data.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.session import Session
-
-REPOSITORY = Path(__file__).parent.parent
-
-TOY_MODEL = {
-    "model.dimension": 16,
-    "model.encoder_layers": 1,
-    "model.decoder_layers": 1,
-    "data.batch_tokens": 120,
-    "training.validate_bleu": False,
-    "training.validate_metric": "cross_entropy",
-    "asynchronous.devices": "cpu",
-    "asynchronous.threads": 1,  # tests run beside each other
-}
-"""Settings of a model so small that a batch takes a few milliseconds."""
+from tests.support.command_line import CommandLine
+from tests.support.repository import REPOSITORY
+from tests.support.toy import write_toy_corpus
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Tests run beside each other: one thread each."""
     torch.set_num_threads(1)
-
-
-def write_toy_corpus(directory: Path, num_pairs: int = 300) -> None:
-    """Write train and valid .src and .tgt: spelled-out digits, the target in reverse order."""
-    words = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
-    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    rng = random.Random(1)
-    for part, number in (("train", num_pairs), ("valid", 20)):
-        lines = [[rng.randrange(10) for _ in range(rng.randint(1, 6))] for _ in range(number)]
-        source = "".join(" ".join(words[d] for d in line) + "\n" for line in lines)
-        target = "".join(" ".join(names[d] for d in line[::-1]) + "\n" for line in lines)
-        (directory / f"{part}.src").write_text(source, "utf-8")
-        (directory / f"{part}.tgt").write_text(target, "utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -85,17 +59,14 @@ def pushes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int, int]]:
     seen: list[tuple[float, int, int]] = []
     exchange = Session.exchange
 
-    def noted(self: Session, push, payload, landing, *rest):
-        reply = exchange(self, push, payload, landing, *rest)
+    def noted(self: Session, computed, payload, landing, *rest):
+        reply = exchange(self, computed, payload, landing, *rest)
         assert len(set(reply.staleness)) == 1, "all shards take a push at once"
-        seen.append((self.seconds, push.worker, reply.staleness[0]))
+        seen.append((self.seconds, computed.push.worker, reply.staleness[0]))
         return reply
 
     monkeypatch.setattr(Session, "exchange", noted)
     return seen
-
-
-CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")

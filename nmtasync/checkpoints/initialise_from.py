@@ -8,9 +8,7 @@ Shapes: V pieces of a vocabulary, D dimension, K pieces that both vocabularies h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +17,6 @@ from nmtasync.checkpoints import store
 from nmtasync.checkpoints.load import (
     find_checkpoint,
     load_model,
-    read_config,
     read_state,
     refuse_other_architecture,
 )
@@ -61,8 +58,7 @@ class InitialModel:
         self._number = find_checkpoint(self.run, which)
         self.path = self.run.checkpoints / str(self._number)
         self.vocabularies = VocabularyPair.load(self.run.vocab)
-        state = read_state(self.run, self._number, self.vocabularies.digest())
-        self.config = read_config(state, self.path)
+        self.config = read_state(self.run, self._number, self.vocabularies.digest()).config
 
     def model_settings(self, settings: Settings, vocabularies: VocabularyPair) -> Settings:
         """Take the architecture from the checkpoint.
@@ -158,11 +154,11 @@ def common_rows(here: Vocabulary, there: Vocabulary) -> tuple[Tensor, Tensor]:
     return rows[:, 0], rows[:, 1]
 
 
-def recorded_start(state: Mapping[str, Any], given: str | None) -> str | None:
-    """Say where a run that has begun started from, so that it is not applied twice.
+def recorded_start(record: dict[str, str] | None, given: str | None) -> str | None:
+    """Return where a run that has begun started from, so that it is not applied twice.
 
     Args:
-        state: Of the checkpoint to go on from.
+        record: What `InitialModel.record` said then.
         given: What `training.init_from` is now.
 
     Returns:
@@ -171,7 +167,6 @@ def recorded_start(state: Mapping[str, Any], given: str | None) -> str | None:
     Raises:
         UserError: `given` names another one.
     """
-    record = state.get("initialised_from")
     known = (record["given"], record["checkpoint"]) if record else (None,)
     if (given and str(Path(given).absolute())) not in known:
         began = f"from {record['checkpoint']}" if record else "from scratch"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 import nmtasync
+from nmtasync.checkpoints.state import TrainingState
 from nmtasync.checkpoints.store import (
     CHECKPOINT_FORMAT,
     MODEL,
@@ -20,7 +20,7 @@ from nmtasync.checkpoints.store import (
     list_checkpoints,
     pointed,
 )
-from nmtasync.config.load import Settings, check, find_option, resolve
+from nmtasync.config.load import Settings
 from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS, Config, get
 from nmtasync.data.vocabulary import VocabularyPair
@@ -30,7 +30,7 @@ from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.run_directory import RunDirectory
 
 
-def read_state(run: RunDirectory, updates: int, vocabulary_digest: str) -> dict[str, Any]:
+def read_state(run: RunDirectory, updates: int, vocabulary_digest: str) -> TrainingState:
     """Read the state of a checkpoint and see that it belongs to RUN.
 
     Raises:
@@ -38,16 +38,20 @@ def read_state(run: RunDirectory, updates: int, vocabulary_digest: str) -> dict[
     """
     path = run.checkpoints / str(updates)
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        content = json.loads((path / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"is no checkpoint: {error}", where=path) from None
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise UserError(
             f"was written in another format than {CHECKPOINT_FORMAT}, which nmtasync "
             f"{nmtasync.__version__} reads",
             where=path,
         )
-    if state["vocabulary"] != vocabulary_digest:
+    try:
+        state = TrainingState.from_json(content, path)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"is damaged: {error!r}", where=path / STATE) from None
+    if state.vocabulary != vocabulary_digest:
         raise UserError(
             "was trained with another vocabulary than the one in RUN/vocab",
             where=path,
@@ -62,24 +66,14 @@ def read_vectors(run: RunDirectory, updates: int) -> dict[str, Tensor]:
     Raises:
         UserError: They are missing or damaged.
     """
-    return _load_tensors(run.checkpoints / str(updates) / TRAINING, "cpu")
+    return _load_tensors(run.checkpoints / str(updates) / TRAINING)
 
 
-def _load_tensors(path: Path, device: str) -> dict[str, Tensor]:
+def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path, device=device)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"can't be read: {error}", where=path) from None
-
-
-def read_config(state: dict[str, Any], where: Path) -> Config:
-    """Build the config that a checkpoint was trained with."""
-    settings = {}
-    for section, content in state["config"].items():
-        for key, value in content.items():
-            field = find_option(f"{section}.{key}", where=where)
-            settings[field.name] = check(field, value, where=where)
-    return resolve(settings)
 
 
 def refuse_other_architecture(
@@ -153,7 +147,7 @@ def load_model(
     vocabularies = VocabularyPair.load(run.vocab)
     numbers = _last_checkpoints(run, find_checkpoint(run, which), average)
     states = [read_state(run, number, vocabularies.digest()) for number in numbers]
-    config = read_config(states[-1], run.checkpoints / str(numbers[-1]))
+    config = states[-1].config
     model = build_model(config.model, vocabularies.source.size, vocabularies.target.size)
     parameters = dict(model.named_parameters())
     sums: dict[str, Tensor] = {}
@@ -177,7 +171,7 @@ def _last_checkpoints(run: RunDirectory, last: int, count: int) -> list[int]:
 
 
 def _load_parameters(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors = _load_tensors(path / MODEL, "cpu")
+    tensors = _load_tensors(path / MODEL)
     if tensors.keys() != expected.keys() or any(
         tensors[name].shape != parameter.shape for name, parameter in expected.items()
     ):

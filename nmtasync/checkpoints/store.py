@@ -15,7 +15,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,11 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import nmtasync
-from nmtasync.config.load import as_dict
-from nmtasync.config.schema import Config
+from nmtasync.checkpoints.state import TrainingState
 from nmtasync.errors import UserError
-from nmtasync.models.sequence_to_sequence import SequenceToSequence
-from nmtasync.optim.flat import FlatModel
+from nmtasync.optim.flat import Layout
 from nmtasync.run_directory import (
     RunDirectory,
     directory_written_atomically,
@@ -46,57 +43,46 @@ class Snapshot:
 
     Attributes:
         vectors: [P] by name, everything needed to go on.
-        state: The rest, for JSON: clocks and data position.
+        state: The rest.
     """
 
     vectors: dict[str, Tensor]
-    state: dict[str, Any]
+    state: TrainingState
 
     @property
     def scored(self) -> Tensor:
         """[P], what is validated and saved as the model: the moving average where it is on."""
         return self.vectors.get("average", self.vectors["parameters"])
 
-    @property
-    def updates(self) -> int:
-        """When it was taken."""
-        updates = self.state["updates"]
-        assert isinstance(updates, int)
-        return updates
 
-
-def save(
-    run: RunDirectory, snapshot: Snapshot, flat: FlatModel[SequenceToSequence], config: Config
-) -> Path:
+def save(run: RunDirectory, snapshot: Snapshot, layout: Layout) -> Path:
     """Write a checkpoint, point `latest` at it, and drop the training state of older ones.
 
     Args:
         run: Where.
         snapshot: What.
-        flat: A model that says how the vector is laid out; its parameters are not read.
-        config: Saved along, so that the model can be built again.
+        layout: Where each parameter lies in the vectors.
     """
-    path = run.checkpoints / str(snapshot.updates)
-    tensors = zip(flat.model.named_parameters(), flat.views(snapshot.scored), strict=True)
-    model = {name: view.contiguous() for (name, _), view in tensors}
+    updates = snapshot.state.updates
+    path = run.checkpoints / str(updates)
+    model = {name: view.contiguous() for name, view in layout.views(snapshot.scored).items()}
     state = {
         "format": CHECKPOINT_FORMAT,
         "nmtasync": nmtasync.__version__,
         "torch": torch.__version__,
-        **snapshot.state,
-        "config": as_dict(config),
+        **snapshot.state.to_json(),
     }
     with explain_write_errors(run.checkpoints):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         _sweep(run)
-        if pointed(run, "latest") != snapshot.updates:  # or it may be of a course cut off by a kill
+        if pointed(run, "latest") != updates:  # or it may be of a course cut off by a kill
             with directory_written_atomically(path) as aside:
                 _save_tensors(model, aside / MODEL)
                 _save_tensors(snapshot.vectors, aside / TRAINING)
                 write_json(aside / STATE, state)
-        write_atomically(run.checkpoints / "latest", path.name + "\n")
+        point(run, "latest", updates)
     for number in list_checkpoints(run):
-        if number != snapshot.updates:
+        if number != updates:
             (run.checkpoints / str(number) / TRAINING).unlink(missing_ok=True)
     return path
 
@@ -115,14 +101,12 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _sweep(run: RunDirectory) -> None:
-    for leftover in run.checkpoints.glob(".*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for leftover in run.checkpoints.glob(".*.old"):
+    for leftover in (*run.checkpoints.glob(".*.tmp"), *run.checkpoints.glob(".*.old")):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def point(run: RunDirectory, name: str, updates: int) -> None:
-    """Let the pointer `name` ("best") name a checkpoint."""
+    """Let the pointer `name`, "latest" or "best", name a checkpoint."""
     with explain_write_errors(run.checkpoints):
         write_atomically(run.checkpoints / name, f"{updates}\n")
 

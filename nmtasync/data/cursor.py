@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,27 @@ class AssignedBatch:
     index: int
     sentences: npt.NDArray[np.int64]
     progress: float = 0.0
+
+
+@dataclass(frozen=True)
+class DataPosition:
+    """How far training has come in its epochs.
+
+    Attributes:
+        epoch: From 0 on.
+        position: The next batch of the epoch.
+        returned: Batches of before that are to be drawn again, by epoch and index.
+    """
+
+    epoch: int = 0
+    position: int = 0
+    returned: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> DataPosition:
+        """Read what `dataclasses.asdict` made of one."""
+        returned = tuple((int(epoch), int(index)) for epoch, index in content["returned"])
+        return cls(int(content["epoch"]), int(content["position"]), returned)
 
 
 class BatchCursor:
@@ -136,17 +157,13 @@ class BatchCursor:
             self._plans[epoch] = self._plan_epoch(epoch)
         return self._plans[epoch]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> DataPosition:
         """What a checkpoint keeps; windows that are held count as not drawn."""
         held = [place for window in self._held.values() for place in window]
-        return {
-            "epoch": self.epoch,
-            "position": self.position,
-            "returned": sorted(self._returned + held),
-        }
+        return DataPosition(self.epoch, self.position, tuple(sorted(self._returned + held)))
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        self.epoch, self.position = state["epoch"], state["position"]
-        self._returned = [(epoch, index) for epoch, index in state["returned"]]
+    def restore(self, position: DataPosition) -> None:
+        """Go on from what `state` returned."""
+        self.epoch, self.position = position.epoch, position.position
+        self._returned = list(position.returned)
         self._held = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from nmtasync.config.schema import ModelConfig
 from nmtasync.errors import UserError
@@ -17,6 +18,25 @@ from nmtasync.models.rnn import RecurrentNetwork, RecurrentOptions
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.models.transformer import Transformer
 from nmtasync.models.transformer_layers import LayerOptions
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that it takes to build a network, also in another process.
+
+    Attributes:
+        config: What to build.
+        source_size: Pieces of the source vocabulary.
+        target_size: Pieces of the target vocabulary.
+    """
+
+    config: ModelConfig
+    source_size: int
+    target_size: int
+
+    def build(self) -> SequenceToSequence:
+        """Build the network, its parameters drawn from torch's global generator."""
+        return build_model(self.config, self.source_size, self.target_size)
 
 
 def build_model(config: ModelConfig, source_size: int, target_size: int) -> SequenceToSequence:

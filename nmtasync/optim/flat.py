@@ -6,8 +6,10 @@ Shapes: P is the length of the vector.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -24,56 +26,92 @@ def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-class FlatModel(Generic[ModelT]):
-    """A model whose parameters and gradients live in two vectors.
+@dataclass(frozen=True)
+class Layout:
+    """Where each parameter of a model lies in the vector.
 
     Parameters that a model uses twice (tied embeddings) occur once. The padding between
-    parameters is zero and stays zero: its gradient is. The vectors are of the model's type.
+    parameters is zero and stays zero: its gradient is.
+
+    Attributes:
+        shapes: Of each parameter, by name, in the model's order.
+        starts: Where each begins, in the same order.
+        size: P.
+    """
+
+    shapes: dict[str, torch.Size]
+    starts: tuple[int, ...]
+    size: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Layout:
+        """Lay out a model; its parameters may have no memory (device "meta")."""
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        lengths = (_round_up(shape.numel(), PARAMETER_ALIGNMENT) for shape in shapes.values())
+        *starts, size = itertools.accumulate(lengths, initial=0)
+        return cls(shapes, tuple(starts), _round_up(size, SHARD_ALIGNMENT))
+
+    @property
+    def num_parameters(self) -> int:
+        """How many parameters the model has, tied ones counted once."""
+        return sum(shape.numel() for shape in self.shapes.values())
+
+    def views(self, vector: Tensor) -> dict[str, Tensor]:
+        """Cut a vector [P] into tensors of the parameters' shapes, by name, in their order."""
+        places = zip(self.shapes.items(), self.starts, strict=True)
+        return {
+            name: vector[start : start + shape.numel()].view(shape)
+            for (name, shape), start in places
+        }
+
+    def gather(self, model: nn.Module, vector: Tensor | None = None) -> Tensor:
+        """Copy a model's parameters into a vector [P], a new one if none is given."""
+        if vector is None:
+            vector = next(model.parameters()).detach().new_empty(self.size)
+        vector.zero_()
+        for view, parameter in zip(self.views(vector).values(), model.parameters(), strict=True):
+            view.copy_(parameter.data)
+        return vector
+
+
+class FlatModel(Generic[ModelT]):
+    """A model whose parameters and gradients live in two vectors, of the model's type.
 
     Args:
         model: The model; its parameters are moved into the vector.
         parameters: [P], where they shall live, for example in shared memory; its content is
             overwritten by the model's. None allocates it.
         gradients: [P], likewise; it is set to zero.
+
+    Attributes:
+        layout: Where each parameter lies.
     """
 
     def __init__(
         self, model: ModelT, parameters: Tensor | None = None, gradients: Tensor | None = None
     ) -> None:
         self.model = model
-        self._places: list[tuple[nn.Parameter, int]] = []
-        size = 0
-        for parameter in model.parameters():
-            self._places.append((parameter, size))
-            size += _round_up(parameter.numel(), PARAMETER_ALIGNMENT)
-        self.size = _round_up(size, SHARD_ALIGNMENT)
-        like = self._places[0][0].detach()
-        if parameters is None:
-            parameters = like.new_empty(self.size)
-        if gradients is None:
-            gradients = like.new_empty(self.size)
-        parameters.zero_()
-        for view, (parameter, _) in zip(self.views(parameters), self._places, strict=True):
-            view.copy_(parameter.data)
+        self.layout = Layout.of(model)
+        self._by_name = dict(model.named_parameters())
+        parameters = self.layout.gather(model, parameters)
+        gradients = torch.empty_like(parameters) if gradients is None else gradients
         self.bind(parameters, gradients)
         gradients.zero_()
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return self.layout.size
 
     def bind(self, parameters: Tensor, gradients: Tensor) -> None:
         """Let the model read its parameters from, and add its gradients to, these vectors."""
         assert parameters.shape == gradients.shape == (self.size,)
-        assert parameters.dtype == gradients.dtype == self._places[0][0].dtype
+        assert parameters.dtype == gradients.dtype == next(self.model.parameters()).dtype
         self.parameters, self.gradients = parameters, gradients
-        places = zip(self._places, self.views(parameters), self.views(gradients), strict=True)
-        for (parameter, _), value, gradient in places:
-            parameter.data = value
-            parameter.grad = gradient
-
-    def views(self, vector: Tensor) -> list[Tensor]:
-        """Cut a vector [P] into tensors of the parameters' shapes, in their order."""
-        return [
-            vector[start : start + parameter.numel()].view_as(parameter)
-            for parameter, start in self._places
-        ]
+        values, sums = self.layout.views(parameters), self.layout.views(gradients)
+        for name, parameter in self._by_name.items():
+            parameter.data = values[name]
+            parameter.grad = sums[name]
 
 
 def shard_bounds(size: int, num_shards: int) -> list[slice]:

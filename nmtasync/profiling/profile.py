@@ -183,7 +183,7 @@ class _Measuring:
         for sequence in range(1, _EXCHANGES + 1):
             once: dict[str, float] = {}
             flat.gradients.fill_(1e-3)
-            push = Push(0, sequence, self.server.versions, 1, 1000, 1000, 1.0, 1.0, 0.1)
+            push = Push(0, sequence, self.server.versions, target_words=1000, gradient_norm=1.0)
             with self._timed(once, "exchange"):
                 self.server.exchange(push, slot.mailbox, slot.landing)
             with self._timed(once, "fetch"):
@@ -214,7 +214,7 @@ def _latency_seconds() -> float:
     process = context.Process(target=echo, args=(there,), daemon=True)
     process.start()
     there.close()
-    push = Push(0, 1, (0,), 1, 1000, 1000, 1.0, 1.0, 0.1)
+    push = Push(0, 1, (0,), target_words=1000, gradient_norm=1.0)
     times = []
     for _ in range(_HEADERS):
         start = time.perf_counter()

@@ -170,7 +170,7 @@ class Server:
         norm = None
         if before is not None and learning_rate is not None:
             norm = float(before.sub_(self.parameters).norm())
-        return Reply(push.sequence, self.versions, applied, staleness, learning_rate, norm)
+        return Reply(self.versions, applied, staleness, learning_rate, norm)
 
     def _dense_like(self, payload: Tensor) -> Tensor:
         """Room [P] beside a sparse payload to write it out; it is no part of the state."""
@@ -197,6 +197,18 @@ class Server:
         if self.smoothing is not None:
             smooth(state["average"], state["parameters"], shard.version, self.smoothing)
         return rate
+
+    def note_update(self, learning_rate: float | None) -> Reply:
+        """Count an update that the owners of the shards have made by themselves, none of it late.
+
+        Args:
+            learning_rate: Of the update; None if the gradient was of no use, and none was made.
+        """
+        applied = learning_rate is not None
+        if applied:
+            for shard in self.shards:
+                shard.version += 1
+        return Reply(self.versions, applied, (0,) * len(self.shards), learning_rate)
 
     def write_back(self, worker: int, replica: Tensor) -> None:
         """Write a worker's replica [P] over the shard of the worker's own number.

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from nmtasync.checkpoints import store
 from nmtasync.checkpoints.initialise_from import InitialModel, recorded_start
-from nmtasync.checkpoints.load import read_config, read_state, refuse_other_architecture
+from nmtasync.checkpoints.load import read_state, refuse_other_architecture
+from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.experiment import experiment_config
 from nmtasync.config.load import Settings, read_toml, to_settings, to_toml
 from nmtasync.config.schema import Config
 from nmtasync.data.vocabulary import VocabularyPair
-from nmtasync.errors import UserError
-from nmtasync.machine.device import (
-    allow_tf32,
-    refuse_allocator_without_ipc,
-    refuse_repeated_gpus,
-    refuse_tf32_without_gpu,
-    resolve_device,
-    resolve_devices,
-)
+from nmtasync.machine.device import allow_tf32, refuse_tf32_without_gpu
 from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically
 from nmtasync.training.assembly import Assembly
+from nmtasync.training.driver import choose_driver
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.summary import TrainingSummary
 from nmtasync.worker.precision import choose_precision, with_precision
@@ -48,20 +41,19 @@ def train(
     run.read_manifest()  # before the lock, which would make the directory
     with run.lock():
         vocabularies = VocabularyPair.load(run.vocab)
-        digest = vocabularies.digest()
         latest = store.pointed(run, "latest") if resume else None
-        state = None if latest is None else read_state(run, latest, digest)
-        trained = None if state is None else read_config(state, run.checkpoints)
-        config, initial = _resolve(run, settings, vocabularies, state, trained)
-        devices = _devices(config)
+        state = None if latest is None else read_state(run, latest, vocabularies.digest())
+        config, initial = _resolve(run, settings, vocabularies, state)
+        kind, devices = choose_driver(config)
         if config.training.tf32:
             refuse_tf32_without_gpu(devices)
         allow_tf32(devices[0], config.training.tf32)
-        with Display(console, config.training) as display:
+        with Display(console) as display:
+            trained = None if state is None else state.config
             precision, reason = choose_precision(config, trained, devices[0])
             display.message(f"precision {precision}: {reason}")
             decided = with_precision(config, precision)
-            assembly = Assembly(run, decided, devices, digest, state, initial)
+            assembly = Assembly(run, decided, kind, devices, vocabularies, state, initial)
             # nothing has been written so far: a refused call changes nothing
             if state is None:
                 store.discard_all(run)
@@ -74,8 +66,7 @@ def _resolve(
     run: RunDirectory,
     settings: Settings,
     vocabularies: VocabularyPair,
-    state: dict[str, Any] | None,
-    trained: Config | None,
+    state: TrainingState | None,
 ) -> tuple[Config, InitialModel | None]:
     """Resolve the configuration, and find the other run's model to start from if there is one.
 
@@ -84,11 +75,11 @@ def _resolve(
     """
     known = {**read_toml(run.config), **settings}
     init_from = known.get("training.init_from")
-    if state is not None and trained is not None:
-        settings = {**settings, "training.init_from": recorded_start(state, init_from)}
-        config = experiment_config(run, settings)
+    if state is not None:
+        origin = recorded_start(state.initialised_from, init_from)
+        config = experiment_config(run, {**settings, "training.init_from": origin})
         remedy = "start anew with --no-resume"
-        refuse_other_architecture(to_settings(config), trained, run.checkpoints, remedy)
+        refuse_other_architecture(to_settings(config), state.config, run.checkpoints, remedy)
         return config, None
     if init_from is None:
         return experiment_config(run, settings), None
@@ -98,23 +89,3 @@ def _resolve(
     config = experiment_config(run, settings, inherited)
     refuse_other_architecture(to_settings(config), initial.config, initial.path)
     return config, initial
-
-
-def _devices(config: Config) -> list[str]:
-    names = config.asynchronous.devices
-    if config.asynchronous.driver != "simulated":
-        devices = resolve_devices(names)
-        if config.asynchronous.driver == "synchronous":
-            refuse_repeated_gpus(devices)
-        else:
-            refuse_allocator_without_ipc(devices)
-        return devices
-    devices = [resolve_device("auto")] if names == "auto" else resolve_devices(names)
-    if len(devices) > 1:
-        raise UserError(
-            f"names {len(devices)} devices, but with asynchronous.driver = simulated everything "
-            "is computed on one",
-            where="asynchronous.devices",
-            remedy="name one; simulation.speeds says how many workers there are",
-        )
-    return devices

@@ -25,6 +25,7 @@ from nmtasync.server.sparse import pack
 from nmtasync.worker.gradient import BatchFigures, GradientFunction, batch_seed, clip_factor
 from nmtasync.worker.gradient_dropping import GradientDropper, drop_rate_at
 from nmtasync.worker.local_optimizer import LocalOptimizer
+from nmtasync.worker.window import ComputedWindow, WindowFigures
 
 
 class Worker:
@@ -76,7 +77,7 @@ class Worker:
         limit = self.config.asynchronous.local_optimizer_batches
         return math.inf if isinstance(limit, str) else limit - self.batches
 
-    def compute(self, window: Sequence[AssignedBatch], slot: int = 0) -> Push:
+    def compute(self, window: Sequence[AssignedBatch], slot: int = 0) -> ComputedWindow:
         """Compute the gradient of a window; its payload is left in `flat.gradients`.
 
         The parameters must be those fetched last for the slot, of `versions`.
@@ -107,10 +108,18 @@ class Worker:
         scale = self.gradient.scale
         overflowed = scale is not None and scale.adapt(norm)
         self.sequence += 1
-        return Push(
+        push = Push(
             worker=self.index,
             sequence=self.sequence,
             base_versions=self.versions,
+            target_words=target_words,
+            gradient_norm=norm,
+            num_values=num_values,
+            progress=window[0].progress,
+            slot=slot,
+        )
+        summed = WindowFigures(
+            worker=self.index,
             num_batches=len(figures),
             target_words=target_words,
             source_words=sum(figure.source_words for figure in figures),
@@ -118,10 +127,9 @@ class Worker:
             gradient_norm=norm,
             compute_seconds=time.perf_counter() - start,
             overflowed=overflowed,
-            num_values=num_values,
-            progress=window[0].progress,
             slot=slot,
         )
+        return ComputedWindow(push, summed)
 
     def _apply_what_was_kept(self, progress: float) -> None:
         """Let the replica have what gradient dropping has kept from the shards, if it shall."""

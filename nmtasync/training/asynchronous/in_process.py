@@ -5,25 +5,21 @@ Shapes: P is the length of the parameter vector.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from nmtasync.checkpoints import store
-from nmtasync.checkpoints.store import Snapshot
+from nmtasync.checkpoints.state import TrainingState
 from nmtasync.data.cursor import AssignedBatch
-from nmtasync.data.shards import ParallelShards
-from nmtasync.models.build import build_model
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
-from nmtasync.training.session import Session
-from nmtasync.training.validation.validator import Validator
+from nmtasync.training.driver import WorkerParts
+from nmtasync.training.session import DriverState, Session
+from nmtasync.training.validation.saver import InProcessSaver
 from nmtasync.worker.worker import Worker
 
 
@@ -40,23 +36,6 @@ class Fetched:
     versions: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class WorkerParts:
-    """What the workers of this process are made of.
-
-    Attributes:
-        flat: The first worker's replica, on the workers' device.
-        corpus: The training corpus.
-        device: The workers' device.
-        vocabulary_sizes: Of source and target.
-    """
-
-    flat: FlatModel[SequenceToSequence]
-    corpus: ParallelShards
-    device: str
-    vocabulary_sizes: tuple[int, int]
-
-
 def replica_name(worker: int, slot: int) -> str:
     """Under which name a checkpoint keeps what a worker has fetched for a slot."""
     return f"replica.{worker}.{slot}"
@@ -65,8 +44,8 @@ def replica_name(worker: int, slot: int) -> str:
 class InProcessDriver(ABC):
     """Workers that take turns on one device, each with a replica of its own for each slot.
 
-    They share the buffer for the gradient: a push is computed when its turn has come, which gives
-    the same gradient as earlier, since nothing but the worker itself changes its replica.
+    All share one gradient buffer. A push is computed only when it is due; the gradient is the same
+    as if computed earlier, because only the worker changes its replica.
 
     Args:
         session: The run.
@@ -75,35 +54,32 @@ class InProcessDriver(ABC):
     """
 
     def __init__(self, session: Session, parts: WorkerParts, num_workers: int) -> None:
-        flat = parts.flat
         self.session = session
-        self.flat = flat
-        self.corpus = parts.corpus
-        self.anew = set(range(num_workers))  # who has nothing of a worker before it
-        self.workers = [self._new_worker(0, flat)]
-        for index in range(1, num_workers):
-            model = build_model(session.config.model, *parts.vocabulary_sizes).to(parts.device)
-            replica = FlatModel(model, gradients=flat.gradients)
-            self.workers.append(self._new_worker(index, replica))
+        self.parts = parts
+        self.begin_anew = set(range(num_workers))  # workers whose local optimizer begins anew
+        self.workers: list[Worker] = []
+        for index in range(num_workers):
+            gradients = self.workers[0].flat.gradients if self.workers else None
+            model = parts.spec.build().to(parts.devices[0])
+            self.workers.append(self._new_worker(index, FlatModel(model, gradients=gradients)))
         self.num_slots = session.config.asynchronous.num_slots
         self.fetched = [self._empty_slots(worker.flat.parameters) for worker in self.workers]
-        self.validator = Validator(session.run, flat.model, session.config, parts.device)
+        self.saver = InProcessSaver(session, self.workers[0].flat, parts.devices[0])
 
     def _new_worker(
         self, index: int, flat: FlatModel[SequenceToSequence], batches: int = 0
     ) -> Worker:
-        sequence = self.session.server.last_sequences.get(index, 0)
-        config, write_back = self.session.config, None
+        server, config, write_back = self.session.server, self.session.config, None
         if config.asynchronous.local_write_back:
-            server = self.session.server
             write_back = functools.partial(server.write_back, index, flat.parameters)
-        return Worker(index, flat, self.corpus, config, sequence, batches, write_back)
+        sequence = server.last_sequences.get(index, 0)
+        return Worker(index, flat, self.parts.corpus, config, sequence, batches, write_back)
 
     def _empty_slots(self, first: Tensor) -> list[Fetched]:
         others = (torch.zeros_like(first) for _ in range(1, self.num_slots))
         return [Fetched(parameters) for parameters in (first, *others)]
 
-    def restore(self, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def restore(self, vectors: dict[str, Tensor], state: TrainingState) -> None:
         """Let the workers go on from a checkpoint, as far as it knows them.
 
         Args:
@@ -111,10 +87,10 @@ class InProcessDriver(ABC):
             state: The state of the checkpoint.
         """
         for worker in self.workers:
-            if str(worker.index) in state["workers"]:
-                worker.restore(vectors, state["workers"][str(worker.index)])
+            if worker.index in state.workers:
+                worker.restore(vectors, state.workers[worker.index])
                 if worker.state_vectors().keys() <= vectors.keys():
-                    self.anew.discard(worker.index)
+                    self.begin_anew.discard(worker.index)
 
     @abstractmethod
     def train(self) -> str:
@@ -123,8 +99,8 @@ class InProcessDriver(ABC):
     def fetch(self, index: int, slot: int = 0) -> None:
         """Hand a worker the newest parameters, for one of its slots."""
         fetched = self.fetched[index][slot]
-        batches_before = self.workers[index].batches if index in self.anew else None
-        self.anew.discard(index)
+        batches_before = self.workers[index].batches if index in self.begin_anew else None
+        self.begin_anew.discard(index)
         fetched.versions = self.session.fetch(index, fetched.parameters, batches_before, slot)
 
     def push(
@@ -144,19 +120,18 @@ class InProcessDriver(ABC):
             slot: Which of its slots it has drawn it for.
             compute_seconds: The time that it is said to have taken; None for what it took.
             exchange_seconds: Likewise, of the exchange.
-            idle_seconds: See `Push`.
+            idle_seconds: See `WindowFigures`.
         """
         worker, fetched = self.workers[index], self.fetched[index][slot]
         if worker.flat.parameters is not fetched.parameters:
             worker.flat.bind(fetched.parameters, worker.flat.gradients)
         worker.versions = fetched.versions
-        push = worker.compute(window, slot)
+        computed = worker.compute(window, slot)
         if compute_seconds is not None:
-            push = dataclasses.replace(
-                push, compute_seconds=compute_seconds, idle_seconds=idle_seconds
-            )
+            computed.figures.compute_seconds = compute_seconds
+            computed.figures.idle_seconds = idle_seconds
         reply = self.session.exchange(
-            push, worker.flat.gradients, fetched.parameters, exchange_seconds
+            computed, worker.flat.gradients, fetched.parameters, exchange_seconds
         )
         fetched.versions = reply.versions
 
@@ -170,58 +145,32 @@ class InProcessDriver(ABC):
         dead = self.workers[index]
         batches = dead.batches if batches is None else batches
         self.workers[index] = self._new_worker(index, dead.flat, batches)
-        self.anew.add(index)
+        self.begin_anew.add(index)
         for fetched in self.fetched[index]:
             fetched.versions = ()
 
     def save_if_due(self) -> None:
         """Save, and validate, when it is time."""
-        if self.session.validation_due():
-            self._validate(self._save(to_validate=True))
-        elif self.session.save_due():
-            self._save(to_validate=False)
+        self.saver.save_if_due(self.state)
 
     def finish(self, *, validate: bool) -> None:
         """Save the last state, and validate it unless there is no time for it."""
-        validate = validate and not self.session.history.includes(self.session.server.updates)
-        snapshot = self._save(to_validate=validate)
-        if validate:
-            self._validate(snapshot)
+        self.saver.finish(self.state(), validate=validate)
 
     def validate_restored(self) -> None:
         """Make up for the validation that the resumed checkpoint was saved for."""
-        self._validate(self._snapshot(to_validate=True))
+        self.saver.save(self.state(), to_validate=True)
 
-    def own_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint must keep besides the server's and the workers' state.
+    def close(self) -> None:
+        """Let go of the workers; there are no processes to end."""
+        self.workers.clear()
 
-        Returns:
-            Vectors [P] by name, and what goes into the JSON.
-        """
-        return {}, {}
-
-    def _snapshot(self, *, to_validate: bool) -> Snapshot:
-        own_vectors, own_state = self.own_state()
-        vectors = {**self.session.server.vectors, **own_vectors}
+    def state(self) -> DriverState:
+        """What a checkpoint must keep besides the server's state: here, that of the workers."""
+        vectors: dict[str, Tensor] = {}
         for worker in self.workers:
             vectors.update(worker.state_vectors())
-        counts = {worker.index: worker.counts() for worker in self.workers}
-        snapshot = self.session.snapshot(to_validate=to_validate, vectors=vectors, workers=counts)
-        return dataclasses.replace(snapshot, state={**snapshot.state, **own_state})
-
-    def _save(self, *, to_validate: bool) -> Snapshot:
-        snapshot = self._snapshot(to_validate=to_validate)
-        store.save(self.session.run, snapshot, self.flat, self.session.config)
-        self.session.note_saved(snapshot.updates)
-        return snapshot
-
-    def _validate(self, snapshot: Snapshot) -> None:
-        live = self.flat.parameters
-        self.flat.bind(snapshot.scored, self.flat.gradients)
-        validation = self.validator.validate(snapshot)
-        self.flat.bind(live, self.flat.gradients)
-        self.flat.model.train()
-        self.session.note_validated(validation)
+        return DriverState({worker.index: worker.counts() for worker in self.workers}, vectors)
 
 
 class InlineDriver(InProcessDriver):

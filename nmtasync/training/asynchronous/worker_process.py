@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -14,9 +12,8 @@ from nmtasync.config.schema import Config
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.machine.device import allow_tf32
-from nmtasync.machine.processes import Failure, end_with_parent
-from nmtasync.machine.signals import leave_signals_to_main
-from nmtasync.models.build import build_model
+from nmtasync.machine.processes import serving
+from nmtasync.models.build import ModelSpec
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.transport import Slot
 from nmtasync.worker.worker import Worker
@@ -32,7 +29,7 @@ class WorkerSetup:
         threads: How many CPU threads it may use.
         run: Whose data it reads.
         config: The experiment.
-        vocabulary_sizes: Of source and target.
+        spec: The network.
         slots: The memory that it shares with the server, for each window under way.
         sequence: The last push that the server took from this worker's predecessor.
         batches: The batches that its predecessors have computed.
@@ -43,7 +40,7 @@ class WorkerSetup:
     threads: int
     run: RunDirectory
     config: Config
-    vocabulary_sizes: tuple[int, int]
+    spec: ModelSpec
     slots: list[Slot]
     sequence: int
     batches: int
@@ -76,7 +73,7 @@ class WriteBack:
 
 @dataclass(frozen=True)
 class WrittenBack:
-    """It has."""
+    """Answer to `WriteBack`."""
 
 
 def run_worker(setup: WorkerSetup, connection: Connection) -> None:
@@ -84,13 +81,11 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
 
     Args:
         setup: Who and what.
-        connection: Carries `Ready`, `Push`, `WriteBack` and `Failure` to the main process, `Task`
-            and `WrittenBack` from it.
+        connection: Carries `Ready`, `ComputedWindow`, `WriteBack` and `Failure` to the main
+            process, `Task` and `WrittenBack` from it.
     """
-    leave_signals_to_main()
-    end_with_parent()
-    torch.set_num_threads(setup.threads)
-    try:
+    with serving(connection):
+        torch.set_num_threads(setup.threads)
         torch.get_device_module(setup.device).set_device(setup.device)
         worker = _build(setup, connection)
         setup.slots[0].complete()  # or the server's first copy could be overwritten
@@ -102,15 +97,11 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
             slot = setup.slots[task.slot]
             slot.use(worker.flat)
             worker.versions = task.versions
-            push = worker.compute(task.window, task.slot)
+            computed = worker.compute(task.window, task.slot)
             slot.complete()
             if setup.config.asynchronous.overlap:
-                push = dataclasses.replace(push, idle_seconds=idle_seconds)
-            connection.send(push)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except Exception:
-        connection.send(Failure(traceback.format_exc()))
+                computed.figures.idle_seconds = idle_seconds
+            connection.send(computed)
 
 
 def _build(setup: WorkerSetup, connection: Connection) -> Worker:
@@ -120,10 +111,9 @@ def _build(setup: WorkerSetup, connection: Connection) -> Worker:
         assert isinstance(connection.recv(), WrittenBack)
 
     allow_tf32(setup.device, setup.config.training.tf32)
-    model = build_model(setup.config.model, *setup.vocabulary_sizes)
     return Worker(
         setup.index,
-        setup.slots[0].replica(model),
+        setup.slots[0].replica(setup.spec.build()),
         ParallelShards.open(setup.run.data / "train"),
         setup.config,
         setup.sequence,

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from nmtasync.checkpoints.history import Validation
-from nmtasync.config.schema import TrainingConfig
 
 Figures = dict[str, Any]
 
@@ -25,12 +24,10 @@ class Display:
 
     Args:
         console: Where to write.
-        limits: When training ends, for the time left.
     """
 
-    def __init__(self, console: Console, limits: TrainingConfig) -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self.limits = limits
         self._live: Live | None = None
         if console.is_terminal:
             self._live = Live(console=console, refresh_per_second=4, transient=True)
@@ -54,9 +51,8 @@ class Display:
         """Show a line that stays."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def training(self, figures: Figures, clocks: Figures) -> None:
-        """Show the figures of the last interval."""
-        done = fraction_done(self.limits, clocks)
+    def training(self, figures: Figures, clocks: Figures, done: float | None) -> None:
+        """Show the figures of the last interval, and the share of the training that is over."""
         if self._live:
             self._live.update(figures_table(figures, clocks, done))
         else:
@@ -72,18 +68,6 @@ class Display:
             f"[{duration(seconds)}] validation of update {validation.updates:,}: "
             f"cross-entropy {validation.cross_entropy:.4f}{bleu} · {verdict}"
         )
-
-
-def fraction_done(limits: TrainingConfig, clocks: Figures) -> float | None:
-    """How much of the training is done, from 0 to 1, by the limit that is nearest; None without."""
-    parts = []
-    if limits.max_minutes:
-        parts.append(clocks["time_seconds"] / (60 * limits.max_minutes))
-    if limits.max_epochs:
-        parts.append(clocks["epoch"] / limits.max_epochs)
-    if limits.max_updates:
-        parts.append(clocks["updates"] / limits.max_updates)
-    return min(max(parts), 1.0) if parts else None
 
 
 def seconds_left(done: float | None, seconds: float) -> float | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nmtasync.run_directory import RunDirectory, explain_write_errors
-from nmtasync.server.messages import Push
+from nmtasync.worker.window import ComputedWindow
 
 LOG_FORMAT = 2
 
@@ -73,7 +73,7 @@ class LoggedPush:
         updates: The updates of the shards after it.
         compute_seconds: Time that the worker spent on it.
         exchange_seconds: Time that the server spent on it.
-        idle_seconds: See `Push`.
+        idle_seconds: See `WindowFigures`.
     """
 
     seconds: float
@@ -143,13 +143,14 @@ class ExchangeLog:
 
     def pushed(
         self,
-        push: Push,
+        computed: ComputedWindow,
         batches: Places,
         versions: tuple[int, ...],
         exchange_seconds: float,
         seconds: float,
     ) -> None:
         """Note a push, with the versions after it."""
+        push, figures = computed.push, computed.figures
         line: dict[str, Any] = {
             "event": "push",
             "seconds": round(seconds, 6),
@@ -160,11 +161,11 @@ class ExchangeLog:
             "progress": push.progress,
             "base_versions": push.base_versions,
             "versions": versions,
-            "compute_seconds": round(push.compute_seconds, 6),
+            "compute_seconds": round(figures.compute_seconds, 6),
             "exchange_seconds": round(exchange_seconds, 6),
         }
-        if push.idle_seconds is not None:
-            line["idle_seconds"] = round(push.idle_seconds, 6)
+        if figures.idle_seconds is not None:
+            line["idle_seconds"] = round(figures.idle_seconds, 6)
         self._write(line)
 
     def _write(self, line: dict[str, Any]) -> None:

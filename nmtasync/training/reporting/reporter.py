@@ -13,10 +13,13 @@ import numpy as np
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from nmtasync.checkpoints.history import Validation
+from nmtasync.config.schema import TrainingConfig
 from nmtasync.run_directory import RunDirectory, explain_write_errors
-from nmtasync.server.messages import Push, Reply
+from nmtasync.server.messages import Reply
+from nmtasync.training.limits import share_done
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.staleness import StalenessFigures
+from nmtasync.worker.window import WindowFigures
 
 Figures = dict[str, Any]
 
@@ -36,19 +39,19 @@ class Interval:
     update_norm: float | None = None
     staleness: StalenessFigures = field(default_factory=StalenessFigures)
 
-    def add(self, push: Push, reply: Reply) -> None:
+    def add(self, window: WindowFigures, reply: Reply) -> None:
         """Count an applied push."""
         self.pushes += 1
-        self.target_words += push.target_words
-        self.source_words += push.source_words
-        self.cross_entropy += push.cross_entropy
-        self.gradient_norm += push.gradient_norm
+        self.target_words += window.target_words
+        self.source_words += window.source_words
+        self.cross_entropy += window.cross_entropy
+        self.gradient_norm += window.gradient_norm
         if reply.learning_rate is not None:
             self.updates += 1
             self.learning_rate = reply.learning_rate
         if reply.update_norm is not None:
             self.update_norm = reply.update_norm
-        self.staleness.add(push.worker, reply.staleness)
+        self.staleness.add(window.worker, reply.staleness)
 
     def figures(self, now: float) -> Figures:
         """Sum the interval up; there is no pace where no time has passed, virtual as it may be."""
@@ -82,7 +85,7 @@ class TimeSpent:
 
     @classmethod
     def of(cls, computing: float, exchanging: float) -> TimeSpent:
-        """Make it of what was measured, or virtual, and may have begun before the measuring."""
+        """Turn measured or virtual shares into shares that sum to one."""
         computing = min(computing, 1.0)  # virtual workers may have begun before this process did
         exchanging = min(exchanging, 1.0 - computing)
         waiting = max(0.0, 1.0 - computing - exchanging)
@@ -95,7 +98,7 @@ class Reporter:
     Args:
         run: Whose `logs` directory to write to; lines are added to what is there.
         display: What the user sees.
-        log_every_seconds: How often a line of training figures is written.
+        options: How often a line of training figures is written, and when training ends.
         updates: Where this run (re)starts, for TensorBoard.
         clock: Tells the time in seconds, from any zero on.
     """
@@ -104,12 +107,12 @@ class Reporter:
         self,
         run: RunDirectory,
         display: Display,
-        log_every_seconds: float,
+        options: TrainingConfig,
         updates: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.display = display
-        self.log_every_seconds = log_every_seconds
+        self.options = options
         with explain_write_errors(run.logs):
             run.logs.mkdir(parents=True, exist_ok=True)
             self._metrics = (run.logs / "metrics.jsonl").open("a", encoding="utf-8")
@@ -126,26 +129,28 @@ class Reporter:
         """Whether the next update should be measured: one in each interval, for it takes time."""
         return self._interval.update_norm is None
 
-    def pushed(self, push: Push, reply: Reply, exchange_seconds: float, clocks: Figures) -> None:
+    def pushed(
+        self, window: WindowFigures, reply: Reply, exchange_seconds: float, clocks: Figures
+    ) -> None:
         """Note a push, and write a line when it is time.
 
         Args:
-            push: What came.
+            window: What was pushed.
             reply: What the server made of it.
             exchange_seconds: How long the server took for it.
             clocks: When.
         """
-        self.computed(push.worker, push.compute_seconds)
-        if push.idle_seconds is not None:  # what it has computed through cost it nothing
-            slot = (push.worker, push.slot)
+        self.computed(window.worker, window.compute_seconds)
+        if window.idle_seconds is not None:  # with overlap only the idle part of an exchange counts
+            slot = (window.worker, window.slot)
             before = self._last_exchange.get(slot, 0.0)
             self._last_exchange[slot] = exchange_seconds
-            exchange_seconds = min(before, push.idle_seconds)
-        self._exchanged.update({push.worker: exchange_seconds})
+            exchange_seconds = min(before, window.idle_seconds)
+        self._exchanged.update({window.worker: exchange_seconds})
         if reply.applied:
-            self._interval.add(push, reply)
+            self._interval.add(window, reply)
         seconds = self._clock() - self._interval.start
-        if seconds >= self.log_every_seconds and seconds > 0:
+        if seconds >= self.options.log_every_seconds and seconds > 0:
             self.flush(clocks)
 
     def computed(self, worker: int, seconds: float) -> None:
@@ -160,7 +165,8 @@ class Reporter:
             figures = interval.figures(now)
             self._write("train", figures, clocks)
             self._draw_staleness(figures["staleness_histogram"], clocks["updates"])
-            self.display.training(figures, clocks)
+            moment = (clocks[name] for name in ("time_seconds", "updates", "epoch"))
+            self.display.training(figures, clocks, share_done(self.options, *moment))
 
     def validated(
         self, validation: Validation, best: bool, num_since_best: int, clocks: Figures
@@ -176,7 +182,7 @@ class Reporter:
         """Note a checkpoint."""
         self._write("checkpoint", {"checkpoint": updates}, clocks)
 
-    def worker(self, worker: int, what: str, clocks: Figures) -> None:
+    def worker_event(self, worker: int, what: str, clocks: Figures) -> None:
         """Note what happened to a worker."""
         self._write("worker", {"worker": worker, "what": what}, clocks)
         self.display.message(f"worker {worker} {what}")

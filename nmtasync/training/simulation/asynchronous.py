@@ -7,26 +7,27 @@ told exactly.
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
 from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
-from typing import Any
 
 from torch import Tensor
 
+from nmtasync.checkpoints.state import TrainingState
+from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_failures, parse_speeds
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.errors import TrainingError
-from nmtasync.training.asynchronous.in_process import InProcessDriver, WorkerParts, replica_name
-from nmtasync.training.session import Session
+from nmtasync.training.asynchronous.in_process import InProcessDriver, replica_name
+from nmtasync.training.driver import WorkerParts
+from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import Timeline, VirtualClock
 from nmtasync.training.simulation.cost_model import CostModel
 
 
 class Event(IntEnum):
-    """What happens at a moment. At the same moment, in this order, and then by worker."""
+    """Kinds of events. Simultaneous events happen in this order, then by worker."""
 
     PUSH = 0
     DEATH = 1
@@ -34,19 +35,19 @@ class Event(IntEnum):
 
 
 @dataclass(frozen=True)
-class Flight:
+class Window:
     """A window of a worker, from the fetch of its parameters until its push arrives.
 
     Attributes:
         slot: In which slot of the worker.
-        window: What is computed.
+        batches: What is computed.
         compute_seconds: For how long.
         exchange_seconds: How long the parameters and the push travel.
         idle_seconds: For how long the worker has nothing to compute before.
     """
 
     slot: int
-    window: list[AssignedBatch]
+    batches: list[AssignedBatch]
     compute_seconds: Fraction
     exchange_seconds: Fraction
     idle_seconds: Fraction
@@ -72,8 +73,8 @@ class SimulatedDriver(InProcessDriver):
         speeds = parse_speeds(options.speeds)
         super().__init__(session, parts, len(speeds))
         self.clock = clock
-        self.costs = CostModel(session.config, parts.corpus, speeds, parts.flat.size)
-        self.flights: list[list[Flight]] = [[] for _ in speeds]  # in the order of their pushes
+        self.costs = CostModel(session.config, parts.corpus, speeds, parts.layout.size)
+        self.windows: list[list[Window]] = [[] for _ in speeds]  # in the order of their pushes
         self.timelines = [self._timeline() for _ in speeds]
         self.dead: set[int] = set()
         self.events: list[tuple[Fraction, Event, int]] = []
@@ -95,7 +96,7 @@ class SimulatedDriver(InProcessDriver):
             TrainingError: No worker is left that could go on.
         """
         while (reason := self.session.stop_reason()) is None:
-            self._send_off()
+            self._fill_slots()
             if not self.events:
                 raise TrainingError(
                     f"no worker is left after {self.clock():g} virtual seconds",
@@ -103,118 +104,116 @@ class SimulatedDriver(InProcessDriver):
                     remedy="the state is saved; let a worker return and run the command again",
                 )
             if self.clock.advance(self.events[0][0]):
-                self._happen(*heapq.heappop(self.events)[1:])
+                self._handle(*heapq.heappop(self.events)[1:])
         return reason
 
     def _timeline(self) -> Timeline:
         now = self.clock.seconds
         return Timeline(received=now, computed=now, sent=now)
 
-    def _send_off(self) -> None:
-        """Fill the free slots of the workers with their next windows."""
-        for index, flights in enumerate(self.flights):
-            taken = {flight.slot for flight in flights}
+    def _fill_slots(self) -> None:
+        """Let the workers begin their next windows in the slots that are free."""
+        for index, windows in enumerate(self.windows):
+            taken = {window.slot for window in windows}
             for slot in range(self.num_slots):
                 if slot in taken or index in self.dead:
                     continue
-                window = self.session.next_window(index, slot)
-                if window:
-                    self._take_off(index, slot, window)
+                batches = self.session.next_window(index, slot)
+                if batches:
+                    self._begin(index, slot, batches)
 
-    def _take_off(self, index: int, slot: int, window: list[AssignedBatch]) -> None:
+    def _begin(self, index: int, slot: int, batches: list[AssignedBatch]) -> None:
         if self.fetched[index][slot].versions != self.session.server.versions:
             self.fetch(index, slot)  # or the slot's last push has brought them
-        pushes = self.workers[index].sequence + len(self.flights[index])
+        pushes = self.workers[index].sequence + len(self.windows[index])
         receive, send = self.costs.receive_seconds, self.costs.send_seconds(pushes)
-        compute = self.costs.compute_seconds(index, window)
+        compute = self.costs.compute_seconds(index, batches)
         arrival, idle = self.timelines[index].book(self.clock.seconds, receive, compute, send)
-        self.flights[index].append(Flight(slot, window, compute, receive + send, idle))
+        self.windows[index].append(Window(slot, batches, compute, receive + send, idle))
         heapq.heappush(self.events, (arrival, Event.PUSH, index))
 
-    def _happen(self, event: Event, index: int) -> None:
+    def _handle(self, event: Event, index: int) -> None:
         session = self.session
         match event:
             case Event.PUSH:
-                flight = self.flights[index].pop(0)
+                window = self.windows[index].pop(0)
                 self.push(
                     index,
-                    flight.window,
-                    flight.slot,
-                    compute_seconds=float(flight.compute_seconds),
-                    exchange_seconds=float(flight.exchange_seconds),
-                    idle_seconds=float(flight.idle_seconds) if self.num_slots > 1 else None,
+                    window.batches,
+                    window.slot,
+                    compute_seconds=float(window.compute_seconds),
+                    exchange_seconds=float(window.exchange_seconds),
+                    idle_seconds=float(window.idle_seconds) if self.num_slots > 1 else None,
                 )
                 self.save_if_due()
             case Event.DEATH:
                 self.dead.add(index)
                 session.cursor.give_back(index)
-                self.flights[index].clear()
+                self.windows[index].clear()
                 self.events = [e for e in self.events if e[1:] != (Event.PUSH, index)]
                 heapq.heapify(self.events)
-                session.reporter.worker(index, "died", session.clocks())
+                session.reporter.worker_event(index, "died", session.clocks())
             case Event.RETURN:
                 self.dead.remove(index)
                 self.replace(index)
                 self.timelines[index] = self._timeline()
-                session.reporter.worker(index, "returned", session.clocks())
+                session.reporter.worker_event(index, "returned", session.clocks())
 
-    def own_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Keep what is under way: the parameters of each window, the timelines, the events."""
-        vectors, flights = {}, []
-        for worker, flight in ((w, f) for w, of_one in enumerate(self.flights) for f in of_one):
-            fetched = self.fetched[worker][flight.slot]
-            vectors[replica_name(worker, flight.slot)] = fetched.parameters
-            flights.append(
+    def state(self) -> DriverState:
+        """Keep what is under way, too: the windows and their parameters, the timelines, events."""
+        common = super().state()
+        vectors, windows = dict(common.vectors), []
+        for worker, window in ((w, one) for w, of_one in enumerate(self.windows) for one in of_one):
+            fetched = self.fetched[worker][window.slot]
+            vectors[replica_name(worker, window.slot)] = fetched.parameters
+            seconds = window.compute_seconds, window.exchange_seconds, window.idle_seconds
+            windows.append(
                 {
                     "worker": worker,
-                    "slot": flight.slot,
+                    "slot": window.slot,
                     "version": max(fetched.versions),
-                    "batches": [[batch.epoch, batch.index] for batch in flight.window],
-                    "progress": flight.window[0].progress,
-                    "seconds": [
-                        str(flight.compute_seconds),
-                        str(flight.exchange_seconds),
-                        str(flight.idle_seconds),
-                    ],
+                    "batches": [[batch.epoch, batch.index] for batch in window.batches],
+                    "progress": window.batches[0].progress,
+                    "seconds": [str(each) for each in seconds],
                 }
             )
-        state = {
-            "flights": flights,
+        own = {
+            "flights": windows,
             "timelines": [
                 [str(line.received), str(line.computed), str(line.sent)] for line in self.timelines
             ],
             "dead": sorted(self.dead),
             "events": [[str(when), event.value, who] for when, event, who in sorted(self.events)],
         }
-        return vectors, {"virtual_seconds": str(self.clock.seconds), "simulation": state}
+        return DriverState(common.workers, vectors, self.clock.seconds, {"simulation": own})
 
-    def restore(self, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Go on from a checkpoint: exactly, if it was simulated like this, and with these batches.
+    def restore(self, vectors: dict[str, Tensor], state: TrainingState) -> None:
+        """Resume; bit for bit if the checkpoint has the same [simulation], overlap, seed and size.
 
         Otherwise the workers begin new windows now, with what they have learnt themselves.
         """
         super().restore(vectors, state)
-        if "simulation" not in state or not self._simulated_alike(state["config"]):
+        if "simulation" not in state.driver or not self._simulated_alike(state.config):
             return
-        saved, num_shards = state["simulation"], len(self.session.server.shards)
-        for flight in saved["flights"]:
-            worker, slot = flight["worker"], flight["slot"]
+        saved, num_shards = state.driver["simulation"], len(self.session.server.shards)
+        for window in saved["flights"]:
+            worker, slot = window["worker"], window["slot"]
             fetched = self.fetched[worker][slot]
             fetched.parameters.copy_(vectors[replica_name(worker, slot)])
-            fetched.versions = (flight["version"],) * num_shards
-            places = [(epoch, index) for epoch, index in flight["batches"]]
-            window = self.session.cursor.draw_places(worker, places, slot, flight["progress"])
-            self.flights[worker].append(Flight(slot, window, *map(Fraction, flight["seconds"])))
+            fetched.versions = (window["version"],) * num_shards
+            places = [(epoch, index) for epoch, index in window["batches"]]
+            batches = self.session.cursor.draw_places(worker, places, slot, window["progress"])
+            self.windows[worker].append(Window(slot, batches, *map(Fraction, window["seconds"])))
         self.timelines = [Timeline(*map(Fraction, line)) for line in saved["timelines"]]
         self.dead = set(saved["dead"])
         self.events = [(Fraction(when), Event(event), who) for when, event, who in saved["events"]]
         heapq.heapify(self.events)
 
-    def _simulated_alike(self, trained: dict[str, dict[str, Any]]) -> bool:
+    def _simulated_alike(self, trained: Config) -> bool:
         config = self.session.config
         return (
-            trained["simulation"] == dataclasses.asdict(config.simulation)
-            and trained["asynchronous"].get("overlap") == config.asynchronous.overlap
-            and trained["training"]["seed"] == config.training.seed
-            and trained["data"]["batch_tokens"] == config.data.batch_tokens
+            trained.simulation == config.simulation
+            and trained.asynchronous.overlap == config.asynchronous.overlap
+            and trained.training.seed == config.training.seed
+            and trained.data.batch_tokens == config.data.batch_tokens
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.load import Settings, to_settings
 from nmtasync.config.schema import OPTIONS, Config
 from nmtasync.errors import UserError
@@ -44,24 +45,23 @@ _NO_MATTER = {"driver", "devices", "num_shards", "threads", "max_restarts"}
 
 
 def check_recording(
-    recording: RecordedRun, config: Config, data: str, state: dict[str, Any] | None
+    recording: RecordedRun, config: Config, data_digest: str, state: TrainingState | None
 ) -> list[str]:
     """See that a log can be replayed here.
 
     Args:
         recording: The log.
         config: The experiment.
-        data: Hash of what RUN holds to train on.
+        data_digest: Hash of what RUN holds to train on.
         state: Of the checkpoint to go on from, if there is one.
 
     Returns:
-        The options whose values the recorded run did not have all the time, and that may change
-        what comes out.
+        Options that differ from the recording and may change the result.
 
     Raises:
         UserError: It can't.
     """
-    if state is not None and state.get("replay", {}).get("log") != recording.digest:
+    if state is not None and state.driver.get("replay", {}).get("log") != recording.digest:
         raise UserError(
             "can't be replayed from the latest checkpoint of RUN, which is of another run",
             where=recording.path,
@@ -76,7 +76,7 @@ def check_recording(
             remedy="record a run without it",
         )
     for start in recording.starts:
-        if start.data != data:
+        if start.data != data_digest:
             raise UserError(
                 "was recorded on another corpus or vocabulary than RUN has", where=recording.path
             )
@@ -135,7 +135,7 @@ class RecordedRun:
 
     @property
     def num_workers(self) -> int:
-        """How many workers take part, or their numbers leave room for."""
+        """One more than the highest worker index."""
         return 1 + max(e.worker for e in self.entries if not isinstance(e, LoggedRun))
 
 

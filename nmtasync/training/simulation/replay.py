@@ -7,15 +7,15 @@ what they would have done under just that schedule.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
+from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.simulation import exact
 from nmtasync.errors import UserError
-from nmtasync.training.asynchronous.in_process import InProcessDriver, WorkerParts, replica_name
+from nmtasync.training.asynchronous.in_process import InProcessDriver, replica_name
+from nmtasync.training.driver import WorkerParts
 from nmtasync.training.reporting.exchange_log import LoggedFetch, LoggedPush, LoggedRun
-from nmtasync.training.session import Session
+from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import VirtualClock
 from nmtasync.training.simulation.recording import RecordedRun
 
@@ -58,7 +58,7 @@ class ReplayDriver(InProcessDriver):
                 return f"reached the end of {self.recording.path}"
             entry = entries[self.num_done]
             if not isinstance(entry, LoggedRun) and not self.clock.advance(exact(entry.seconds)):
-                continue  # to the time limit
+                continue  # the clock has stopped at its end; `stop_reason` ends the loop
             if isinstance(entry, LoggedPush) and self._beyond_the_epochs(entry):
                 return f"reached training.max_epochs = {self.session.config.training.max_epochs}"
             self.num_done += 1
@@ -102,25 +102,26 @@ class ReplayDriver(InProcessDriver):
                 remedy="the log is damaged, or of another version of nmtasync",
             )
 
-    def own_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> DriverState:
         """Keep the position in the log, and the replicas that later pushes are computed on."""
-        vectors, versions = {}, []
+        common = super().state()
+        vectors, versions = dict(common.vectors), []
         for worker, slots in enumerate(self.fetched):
             for slot, fetched in enumerate(slots):
                 if fetched.versions:
                     vectors[replica_name(worker, slot)] = fetched.parameters
                     versions.append([worker, slot, max(fetched.versions)])
-        state = {
+        own = {
             "log": self.recording.digest,
             "num_done": self.num_done,
             "versions": versions,
         }
-        return vectors, {"virtual_seconds": str(self.clock.seconds), "replay": state}
+        return DriverState(common.workers, vectors, self.clock.seconds, {"replay": own})
 
-    def restore(self, vectors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def restore(self, vectors: dict[str, Tensor], state: TrainingState) -> None:
         """Go on from a checkpoint of this replay, exactly."""
         super().restore(vectors, state)
-        saved, num_shards = state["replay"], len(self.session.server.shards)
+        saved, num_shards = state.driver["replay"], len(self.session.server.shards)
         self.num_done = saved["num_done"]
         for worker, slot, version in saved["versions"]:
             fetched = self.fetched[worker][slot]

@@ -7,13 +7,12 @@ workers with delay τ learn what one worker with delay N·τ does, and only the 
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+import dataclasses
 
 from nmtasync.config.simulation import parse_speeds
-from nmtasync.training.asynchronous.in_process import InProcessDriver, WorkerParts
-from nmtasync.training.session import Session
+from nmtasync.training.asynchronous.in_process import InProcessDriver
+from nmtasync.training.driver import WorkerParts
+from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import VirtualClock
 from nmtasync.training.simulation.cost_model import CostModel
 
@@ -35,7 +34,7 @@ class SimulatedSynchronousDriver(InProcessDriver):
         super().__init__(session, parts, num_workers=1)
         speeds = parse_speeds(session.config.simulation.speeds)
         self.clock = clock
-        self.costs = CostModel(session.config, parts.corpus, speeds, parts.flat.size)
+        self.costs = CostModel(session.config, parts.corpus, speeds, parts.layout.size)
         self.ranks = range(len(speeds))
 
     def train(self) -> str:
@@ -62,6 +61,6 @@ class SimulatedSynchronousDriver(InProcessDriver):
         together = [batch for window in windows for batch in window]
         self.push(0, together, compute_seconds=float(busy[0]), exchange_seconds=float(exchanging))
 
-    def own_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Keep the time; between rounds nothing is under way."""
-        return {}, {"virtual_seconds": str(self.clock.seconds)}
+    def state(self) -> DriverState:
+        """Keep the time, too; between rounds nothing is under way."""
+        return dataclasses.replace(super().state(), virtual_seconds=self.clock.seconds)

@@ -25,6 +25,7 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.training.synchronous.collectives import Collective
 from nmtasync.training.synchronous.owned_shard import OwnedShard
 from nmtasync.worker.gradient import BatchFigures, GradientFunction, batch_seed, clip_factor
+from nmtasync.worker.window import WindowFigures
 
 
 @dataclass(frozen=True)
@@ -46,29 +47,16 @@ class Round:
 
 @dataclass(frozen=True)
 class RoundDone:
-    """What has come of a round. All but the last figure concern all ranks, and each says them.
+    """What has come of a round.
 
     Attributes:
-        applied: Whether there was an update: not if the gradient was not finite.
-        num_batches: Mini-batches behind it.
-        target_words: Target words behind it.
-        source_words: Source words behind it.
-        cross_entropy: Sum over the target words, in nats.
-        gradient_norm: Global norm of the sum per target word, before clipping.
-        learning_rate: Of the update.
-        compute_seconds: Time that this rank computed its gradient.
-        overflowed: See `Push`.
+        figures: Of the windows of all ranks together, the same on every rank, but for the worker,
+            which is this rank, and the time, which it has computed its own gradient.
+        learning_rate: Of the update; None if there was none, as the gradient was not finite.
     """
 
-    applied: bool
-    num_batches: int
-    target_words: int
-    source_words: int
-    cross_entropy: float
-    gradient_norm: float
-    learning_rate: float
-    compute_seconds: float
-    overflowed: bool = False
+    figures: WindowFigures
+    learning_rate: float | None
 
 
 class MeetingError(Exception):
@@ -132,7 +120,7 @@ class Rank:
         applied = target_words > 0 and math.isfinite(norm)
         scale = self.gradient.scale
         overflowed = scale is not None and scale.adapt(norm)
-        rate = 0.0
+        rate = None
         if applied:
             factor = clip_factor(norm, self.config.optimizer.clip_norm)
             if factor < 1.0:
@@ -140,17 +128,17 @@ class Rank:
             rate = self.shard.update(total, int(target_words), task.version, task.progress)
             with meeting():
                 self.collective.share_parameters()
-        return RoundDone(
-            applied,
-            int(batches),
-            int(target_words),
-            int(source_words),
-            cross_entropy,
-            norm,
-            rate,
-            stopwatch.seconds(),
-            overflowed,
+        together = WindowFigures(
+            worker=self.index,
+            num_batches=int(batches),
+            target_words=int(target_words),
+            source_words=int(source_words),
+            cross_entropy=cross_entropy,
+            gradient_norm=norm,
+            compute_seconds=stopwatch.seconds(),
+            overflowed=overflowed,
         )
+        return RoundDone(together, rate)
 
     def _add_gradient(self, assigned: AssignedBatch) -> BatchFigures:
         batch = self._prepared.pop((assigned.epoch, assigned.index), None)

@@ -18,9 +18,8 @@ from torch import Tensor
 from nmtasync.config.schema import Config
 from nmtasync.data.shards import ParallelShards
 from nmtasync.machine.device import allow_tf32
-from nmtasync.machine.processes import Failure, end_with_parent
-from nmtasync.machine.signals import leave_signals_to_main
-from nmtasync.models.build import build_model
+from nmtasync.machine.processes import serving
+from nmtasync.models.build import ModelSpec
 from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.synchronous.collectives import (
@@ -47,7 +46,7 @@ class RankSetup:
         threads: How many CPU threads it may use.
         run: Whose data it reads.
         config: The experiment.
-        vocabulary_sizes: Of source and target.
+        spec: The network.
         vectors: [P] by name, in shared memory: the state that the ranks update.
         marks: See `OwnedShard`.
         gradients: [P] of each rank, in shared memory; none where ranks keep their vectors, and
@@ -60,7 +59,7 @@ class RankSetup:
     threads: int
     run: RunDirectory
     config: Config
-    vocabulary_sizes: tuple[int, int]
+    spec: ModelSpec
     vectors: dict[str, Tensor]
     marks: Tensor
     gradients: list[Tensor]
@@ -76,7 +75,7 @@ class Publish:
 
 @dataclass(frozen=True)
 class Published:
-    """The answer: it is there."""
+    """Answer to `Publish`."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +97,13 @@ def run_rank(setup: RankSetup, connection: Connection) -> None:
         connection: Carries `Round` and `Publish` from the main process; `RoundDone`,
             `Published`, `Stranded` and `Failure` to it.
     """
-    leave_signals_to_main()
-    end_with_parent()
-    torch.set_num_threads(setup.threads)
-    try:
+    with serving(connection):
+        torch.set_num_threads(setup.threads)
         try:
             _serve(setup, connection)
         except MeetingError:
             connection.send(Stranded(traceback.format_exc()))
             connection.recv()  # the main process ends this one
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except Exception:
-        connection.send(Failure(traceback.format_exc()))
 
 
 def _serve(setup: RankSetup, connection: Connection) -> None:
@@ -152,7 +145,7 @@ def _build(setup: RankSetup) -> Rank:
     else:
         collective = GroupCollective(setup.index, num_ranks, parameters.numel(), device)
         collective.parameters.copy_(parameters)
-    model = build_model(setup.config.model, *setup.vocabulary_sizes).to(device)
+    model = setup.spec.build().to(device)
     flat = FlatModel(model)
     flat.bind(collective.parameters, collective.gradients)
     bounds = rank_bounds(parameters.numel(), num_ranks)[setup.index]

@@ -49,8 +49,8 @@ class Validator:
             snapshot: The moment whose `scored` parameters the model has now.
         """
         return Validation(
-            updates=snapshot.updates,
-            time_seconds=snapshot.state["time_seconds"],
+            updates=snapshot.state.updates,
+            time_seconds=snapshot.state.time_seconds,
             cross_entropy=self.cross_entropy(),
             bleu=self.bleu() if self.config.training.validate_bleu else None,
         )

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nmtasync.checkpoints import store
+from nmtasync.checkpoints.state import TrainingState
 from nmtasync.checkpoints.store import Snapshot
 from nmtasync.config.schema import Config
 from nmtasync.machine.device import allow_tf32
-from nmtasync.machine.processes import Failure, end_with_parent
-from nmtasync.machine.signals import leave_signals_to_main
-from nmtasync.models.build import build_model
+from nmtasync.machine.processes import serving
+from nmtasync.models.build import ModelSpec
 from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.validation.validator import Validator
@@ -30,14 +28,14 @@ class ValidatorSetup:
         device: Where it translates.
         run: Where it writes.
         config: The experiment.
-        vocabulary_sizes: Of source and target.
+        spec: The network.
         vectors: [P] by name, in shared memory: the snapshot is copied here by the main process.
     """
 
     device: str
     run: RunDirectory
     config: Config
-    vocabulary_sizes: tuple[int, int]
+    spec: ModelSpec
     vectors: dict[str, Tensor]
 
 
@@ -50,7 +48,7 @@ class Request:
         threads: How many CPU threads to use.
     """
 
-    state: dict[str, Any]
+    state: TrainingState
     threads: int
 
 
@@ -69,23 +67,17 @@ def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
         connection: Carries `Request` from the main process; `Saved`, then `Validation` where it
             was asked for, or `Failure`, to it.
     """
-    leave_signals_to_main()
-    end_with_parent()
-    try:
+    with serving(connection):
         allow_tf32(setup.device, setup.config.training.tf32)
-        model = build_model(setup.config.model, *setup.vocabulary_sizes).to(setup.device)
-        flat = FlatModel(model)
+        model = setup.spec.build().to(setup.device)
         validator = Validator(setup.run, model, setup.config, setup.device)
+        flat = FlatModel(model)
         while True:
             request: Request = connection.recv()
             torch.set_num_threads(request.threads)
             snapshot = Snapshot(setup.vectors, request.state)
-            store.save(setup.run, snapshot, flat, setup.config)
-            connection.send(Saved(snapshot.updates))
-            if request.state["to_validate"]:
+            store.save(setup.run, snapshot, flat.layout)
+            connection.send(Saved(request.state.updates))
+            if request.state.to_validate:
                 flat.parameters.copy_(snapshot.scored)
                 connection.send(validator.validate(snapshot))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except Exception:
-        connection.send(Failure(traceback.format_exc()))

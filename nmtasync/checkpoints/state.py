@@ -1,0 +1,144 @@
+"""The state of training at one moment: all that is needed to go on besides the vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from nmtasync.config.load import as_dict, check, find_option, resolve
+from nmtasync.config.schema import Config
+from nmtasync.data.cursor import DataPosition
+
+Numbers = dict[str, int]
+"""Integers by name: the clocks of a worker, or what a rule counts."""
+
+_OF_DRIVERS = ("simulation", "replay")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What has been done, over all resumes.
+
+    Attributes:
+        batches: Mini-batches, of all workers.
+        pushes: Pushes that were applied.
+        target_words: Target words behind them.
+        source_words: Source words behind them.
+    """
+
+    batches: int = 0
+    pushes: int = 0
+    target_words: int = 0
+    source_words: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The state of training at one moment.
+
+    Attributes:
+        config: What is trained, and how.
+        vocabulary: Hash of RUN/vocab.
+        initialised_from: Which checkpoint of another run this one began from, if any.
+        time_seconds: Since training began, over resumes; virtual where training is simulated.
+        updates: Of the shards.
+        epoch: How far training has come in the corpus.
+        totals: What has been done.
+        cursor: The data position.
+        versions: Of each shard.
+        rule: What the rule of the shards counts.
+        last_sequences: The number of the last push taken from each worker.
+        workers: The clocks of the workers, as far as they were known, by their index.
+        to_validate: Whether this moment was to be validated.
+        exchange_log_bytes: The length of the log of exchanges, if there is one.
+        virtual_seconds: The exact time, where it is virtual.
+        driver: What the driver keeps besides, for JSON, under its own name.
+    """
+
+    config: Config
+    vocabulary: str
+    initialised_from: dict[str, str] | None = None
+    time_seconds: float = 0.0
+    updates: int = 0
+    epoch: float = 0.0
+    totals: Totals = field(default_factory=Totals)
+    cursor: DataPosition = field(default_factory=DataPosition)
+    versions: tuple[int, ...] = ()
+    rule: Numbers = field(default_factory=dict)
+    last_sequences: dict[int, int] = field(default_factory=dict)
+    workers: dict[int, Numbers] = field(default_factory=dict)
+    to_validate: bool = False
+    exchange_log_bytes: int | None = None
+    virtual_seconds: Fraction | None = None
+    driver: dict[str, Any] = field(default_factory=dict)
+
+    def batches_of(self, worker: int) -> int:
+        """How many batches a worker has computed."""
+        return self.workers.get(worker, {}).get("batches", 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a checkpoint's state.json holds."""
+        virtual = self.virtual_seconds
+        return {
+            "time_seconds": self.time_seconds,
+            "batches": self.totals.batches,
+            "updates": self.updates,
+            "epoch": self.epoch,
+            "rule": self.rule,
+            "versions": self.versions,
+            "to_validate": self.to_validate,
+            "vocabulary": self.vocabulary,
+            "initialised_from": self.initialised_from,
+            "cursor": asdict(self.cursor),
+            "progress": asdict(self.totals),
+            "last_sequences": self.last_sequences,
+            "workers": self.workers,
+            "exchange_log_bytes": self.exchange_log_bytes,
+            **({} if virtual is None else {"virtual_seconds": str(virtual)}),
+            **self.driver,
+            "config": as_dict(self.config),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: Path) -> TrainingState:
+        """Read what `to_json` returned; what earlier versions did not keep has its default.
+
+        Args:
+            content: Of state.json.
+            where: The checkpoint, for errors.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something is missing or damaged.
+            UserError: The config can't be read.
+        """
+        virtual = content.get("virtual_seconds")
+        return cls(
+            config=_read_config(content["config"], where),
+            vocabulary=content["vocabulary"],
+            initialised_from=content.get("initialised_from"),
+            time_seconds=float(content["time_seconds"]),
+            updates=int(content["updates"]),
+            epoch=float(content["epoch"]),
+            totals=Totals(**content["progress"]),
+            cursor=DataPosition.from_json(content["cursor"]),
+            versions=tuple(content["versions"]),
+            rule=dict(content["rule"]),
+            last_sequences={int(k): int(v) for k, v in content["last_sequences"].items()},
+            workers={int(k): dict(v) for k, v in content["workers"].items()},
+            to_validate=bool(content["to_validate"]),
+            exchange_log_bytes=content.get("exchange_log_bytes"),
+            virtual_seconds=None if virtual is None else Fraction(virtual),
+            driver={name: content[name] for name in _OF_DRIVERS if name in content},
+        )
+
+
+def _read_config(content: Mapping[str, Any], where: Path) -> Config:
+    settings = {}
+    for section, options in content.items():
+        for key, value in options.items():
+            option = find_option(f"{section}.{key}", where=where)
+            settings[option.name] = check(option, value, where=where)
+    return resolve(settings)

@@ -1,0 +1,129 @@
+"""Who saves and validates a run: what all forms share, and the one that does it in this process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor
+
+from nmtasync.checkpoints import store
+from nmtasync.checkpoints.history import Validation
+from nmtasync.checkpoints.store import Snapshot
+from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.optim.flat import FlatModel, Layout
+from nmtasync.training.session import DriverState, Session
+from nmtasync.training.validation.validator import Validator
+
+
+class Saver(ABC):
+    """Has checkpoints written and validated when it is time.
+
+    Args:
+        session: The run, which is told the results.
+        layout: Where each parameter lies in the vectors.
+
+    Attributes:
+        busy: Whether a request is under way.
+    """
+
+    def __init__(self, session: Session, layout: Layout) -> None:
+        self.session = session
+        self.layout = layout
+        self.busy = False
+        self._snapshot_seconds = session.start.time_seconds
+        self._validated_updates = session.server.updates
+
+    @abstractmethod
+    def save(self, driver: DriverState, *, to_validate: bool) -> None:
+        """Save this moment and, if asked for, validate it."""
+
+    @abstractmethod
+    def finish(self, driver: DriverState, *, validate: bool) -> None:
+        """Save the last state, and validate it if asked for and not done yet."""
+
+    def save_if_due(self, driver: Callable[[], DriverState]) -> None:
+        """Save, and validate, when it is time and nothing else is under way.
+
+        A validation is due when a multiple of `training.validate_every` has been passed, a
+        checkpoint also when the last one is older than `training.save_every_minutes`.
+
+        Args:
+            driver: Returns what the driver adds to this moment.
+        """
+        session, options = self.session, self.session.config.training
+        every = options.validate_every
+        to_validate = session.server.updates // every > self._validated_updates // every
+        old = session.seconds - self._snapshot_seconds >= 60 * options.save_every_minutes
+        if not self.busy and (to_validate or (old and session.unsaved)):
+            self.save(driver(), to_validate=to_validate)
+
+    def take_snapshot(
+        self, driver: DriverState, vectors: dict[str, Tensor], *, to_validate: bool
+    ) -> Snapshot:
+        """Describe this moment; arguments as in `Session.state`, and the server's vectors [P]."""
+        self._snapshot_seconds = self.session.seconds
+        if to_validate:
+            self._validated_updates = self.session.server.updates
+        state = self.session.state(driver, to_validate=to_validate)
+        return Snapshot({**vectors, **driver.vectors}, state)
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Write a checkpoint in this process."""
+        store.save(self.session.run, snapshot, self.layout)
+        self.note_saved(snapshot.state.updates)
+
+    def note_saved(self, updates: int) -> None:
+        """Report a checkpoint that has been written, and delete old ones."""
+        session = self.session
+        session.saved_updates = updates
+        store.prune(session.run, session.config.training.keep_checkpoints)
+        session.reporter.checkpoint(updates, session.clocks())
+
+    def note_validated(self, validation: Validation) -> None:
+        """Report a validation, and point `best` at its checkpoint if it is the best.
+
+        It is noted last: a run that is killed before that validates again.
+        """
+        session, history = self.session, self.session.history
+        best = history.would_be_best(validation)
+        if best:
+            store.point(session.run, "best", validation.updates)
+        history.add(validation)
+        session.reporter.validated(validation, best, history.num_since_best, session.clocks())
+
+
+class InProcessSaver(Saver):
+    """Saves and validates at once, with the model of a worker.
+
+    Args:
+        session: The run.
+        flat: The model; it is given its own parameters back.
+        device: Where it lies.
+    """
+
+    def __init__(self, session: Session, flat: FlatModel[SequenceToSequence], device: str) -> None:
+        super().__init__(session, flat.layout)
+        self.flat = flat
+        self.validator = Validator(session.run, flat.model, session.config, device)
+
+    def save(self, driver: DriverState, *, to_validate: bool) -> None:
+        """Save this moment and, if asked for, validate it."""
+        vectors = self.session.server.vectors
+        snapshot = self.take_snapshot(driver, vectors, to_validate=to_validate)
+        self.write(snapshot)
+        if to_validate:
+            self._validate(snapshot)
+
+    def finish(self, driver: DriverState, *, validate: bool) -> None:
+        """Save the last state, and validate it if asked for and not done yet."""
+        known = self.session.history.includes(self.session.server.updates)
+        self.save(driver, to_validate=validate and not known)
+
+    def _validate(self, snapshot: Snapshot) -> None:
+        live = self.flat.parameters
+        self.flat.bind(snapshot.scored, self.flat.gradients)
+        validation = self.validator.validate(snapshot)
+        self.flat.bind(live, self.flat.gradients)
+        self.flat.model.train()
+        self.note_validated(validation)

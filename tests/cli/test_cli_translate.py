@@ -1,0 +1,278 @@
+"""`nmtasync evaluate` and `nmtasync translate`, as a user runs them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from cli.main import main
+from nmtasync.checkpoints.store import Snapshot, point, save
+from nmtasync.config.load import to_toml
+from nmtasync.config.schema import Config, ModelConfig
+from nmtasync.data.vocabulary import VocabularyPair
+from nmtasync.evaluation.metrics import score
+from nmtasync.models.build import build_model
+from nmtasync.optim.flat import FlatModel
+from nmtasync.run_directory import RunDirectory
+from tests.support.repository import REPOSITORY
+
+
+@dataclass
+class Result:
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Call = Callable[..., Result]
+
+LINES = ["eins zwei", "", "drei", "  ", "null null neun acht", "vier"]
+
+
+@pytest.fixture(scope="module")
+def trained_template(tmp_path_factory: pytest.TempPathFactory, _toy_run_template: Path) -> Path:
+    run = RunDirectory(tmp_path_factory.mktemp("trained") / "run")
+    shutil.copytree(_toy_run_template, run.root)
+    vocabularies = VocabularyPair.load(run.vocab)
+    size = vocabularies.source.size
+    config = Config(model=ModelConfig(dimension=16, encoder_layers=1, decoder_layers=1))
+    for updates in (15, 30):
+        torch.manual_seed(updates)
+        flat = FlatModel(build_model(config.model, size, size))
+        state = {"updates": updates, "vocabulary": vocabularies.digest()}
+        save(run, Snapshot({"parameters": flat.parameters}, state), flat, config)
+    point(run, "best", 30)
+    run.config.write_text(to_toml(config), "utf-8")
+    return run.root
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Call:
+    """Run the command line in this process: a new one takes seconds to import torch."""
+
+    def run(*arguments: object, stdin: str | bytes = b"") -> Result:
+        raw = stdin.encode("utf-8") if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+        captured = capfdbinary.readouterr()
+        return Result(int(code or 0), captured.out.decode("utf-8"), captured.err.decode("utf-8"))
+
+    return run
+
+
+@pytest.fixture
+def trained(tmp_path: Path, trained_template: Path) -> Path:
+    return shutil.copytree(trained_template, tmp_path / "run")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    source, reference = tmp_path / "test.src", tmp_path / "test.ref.gz"
+    source.write_text("".join(line + "\n" for line in LINES), "utf-8")
+    references = ["two one", "", "three", "five", "eight nine zero zero", "four"]
+    reference.write_bytes(gzip.compress("".join(r + "\n" for r in references).encode("utf-8")))
+    return source, reference
+
+
+def test_evaluate_writes_what_it_prints(
+    call: Call, trained: Path, files: tuple[Path, Path]
+) -> None:
+    result = call("evaluate", trained, "--test", "digits", *files, "--beam-size", 2)
+    assert result.returncode == 0, result.stderr
+    written = json.loads((trained / "evaluation" / "digits.json").read_text("utf-8"))
+    hypotheses = (trained / "evaluation" / "digits.hyp").read_text("utf-8").split("\n")[:-1]
+    assert [i for i, line in enumerate(hypotheses) if not line] == [1, 3]
+    references = gzip.decompress(files[1].read_bytes()).decode().split("\n")[:-1]
+    for name, entry in score(hypotheses, references).items():
+        assert written[name] == entry
+    assert written["decoding"]["beam_size"] == 2
+    assert written["checkpoint"] in (15, 30)
+    assert written["averaged_checkpoints"] == [written["checkpoint"]]
+    assert written["sentences"] == len(LINES)
+    for side, path in zip(("source", "reference"), files, strict=True):
+        assert written[side]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"BLEU {written['bleu']['score']:.2f}" in result.stdout
+    assert written["bleu"]["signature"] in result.stdout
+
+
+def test_evaluate_prints_json_of_several_sets_and_a_chosen_checkpoint(
+    call: Call, trained: Path, files: tuple[Path, Path]
+) -> None:
+    result = call(
+        "evaluate",
+        trained,
+        *("--test", "first", *files, "--test", "second", *files),
+        *("--checkpoint", 15, "--json"),
+    )
+    assert result.returncode == 0, result.stderr
+    entries = json.loads(result.stdout)
+    assert [entry["name"] for entry in entries] == ["first", "second"]
+    assert {entry["checkpoint"] for entry in entries} == {15}
+    assert entries[0]["bleu"] == entries[1]["bleu"]
+    written = json.loads((trained / "evaluation" / "second.json").read_text("utf-8"))
+    assert written == entries[1]
+    assert "tok:13a" in written["bleu"]["signature"]
+    chinese = call("evaluate", trained, "--test", "zh", *files, "--target-language", "zh")
+    assert "tok:zh" in chinese.stdout
+
+
+def test_translate_gives_what_evaluate_gives(
+    call: Call, trained: Path, files: tuple[Path, Path]
+) -> None:
+    """Also with Windows line ends, an order mark, and no line feed at the end."""
+    assert call("evaluate", trained, "--test", "digits", *files).returncode == 0
+    expected = (trained / "evaluation" / "digits.hyp").read_text("utf-8")
+    text = "\n".join(LINES)
+    for stdin in (text, text + "\n", "\ufeff" + text.replace("\n", "\r\n")):
+        result = call("translate", trained, stdin=stdin)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == expected
+
+
+def test_translate_keeps_the_count_of_lines(call: Call, trained: Path) -> None:
+    """Only a line feed ends a line, and more than a chunk of lines keeps its order."""
+    odd = "eins\u2028zwei\u0085drei\x0bvier\x0cfünf\x1csechs\rsieben"
+    block = ["eins", odd, "", "zwei drei vier"]
+    result = call("translate", trained, "--beam-size", 1, stdin="\n".join(block * 500) + "\n")
+    lines = result.stdout.split("\n")
+    assert len(lines) == 2001
+    assert lines[:-1] == lines[:4] * 500
+    assert call("translate", trained, stdin="").stdout == ""
+    assert call("translate", trained, stdin="\n\n").stdout == "\n\n"
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 16, 7])
+def test_n_best_lists_number_the_lines(
+    chunk_bytes: int, call: Call, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the lines come in several pieces."""
+    best = call("translate", trained, stdin="eins zwei\n\ndrei\n").stdout.split("\n")
+    monkeypatch.setattr("cli.translate._READ_BYTES", chunk_bytes)
+    result = call("translate", trained, "--n-best", 3, stdin="eins zwei\n\ndrei\n")
+    rows = [line.split(" ||| ") for line in result.stdout.split("\n")[:-1]]
+    assert [row[0] for row in rows] == ["0"] * 3 + ["1"] + ["2"] * 3
+    assert [rows[0][1], rows[3][1], rows[4][1]] == best[:3]
+    scores = [float(row[2]) for row in rows]
+    assert scores[:3] == sorted(scores[:3], reverse=True)
+
+
+def test_a_typed_line_is_answered_before_the_next(trained: Path) -> None:
+    command = [sys.executable, "-m", "cli", "translate", str(trained)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdin=-1, stdout=-1, env=environment, bufsize=0
+    ) as process:
+        assert process.stdin and process.stdout
+        for _ in range(2):
+            process.stdin.write(b"eins zwei\n")
+            assert process.stdout.readline().endswith(b"\n")  # would wait for ever
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+def test_a_reader_that_leaves_is_no_error(trained: Path) -> None:
+    command = f"yes 'eins zwei' | head -3000 | {sys.executable} -m cli translate {trained} | true"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=REPOSITORY, env=environment, capture_output=True, check=False
+    )
+    assert result.stderr == b""
+
+
+def test_invalid_text_is_refused_after_what_precedes_it(call: Call, trained: Path) -> None:
+    result = call("translate", trained, stdin=b"eins\nzwei\n\xff\xfe\ndrei\n")
+    assert result.returncode == 2
+    assert result.stdout.count("\n") == 2
+    assert "stdin:3: invalid UTF-8: byte 0xff at byte 1" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["translate", "RUN", "--n-best", "4", "--beam-size", "3"], "add --beam-size 4"),
+        (["translate", "RUN", "--device", "cuda:99"], "there is no cuda:99"),
+        (["translate", "RUN", "--device", "tpu"], "--device: 'tpu' is no device"),
+        (["translate", "RUN", "--checkpoint", "worst"], "must be best, latest or a number"),
+        (["translate", "RUN", "--checkpoint", "7"], "no checkpoint 7; there are 15, 30"),
+        (["translate", "RUN", "--set", "data.vocab_size=3000"], "--set data.vocab_size"),
+        (["translate", "RUN", "--set", "decoding.beam=3"], "did you mean decoding.beam_size?"),
+        (["translate", "RUN", "--beam-size", "0"], "decoding.beam_size must be at least 1"),
+        (["translate", "NOWHERE"], "has not been preprocessed"),
+        (["translate", "UNTRAINED"], "holds no checkpoint"),
+        (["evaluate", "RUN", "--test", "a/b", "SRC", "REF"], "must be a plain file name"),
+        (["evaluate", "RUN", "--test", "..", "SRC", "REF"], "must be a plain file name"),
+        (["evaluate", "RUN", "--test", "", "SRC", "REF"], "must be a plain file name"),
+        (
+            ["evaluate", "RUN", *["--test", "a", "SRC", "REF"] * 2],
+            "--test a: is the name of two test sets",
+        ),
+        (["evaluate", "RUN", "--test", "a", "SRC", "MISSING"], "MISSING: there is no such file"),
+        (["evaluate", "RUN", "--test", "a", "SRC", "SHORT"], "test.src:2: "),
+        (["evaluate", "RUN", "--test", "a", "EMPTY", "EMPTY"], "holds no sentence"),
+        (["evaluate", "RUN"], "Missing option '--test'"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    arguments: list[str],
+    message: str,
+    call: Call,
+    trained: Path,
+    _toy_run_template: Path,
+    files: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    places = {
+        "RUN": trained,
+        "UNTRAINED": shutil.copytree(_toy_run_template, tmp_path / "untrained"),
+        "NOWHERE": tmp_path / "nowhere",
+        "SRC": files[0],
+        "REF": files[1],
+        "SHORT": tmp_path / "short",
+        "EMPTY": tmp_path / "empty",
+        "MISSING": tmp_path / "MISSING",
+    }
+    places["SHORT"].write_text("one\n")
+    places["EMPTY"].write_text("")
+    result = call(*(places.get(argument, argument) for argument in arguments), stdin="eins\n")
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert not list(trained.glob("evaluation/*"))
+
+
+def test_decoding_of_the_run_s_config_is_overridden_by_flags(
+    call: Call, trained: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = trained / "config.toml"
+    text = config.read_text("utf-8").replace("beam_size = 5", "beam_size = 3")
+    config.write_text(text.replace("batch_sentences = 64", "batch_sentences = 2"), "utf-8")
+    more = tmp_path / "more.toml"
+    more.write_text("[decoding]\nlength_normalization = 0.5\nbeam_size = 4\n")
+    arguments = ["evaluate", trained, "--test", "digits", *files, "--json"]
+    options = ["--config", more, "--set", "decoding.max_length_ratio=1.5", "--beam-size", 6]
+    decoding = json.loads(call(*arguments, *options).stdout)[0]["decoding"]
+    assert decoding == {
+        "beam_size": 6,
+        "length_normalization": 0.5,
+        "max_length_ratio": 1.5,
+        "batch_sentences": 2,
+    }

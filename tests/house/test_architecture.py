@@ -1,0 +1,196 @@
+"""The house rules: layers, who imports what, help everywhere, a quick `--help`."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from cli.main import COMMANDS, cli
+from tests.support.repository import REPOSITORY
+
+LAYERS = [
+    {"errors"},
+    {"run_directory"},
+    {"config", "machine"},
+    {"data", "models", "optim"},
+    {"server", "decoding", "checkpoints"},
+    {"worker", "evaluation"},
+    {"training", "profiling"},
+]
+"""The folders of nmtasync; those of one line do not know each other."""
+LAYERS_OF_TRAINING = [
+    {"limits", "driver"},
+    {"reporting"},
+    {"session"},
+    {"validation"},
+    {"asynchronous", "synchronous"},
+    {"simulation"},
+    {"assembly"},
+    {"train"},
+]
+"""The same inside of nmtasync/training."""
+ONLY_IN = {
+    "sentencepiece": {"nmtasync/data/vocabulary.py"},
+    "sacrebleu": {"nmtasync/evaluation/metrics.py"},
+}
+MODULES = sorted((REPOSITORY / "nmtasync").rglob("*.py"))
+ALL = MODULES + sorted((REPOSITORY / "cli").glob("*.py"))
+
+
+def run_python(code: str) -> None:
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr.decode()
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def against_the_flow(root: Path, layers: list[set[str]]) -> Iterator[str]:
+    """Name the imports of modules in a folder that do not come from an earlier layer."""
+    order = {part: number for number, parts in enumerate(layers) for part in parts}
+    package = name_of(root).replace("/", ".")
+    for path in sorted(root.rglob("*.py")):
+        part = path.relative_to(root).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        for module in imports(path):
+            if not module.startswith(f"{package}."):
+                continue
+            other = module.removeprefix(f"{package}.").split(".")[0]
+            if not other.startswith("__") and other != part and order[other] >= order[part]:
+                yield f"{name_of(path)} imports {module}"
+
+
+def test_imports_go_with_the_flow_of_the_data():
+    library = REPOSITORY / "nmtasync"
+    assert not list(against_the_flow(library, LAYERS))
+    assert not list(against_the_flow(library / "training", LAYERS_OF_TRAINING))
+
+
+def test_the_library_does_not_know_the_command_line():
+    assert not [
+        (name_of(path), module)
+        for path in MODULES
+        for module in imports(path)
+        if module.split(".")[0] in ("cli", "nmtasync_cli")
+    ]
+
+
+def test_the_server_knows_no_models_and_no_data():
+    forbidden = ("nmtasync.models", "nmtasync.data", "nmtasync.decoding")
+    assert not [
+        (name_of(path), module)
+        for path in (REPOSITORY / "nmtasync/server").rglob("*.py")
+        for module in imports(path)
+        if module.startswith(forbidden)
+    ]
+
+
+def test_a_wheel_would_hold_every_folder():
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    packages = setup["options"]["packages"].split()
+    folders = {name_of(path.parent).replace("/", ".") for path in MODULES}
+    assert sorted(packages) == sorted({*folders, "nmtasync_cli"})
+
+
+def test_a_library_is_imported_in_one_place():
+    offenders = []
+    for path in ALL:
+        roots = {module.split(".")[0] for module in imports(path)}
+        offenders += [
+            f"{name_of(path)} imports {library}"
+            for library in roots
+            if (library in ONLY_IN and name_of(path) not in ONLY_IN[library])
+            or (library == "click" and path.parent.name != "cli")
+            or library in ("pickle", "marshal")
+        ]
+    assert not offenders
+
+
+def test_every_module_imports_alone():
+    """Guards against cycles, which only show when another module happens to come first."""
+    names = [
+        name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for path in MODULES
+    ]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}:\n"
+        "    for loaded in [m for m in sys.modules if m.split('.')[0] == 'nmtasync']:\n"
+        "        del sys.modules[loaded]\n"
+        "    importlib.import_module(name)\n"
+    )
+    run_python(code)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_imports_no_torch(arguments):
+    code = (
+        "import sys; sys.argv = ['nmtasync']\n"
+        "from cli.main import cli\n"
+        f"cli.main({arguments!r}, standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    run_python(code)
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        yield name, command
+
+
+def test_every_command_and_option_has_help():
+    for name, command in commands():
+        assert command.help, name
+        assert "Example" in command.help, f"{name} shows no example"
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name} {parameter.opts}"
+
+
+FLAGS = {
+    "preprocess": {"--train", "--valid", "--source-language", "--target-language", "--vocab-size"},
+    "train": {
+        "--config",
+        "--devices",
+        "--driver",
+        "--optimizer-delay",
+        "--local-optimizer-batches",
+        "--max-minutes",
+        "--max-epochs",
+        "--seed",
+        "--set",
+    },
+    "profile": {"--batches", "--config", "--device", "--json", "--precision", "--set"},
+    "evaluate": {"--test", "--beam-size"},
+    "translate": {"--n-best", "--beam-size"},
+}
+
+
+def test_the_flags_that_users_rely_on_are_there():
+    for name, command in commands():
+        have = {opt for parameter in command.params for opt in parameter.opts}
+        assert FLAGS[name] <= have
+        assert command.params[0].human_readable_name == "RUN"

@@ -1,0 +1,101 @@
+"""The server as a state machine: versions, staleness, repeats, what it refuses."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nmtasync.config.load import resolve
+from nmtasync.server.messages import Push
+from nmtasync.server.server import Server
+
+SIZE = 64 * 5
+
+
+def make_server(num_shards: int = 2, smoothing: float | None = None) -> Server:
+    config = resolve({"optimizer.smoothing": smoothing, "schedule.decay": "none"})
+    return Server(torch.ones(SIZE), num_shards, config, num_workers=4)
+
+
+def make_push(server: Server, worker: int = 0, sequence: int = 1, words: int = 10) -> Push:
+    return Push(worker, sequence, server.versions, words, gradient_norm=1.0)
+
+
+def state_of(server: Server) -> list[torch.Tensor]:
+    return [vector.clone() for vector in server.vectors.values()]
+
+
+def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_a_reply_carries_the_parameters_after_the_push():
+    server, landing = make_server(), torch.zeros(SIZE)
+    reply = server.exchange(make_push(server), torch.ones(SIZE), landing)
+    assert reply.applied and reply.versions == (1, 1)
+    assert torch.equal(landing, server.parameters)
+    assert (landing < 1).all()
+
+
+def test_a_repeated_sequence_number_changes_nothing():
+    server, landing = make_server(smoothing=0.1), torch.zeros(SIZE)
+    push = make_push(server)
+    server.exchange(push, torch.ones(SIZE), landing)
+    before = state_of(server)
+    reply = server.exchange(push, torch.ones(SIZE), landing)
+    assert not reply.applied
+    assert same(before, state_of(server))
+    assert reply.versions == server.versions == (1, 1)
+    assert torch.equal(landing, server.parameters), "the worker still gets its parameters"
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(norm):
+    server = make_server()
+    before = state_of(server)
+    push = dataclasses.replace(make_push(server), gradient_norm=norm)
+    reply = server.exchange(push, torch.full((SIZE,), norm), torch.zeros(SIZE))
+    assert not reply.applied
+    assert same(before, state_of(server))
+
+
+@settings(max_examples=30, deadline=None)
+@given(order=st.lists(st.integers(0, 3), min_size=1, max_size=30))
+def test_staleness_is_the_number_of_pushes_of_others_since_the_fetch(order):
+    server = make_server()
+    fetched, sequences = dict.fromkeys(range(4), (0, 0)), dict.fromkeys(range(4), 0)
+    since: dict[int, int] = dict.fromkeys(range(4), 0)
+    for worker in order:
+        sequences[worker] += 1
+        push = dataclasses.replace(
+            make_push(server, worker, sequences[worker]), base_versions=fetched[worker]
+        )
+        reply = server.exchange(push, torch.randn(SIZE), torch.zeros(SIZE))
+        assert reply.staleness == (since[worker],) * 2
+        fetched[worker] = reply.versions
+        since = {other: count + 1 for other, count in since.items()}
+        since[worker] = 0
+
+
+def test_restored_into_another_number_of_shards_it_goes_on_bit_for_bit():
+    def advance(server: Server, first: int, last: int) -> None:
+        for sequence in range(first, last):
+            gradient = torch.randn(SIZE, generator=torch.Generator().manual_seed(sequence))
+            server.exchange(make_push(server, 0, sequence), gradient, torch.zeros(SIZE))
+
+    whole = make_server(num_shards=2, smoothing=1e-4)
+    advance(whole, 1, 9)
+    first = make_server(num_shards=2, smoothing=1e-4)
+    advance(first, 1, 5)
+    second = make_server(num_shards=5, smoothing=1e-4)
+    second.restore(first.vectors, first.updates, first.last_sequences, first.counts())
+    advance(second, 5, 9)
+    assert same(state_of(whole), state_of(second))
+
+
+def test_an_average_that_was_not_kept_begins_with_the_parameters():
+    server = make_server(smoothing=0.1)
+    server.restore({"parameters": torch.full((SIZE,), 7.0)}, 3, {}, {})
+    assert (server.vectors["average"] == 7.0).all() and server.versions == (3, 3)
