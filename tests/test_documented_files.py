@@ -1,0 +1,132 @@
+"""docs/files.md is complete: every file of RUN, and every field of the files that it describes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY, TOY_MODEL, CommandLine
+
+from nmtasync.run_directory import RunDirectory
+
+PAGE = (REPOSITORY / "docs/files.md").read_text("utf-8")
+
+NOT_BROKEN_DOWN = {"config", "settings", "simulation", "decoding", "source", "reference"}
+"""Fields whose content other pages describe, or none."""
+
+FLAGS = [f"--set={n}={str(v).lower() if isinstance(v, bool) else v}" for n, v in TOY_MODEL.items()]
+SHORT = ["--max-updates=4", "--validate-every=2", "--set=training.log_every_seconds=0"]
+
+
+def documented(*headings: str) -> set[str]:
+    """The names in the first column of the tables right under these headings."""
+    names: set[str] = set()
+    for heading in headings:
+        text = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", PAGE, re.M | re.S)
+        assert text, f"no heading {heading}"
+        cells = re.findall(r"^\| (.*?) \|", text[1], re.M)
+        names.update(name for cell in cells for name in re.findall(r"`([^`]+)`", cell))
+    return names
+
+
+def fields(content: dict[str, Any]) -> Iterator[str]:
+    """The names of fields, inner ones as outer.inner, with N for keys that are numbers."""
+    for key, value in content.items():
+        name = "N" if key.isdecimal() else key
+        if isinstance(value, dict) and value and key not in NOT_BROKEN_DOWN:
+            yield from (f"{name}.{inner}" for inner in fields(value))
+        else:
+            yield name
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def found_by_event(path: Path) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for line in lines(path):
+        found.setdefault(line["event"], set()).update(fields(line))
+    return found
+
+
+def last_state(run: RunDirectory) -> dict[str, Any]:
+    latest = run.checkpoints / (run.checkpoints / "latest").read_text().strip()
+    state: dict[str, Any] = json.loads((latest / "state.json").read_text("utf-8"))
+    return state
+
+
+@pytest.fixture
+def simulated(toy_run: RunDirectory, nmtasync: CommandLine) -> RunDirectory:
+    """Of three workers one dies and returns; a buffer gathers their pushes, scaled for fp16."""
+    three = ["--driver=simulated", "--speeds=1,1,1", "--failures=1@1-2", "--precision=fp16"]
+    result = nmtasync("train", toy_run.root, *FLAGS, *SHORT, *three, "--rule=buffer")
+    assert result.returncode == 0, result.stderr
+    return toy_run
+
+
+@pytest.fixture
+def complete(toy_run: RunDirectory, toy_corpus: Path, nmtasync: CommandLine) -> RunDirectory:
+    """A run that every command has worked on."""
+    test = ["--test", "toy", toy_corpus / "valid.src", toy_corpus / "valid.tgt"]
+    for command in (
+        ["train", toy_run.root, *FLAGS, *SHORT],
+        ["profile", toy_run.root, "--batches=1"],
+        ["evaluate", toy_run.root, *test, "--beam-size=1"],
+    ):
+        result = nmtasync(*command)
+        assert result.returncode == 0, result.stderr
+    return toy_run
+
+
+def test_the_fields_of_metrics_and_of_a_simulation_s_state_are_documented(simulated):
+    found = found_by_event(simulated.logs / "metrics.jsonl")
+    assert set(found) == {"train", "valid", "checkpoint", "worker", "end"}
+    for event, names in found.items():
+        assert names == documented("Every line", event), event
+
+    names, known = set(fields(last_state(simulated))), documented("state.json")
+    assert names <= known, names - known
+    assert known - names == {"rule", "rule.outer_seen"}, "of other rules"
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether words in capitals stand for what a path has in their place."""
+    pattern = re.escape(pattern)
+    for word, meaning in {"UPDATES": r"\d+", "SIDE": "(source|target)", "NAME": "[^/]+"}.items():
+        pattern = pattern.replace(word, meaning)
+    return re.fullmatch(re.sub(r"\bN\b", r"\\d+", pattern), path) is not None
+
+
+def test_the_files_of_a_run_and_their_fields_are_documented(complete):
+    patterns = documented("Files of RUN")
+    for path in filter(Path.is_file, complete.root.rglob("*")):
+        name = path.relative_to(complete.root).as_posix()
+        assert any(matches(name, pattern) for pattern in patterns), name
+
+    for event, names in found_by_event(complete.logs / "exchanges.jsonl").items():
+        known = documented(event)
+        assert names <= known, event
+        assert known - names <= {"idle_seconds"}, "with overlap only"
+    assert set(fields(last_state(complete))) <= documented("state.json")
+    validations = json.loads((complete.checkpoints / "validations.json").read_text("utf-8"))
+    assert set(validations[0]) == documented("validations.json")
+    for path, heading in (
+        (complete.manifest, "manifest.json"),
+        (complete.logs / "profile.json", "profile.json"),
+        (complete.evaluation / "toy.json", "Scores of a test set"),
+    ):
+        content = json.loads(path.read_text("utf-8"))
+        assert set(content) == documented(heading), heading
+
+
+def test_what_is_not_documented_is_noticed():
+    patterns = documented("Files of RUN")
+    assert any(matches("checkpoints/12/state.json", pattern) for pattern in patterns)
+    for name in ("logs/news.txt", "checkpoints/latest/state.json", "data/test/source.tokens"):
+        assert not any(matches(name, pattern) for pattern in patterns), name
+    assert set(fields({"workers": {"0": {"batches": 1}}})) == {"workers.N.batches"}
