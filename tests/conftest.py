@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
+from cli.main import main
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.corpus import PairPaths
 from nmtasync.data.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.session import Session
-from tests.support.command_line import CommandLine
+from tests.support.command_line import CommandLine, Ended, as_bytes, ended
 from tests.support.repository import REPOSITORY
 from tests.support.toy import write_toy_corpus
+
+STARTS_PROCESSES = {"nmtasync_process", "recorded"}
+"""Fixtures; who uses one needs no mark of its own."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("processes")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,28 +82,55 @@ def pushes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int, int]]:
     return seen
 
 
-@pytest.fixture(scope="session")
-def nmtasync() -> CommandLine:
-    """Run the real command line in a process of its own."""
+@pytest.fixture
+def nmtasync(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> CommandLine:
+    """Run the command line in this process: a new one takes seconds to import torch."""
 
-    def run(
-        *arguments: object, stdin: str | bytes | None = None, timeout: float = 120
-    ) -> subprocess.CompletedProcess[str]:
-        raw = stdin.encode("utf-8") if isinstance(stdin, str) else stdin
+    def run(*arguments: object, stdin: str | bytes = b"") -> Ended:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(as_bytes(stdin))))
+        num_threads = torch.get_num_threads()
+        capfdbinary.readouterr()  # of what the test itself has printed
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+        finally:
+            torch.set_num_threads(num_threads)
+        captured = capfdbinary.readouterr()
+        return ended(int(code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def nmtasync_process() -> CommandLine:
+    """Run the command line in a process of its own, as a user does."""
+
+    def run(*arguments: object, stdin: str | bytes = b"", timeout: float = 120) -> Ended:
         result = subprocess.run(
             [sys.executable, "-m", "cli", *map(str, arguments)],
             cwd=REPOSITORY,
-            input=raw,
+            input=as_bytes(stdin),
             capture_output=True,
             timeout=timeout,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             check=False,
         )
-        return subprocess.CompletedProcess(
-            result.args,
-            result.returncode,
-            result.stdout.decode("utf-8", "replace"),
-            result.stderr.decode("utf-8", "replace"),
-        )
+        return ended(result.returncode, result.stdout, result.stderr)
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _processes_are_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test that starts a process without saying so fail: `make test-fast` runs without."""
+    if request.node.get_closest_marker("processes") or request.node.get_closest_marker("system"):
+        return
+
+    def refuse(*arguments: object, **options: object) -> NoReturn:
+        pytest.fail("starts a process: mark it with pytest.mark.processes")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    monkeypatch.setattr(BaseProcess, "start", refuse)

@@ -38,6 +38,7 @@ RUN_FILE = "/manifest.json"
 TOO_LONG = "can't be used: File name too long; choose another place"
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_output_into_a_full_disk(tmp_path):
     result = shell(f"train {tmp_path / 'run'} --dump-config > /dev/full")
@@ -46,6 +47,7 @@ def test_output_into_a_full_disk(tmp_path):
     assert line.startswith("nmtasync: error: standard output: the disk or its quota is full")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("closed", "name"), [("<&-", "input"), (">&-", "output")])
 def test_closed_streams_are_told_before_a_model_is_loaded(tmp_path, closed, name):
     result = shell(f"translate {tmp_path / 'run'} {closed}")
@@ -94,20 +96,20 @@ def test_a_file_system_without_locks_is_not_said_to_be_in_use(toy_run, monkeypat
         pass
 
 
-def test_names_that_are_no_utf_8(tmp_path, toy_corpus, nmtasync: CommandLine):
+def test_names_that_are_no_utf_8(tmp_path, toy_corpus, nmtasync_process: CommandLine):
     corpus = tmp_path / os.fsdecode(b"[clean] fran\xe7ais")
     corpus.symlink_to(toy_corpus)
     pairs = [corpus / f"{part}.{side}" for part in ("train", "valid") for side in ("src", "tgt")]
     run = tmp_path / os.fsdecode(b"r\xfcn")
     arguments = ["preprocess", run, "--train", *pairs[:2], "--valid", *pairs[2:]]
-    shown = nmtasync(*arguments, "--vocab-size", "300")
+    shown = nmtasync_process(*arguments, "--vocab-size", "300")
     assert shown.returncode == 0, shown.stderr
     assert "[clean] fran\N{REPLACEMENT CHARACTER}ais/train.src:" in shown.stdout
     manifest = json.loads(RunDirectory(run).manifest.read_text("utf-8"))
     assert manifest["inputs"][0]["path"] == str(pairs[0]), "the very name comes back"
-    told = nmtasync(*arguments, "--vocab-size", "300", "--overwrite", "--json")
+    told = nmtasync_process(*arguments, "--vocab-size", "300", "--overwrite", "--json")
     assert told.returncode == 0, told.stderr
     json.loads(told.stdout)
-    borrowed = nmtasync("preprocess", tmp_path / "b", *arguments[2:], "--vocab-from", run)
+    borrowed = nmtasync_process("preprocess", tmp_path / "b", *arguments[2:], "--vocab-from", run)
     assert borrowed.returncode == 2
     assert "must be text in UTF-8" in borrowed.stderr

@@ -13,10 +13,14 @@ def corpus(directory: Path) -> list[Path]:
     return [directory / f"{part}.{side}" for part in ("train", "valid") for side in ("src", "tgt")]
 
 
-@pytest.mark.parametrize("model", ["transformer", "rnn"])
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("model", "started"), [("transformer", "nmtasync_process"), ("rnn", "nmtasync")]
+)
 def test_raw_text_to_bleu_with_two_workers(
-    tmp_path, toy_corpus: Path, nmtasync: CommandLine, model
+    tmp_path, toy_corpus: Path, request: pytest.FixtureRequest, model, started
 ):
+    nmtasync: CommandLine = request.getfixturevalue(started)
     run = tmp_path / "run"
     train_src, train_tgt, valid_src, valid_tgt = corpus(toy_corpus)
 

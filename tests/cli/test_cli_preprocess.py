@@ -3,15 +3,12 @@
 import gzip
 import json
 import os
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nmtasync.data.shards import ParallelShards
-
-CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.support.command_line import CommandLine, Ended
 
 TEST_DATA = os.environ.get("NMTASYNC_TEST_DATA")
 
@@ -139,7 +136,7 @@ def test_empty_corpus_and_run_that_is_a_file(
     assert "Traceback" not in result.stderr
 
 
-def refuses(result: "subprocess.CompletedProcess[str]", expected: str) -> None:
+def refuses(result: Ended, expected: str) -> None:
     """Expect exit code 2, nothing on standard output and one line that says why."""
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("nmtasync: error: ")

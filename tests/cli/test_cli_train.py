@@ -13,8 +13,10 @@ from tests.support.command_line import CommandLine, one_line
 from tests.support.toy import TOY_FLAGS
 
 
-def test_a_run_leaves_config_checkpoints_and_figures(toy_run: RunDirectory, nmtasync: CommandLine):
-    result = nmtasync(
+def test_a_run_leaves_config_checkpoints_and_figures(
+    toy_run: RunDirectory, nmtasync_process: CommandLine
+):
+    result = nmtasync_process(
         "train", toy_run.root, *TOY_FLAGS, "--max-epochs=1", "--validate-every=5", "--json"
     )
     assert result.returncode == 0, result.stderr
@@ -119,21 +121,23 @@ def test_a_damaged_checkpoint(toy_run: RunDirectory, nmtasync: CommandLine):
     assert str(vectors) in one_line(result.stderr)
 
 
-def test_a_full_disk_is_said_and_loses_nothing(toy_run: RunDirectory, nmtasync: CommandLine):
+def test_a_full_disk_is_said_and_loses_nothing(
+    toy_run: RunDirectory, nmtasync_process: CommandLine
+):
     """A file-size limit stands in for a full disk: both make `write` fail half-way."""
     import resource
 
-    assert nmtasync("train", toy_run.root, *TOY_FLAGS, "--max-updates=2").returncode == 0
+    assert nmtasync_process("train", toy_run.root, *TOY_FLAGS, "--max-updates=2").returncode == 0
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
-        result = nmtasync("train", toy_run.root, "--max-updates=4")
+        result = nmtasync_process("train", toy_run.root, "--max-updates=4")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert result.returncode in (1, 2), result.stderr
     assert "Traceback" not in result.stderr
     assert (toy_run.checkpoints / "latest").read_text() == "2\n"
-    assert nmtasync("train", toy_run.root, "--max-updates=4").returncode == 0
+    assert nmtasync_process("train", toy_run.root, "--max-updates=4").returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

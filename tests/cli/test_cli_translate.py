@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from cli.main import main
 from nmtasync.checkpoints.store import Snapshot, point, save
 from nmtasync.config.load import to_toml
 from nmtasync.config.schema import Config, ModelConfig
@@ -26,19 +22,8 @@ from nmtasync.evaluation.metrics import score
 from nmtasync.models.build import build_model
 from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
+from tests.support.command_line import CommandLine
 from tests.support.repository import REPOSITORY
-
-
-@dataclass
-class Result:
-    """How a command ended, and what it printed."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Call = Callable[..., Result]
 
 LINES = ["eins zwei", "", "drei", "  ", "null null neun acht", "vier"]
 
@@ -61,23 +46,6 @@ def trained_template(tmp_path_factory: pytest.TempPathFactory, _toy_run_template
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Call:
-    """Run the command line in this process: a new one takes seconds to import torch."""
-
-    def run(*arguments: object, stdin: str | bytes = b"") -> Result:
-        raw = stdin.encode("utf-8") if isinstance(stdin, str) else stdin
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code
-        captured = capfdbinary.readouterr()
-        return Result(int(code or 0), captured.out.decode("utf-8"), captured.err.decode("utf-8"))
-
-    return run
-
-
-@pytest.fixture
 def trained(tmp_path: Path, trained_template: Path) -> Path:
     return shutil.copytree(trained_template, tmp_path / "run")
 
@@ -92,9 +60,9 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_evaluate_writes_what_it_prints(
-    call: Call, trained: Path, files: tuple[Path, Path]
+    nmtasync: CommandLine, trained: Path, files: tuple[Path, Path]
 ) -> None:
-    result = call("evaluate", trained, "--test", "digits", *files, "--beam-size", 2)
+    result = nmtasync("evaluate", trained, "--test", "digits", *files, "--beam-size", 2)
     assert result.returncode == 0, result.stderr
     written = json.loads((trained / "evaluation" / "digits.json").read_text("utf-8"))
     hypotheses = (trained / "evaluation" / "digits.hyp").read_text("utf-8").split("\n")[:-1]
@@ -113,9 +81,9 @@ def test_evaluate_writes_what_it_prints(
 
 
 def test_evaluate_prints_json_of_several_sets_and_a_chosen_checkpoint(
-    call: Call, trained: Path, files: tuple[Path, Path]
+    nmtasync: CommandLine, trained: Path, files: tuple[Path, Path]
 ) -> None:
-    result = call(
+    result = nmtasync(
         "evaluate",
         trained,
         *("--test", "first", *files, "--test", "second", *files),
@@ -129,43 +97,43 @@ def test_evaluate_prints_json_of_several_sets_and_a_chosen_checkpoint(
     written = json.loads((trained / "evaluation" / "second.json").read_text("utf-8"))
     assert written == entries[1]
     assert "tok:13a" in written["bleu"]["signature"]
-    chinese = call("evaluate", trained, "--test", "zh", *files, "--target-language", "zh")
+    chinese = nmtasync("evaluate", trained, "--test", "zh", *files, "--target-language", "zh")
     assert "tok:zh" in chinese.stdout
 
 
 def test_translate_gives_what_evaluate_gives(
-    call: Call, trained: Path, files: tuple[Path, Path]
+    nmtasync: CommandLine, trained: Path, files: tuple[Path, Path]
 ) -> None:
     """Also with Windows line ends, an order mark, and no line feed at the end."""
-    assert call("evaluate", trained, "--test", "digits", *files).returncode == 0
+    assert nmtasync("evaluate", trained, "--test", "digits", *files).returncode == 0
     expected = (trained / "evaluation" / "digits.hyp").read_text("utf-8")
     text = "\n".join(LINES)
     for stdin in (text, text + "\n", "\ufeff" + text.replace("\n", "\r\n")):
-        result = call("translate", trained, stdin=stdin)
+        result = nmtasync("translate", trained, stdin=stdin)
         assert result.returncode == 0, result.stderr
         assert result.stdout == expected
 
 
-def test_translate_keeps_the_count_of_lines(call: Call, trained: Path) -> None:
+def test_translate_keeps_the_count_of_lines(nmtasync: CommandLine, trained: Path) -> None:
     """Only a line feed ends a line, and more than a chunk of lines keeps its order."""
     odd = "eins\u2028zwei\u0085drei\x0bvier\x0cfünf\x1csechs\rsieben"
     block = ["eins", odd, "", "zwei drei vier"]
-    result = call("translate", trained, "--beam-size", 1, stdin="\n".join(block * 500) + "\n")
+    result = nmtasync("translate", trained, "--beam-size", 1, stdin="\n".join(block * 500) + "\n")
     lines = result.stdout.split("\n")
     assert len(lines) == 2001
     assert lines[:-1] == lines[:4] * 500
-    assert call("translate", trained, stdin="").stdout == ""
-    assert call("translate", trained, stdin="\n\n").stdout == "\n\n"
+    assert nmtasync("translate", trained, stdin="").stdout == ""
+    assert nmtasync("translate", trained, stdin="\n\n").stdout == "\n\n"
 
 
 @pytest.mark.parametrize("chunk_bytes", [1 << 16, 7])
 def test_n_best_lists_number_the_lines(
-    chunk_bytes: int, call: Call, trained: Path, monkeypatch: pytest.MonkeyPatch
+    chunk_bytes: int, nmtasync: CommandLine, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the lines come in several pieces."""
-    best = call("translate", trained, stdin="eins zwei\n\ndrei\n").stdout.split("\n")
+    best = nmtasync("translate", trained, stdin="eins zwei\n\ndrei\n").stdout.split("\n")
     monkeypatch.setattr("cli.translate._READ_BYTES", chunk_bytes)
-    result = call("translate", trained, "--n-best", 3, stdin="eins zwei\n\ndrei\n")
+    result = nmtasync("translate", trained, "--n-best", 3, stdin="eins zwei\n\ndrei\n")
     rows = [line.split(" ||| ") for line in result.stdout.split("\n")[:-1]]
     assert [row[0] for row in rows] == ["0"] * 3 + ["1"] + ["2"] * 3
     assert [rows[0][1], rows[3][1], rows[4][1]] == best[:3]
@@ -173,6 +141,7 @@ def test_n_best_lists_number_the_lines(
     assert scores[:3] == sorted(scores[:3], reverse=True)
 
 
+@pytest.mark.processes
 def test_a_typed_line_is_answered_before_the_next(trained: Path) -> None:
     command = [sys.executable, "-m", "cli", "translate", str(trained)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -187,6 +156,7 @@ def test_a_typed_line_is_answered_before_the_next(trained: Path) -> None:
         assert process.wait(60) == 0
 
 
+@pytest.mark.processes
 def test_a_reader_that_leaves_is_no_error(trained: Path) -> None:
     command = f"yes 'eins zwei' | head -3000 | {sys.executable} -m cli translate {trained} | true"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -196,8 +166,10 @@ def test_a_reader_that_leaves_is_no_error(trained: Path) -> None:
     assert result.stderr == b""
 
 
-def test_invalid_text_is_refused_after_what_precedes_it(call: Call, trained: Path) -> None:
-    result = call("translate", trained, stdin=b"eins\nzwei\n\xff\xfe\ndrei\n")
+def test_invalid_text_is_refused_after_what_precedes_it(
+    nmtasync: CommandLine, trained: Path
+) -> None:
+    result = nmtasync("translate", trained, stdin=b"eins\nzwei\n\xff\xfe\ndrei\n")
     assert result.returncode == 2
     assert result.stdout.count("\n") == 2
     assert "stdin:3: invalid UTF-8: byte 0xff at byte 1" in result.stderr
@@ -233,7 +205,7 @@ def test_invalid_text_is_refused_after_what_precedes_it(call: Call, trained: Pat
 def test_mistakes_end_in_one_line(
     arguments: list[str],
     message: str,
-    call: Call,
+    nmtasync: CommandLine,
     trained: Path,
     _toy_run_template: Path,
     files: tuple[Path, Path],
@@ -251,7 +223,7 @@ def test_mistakes_end_in_one_line(
     }
     places["SHORT"].write_text("one\n")
     places["EMPTY"].write_text("")
-    result = call(*(places.get(argument, argument) for argument in arguments), stdin="eins\n")
+    result = nmtasync(*(places.get(argument, argument) for argument in arguments), stdin="eins\n")
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -260,7 +232,7 @@ def test_mistakes_end_in_one_line(
 
 
 def test_decoding_of_the_run_s_config_is_overridden_by_flags(
-    call: Call, trained: Path, files: tuple[Path, Path], tmp_path: Path
+    nmtasync: CommandLine, trained: Path, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = trained / "config.toml"
     text = config.read_text("utf-8").replace("beam_size = 5", "beam_size = 3")
@@ -269,7 +241,7 @@ def test_decoding_of_the_run_s_config_is_overridden_by_flags(
     more.write_text("[decoding]\nlength_normalization = 0.5\nbeam_size = 4\n")
     arguments = ["evaluate", trained, "--test", "digits", *files, "--json"]
     options = ["--config", more, "--set", "decoding.max_length_ratio=1.5", "--beam-size", 6]
-    decoding = json.loads(call(*arguments, *options).stdout)[0]["decoding"]
+    decoding = json.loads(nmtasync(*arguments, *options).stdout)[0]["decoding"]
     assert decoding == {
         "beam_size": 6,
         "length_normalization": 0.5,

@@ -1,11 +1,29 @@
-"""The real command line: what runs it, and what it prints."""
+"""The command line: how it is called, how it ends, and what it prints."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 
-CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+CommandLine = Callable[..., Ended]
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    return text.encode("utf-8") if isinstance(text, str) else text
+
+
+def ended(returncode: int, stdout: bytes, stderr: bytes) -> Ended:
+    return Ended(returncode, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
 
 
 def one_line(text: str) -> str:
