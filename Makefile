@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo recipe wmt-recipe paper test test-system check format docs bench clean
+.PHONY: help install demo recipe wmt-recipe paper test test-fast test-system check format docs bench clean
 
 help: ## Show what there is
 	@echo "make TARGET [VARIABLE=value]"
@@ -58,9 +58,12 @@ paper: $(INSTALLED) ## Run the ablation of Bogoychev et al. 2018 on RUN; see rec
 	  --devices "$(DEVICES)" --seeds "$(SEEDS)" --epochs $(LIMIT) --rows "$(ROWS)" --jobs $(JOBS) $(SET)
 
 test: $(INSTALLED) ## Run the tests
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not system"
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not system"
 
-test-system: $(INSTALLED) ## Run the tests that train for minutes
+test-fast: $(INSTALLED) ## Run the tests that start no processes: half a minute
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not system and not processes"
+
+test-system: $(INSTALLED) ## Run the tests that train for minutes, and those of the wheel
 	$(BIN)/python -m pytest -q -m system --timeout 1800
 
 check: $(INSTALLED) ## What CI runs: format, lint, types, tests

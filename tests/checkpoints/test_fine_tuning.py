@@ -64,6 +64,7 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
         assert torch.equal(tensor, right[name]), name
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_every_driver_starts_from_the_scored_parameters(toy_run, base, driver):
     train_toy(toy_run, training__init_from=str(base.root), **STILL, **DRIVERS[driver])

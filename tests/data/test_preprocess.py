@@ -286,6 +286,7 @@ def test_what_was_decided_is_finished_even_where_the_next_is_refused(tmp_path: P
     assert {(run / name).read_text() for name in INSTALLED} == {"new"}
 
 
+@pytest.mark.processes
 def test_stopped_in_the_middle_it_leaves_nothing_that_counts(
     tmp_path: Path, valid: PairPaths
 ) -> None:

@@ -24,6 +24,7 @@ HYPOTHESES = [
 CHINESE = ["我喜欢在公园里散步,因为天气很好。", "他昨天买了一本新书。"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("language", "hypotheses", "references"),
     [

@@ -126,6 +126,19 @@ def test_a_library_is_imported_in_one_place():
     assert not offenders
 
 
+def test_no_test_imports_another():
+    """What several tests share stands in tests/support, or as a fixture in a conftest.py."""
+    tests = REPOSITORY / "tests"
+    files = {path.stem for path in tests.rglob("*.py") if path.parent.name != "support"}
+    assert not [
+        f"{name_of(path)} imports {module}"
+        for path in sorted(tests.rglob("*.py"))
+        for module in imports(path)
+        if files.intersection(module.split("."))
+    ]
+
+
+@pytest.mark.processes
 def test_every_module_imports_alone():
     """Guards against cycles, which only show when another module happens to come first."""
     names = [
@@ -142,6 +155,7 @@ def test_every_module_imports_alone():
     run_python(code)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_imports_no_torch(arguments):
     code = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.processes import wait_gone
 
 STUCK = """
@@ -26,6 +28,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.processes
 def test_a_process_that_never_looks_at_its_pipe_ends_with_its_parent_too(tmp_path):
     """As a validator that is about to save when the main process is killed."""
     (tmp_path / "stuck.py").write_text(STUCK)

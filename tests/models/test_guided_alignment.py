@@ -246,6 +246,7 @@ DRIVERS = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("driver", DRIVERS.values(), ids=DRIVERS)
 def test_every_driver_guides(aligned_run: RunDirectory, tmp_path: Path, driver: dict) -> None:
     other = RunDirectory(shutil.copytree(aligned_run.root, tmp_path / "other"))
@@ -301,6 +302,7 @@ def test_a_run_without_alignments_is_refused(
     assert not toy_run_elsewhere.checkpoints.exists()
 
 
+@pytest.mark.processes
 def test_a_profile_is_that_of_guided_training(
     aligned_run: RunDirectory, toy_run_elsewhere: RunDirectory
 ) -> None:

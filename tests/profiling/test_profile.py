@@ -76,6 +76,7 @@ def test_a_simulated_worker_takes_as_long_as_the_measured_one(tmp_path):
     assert 2 * transfer == pytest.approx(0.0262, rel=1e-5)
 
 
+@pytest.mark.processes
 def test_operations_are_those_of_the_plain_network_and_loss(toy_run: RunDirectory):
     settings = {**TOY_MODEL, "model.dropout": 0.0, "training.precision": "fp32"}
     config = resolve(settings, {"data.vocab_size": 46})
@@ -93,6 +94,7 @@ def test_operations_are_those_of_the_plain_network_and_loss(toy_run: RunDirector
     assert measured.operations == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
+@pytest.mark.processes
 def test_the_command_line(toy_run: RunDirectory, nmtasync: CommandLine, tmp_path):
     result = nmtasync("profile", toy_run.root, "--batches=2", "--device=cpu", *FLAGS, "--json")
     assert result.returncode == 0, result.stderr

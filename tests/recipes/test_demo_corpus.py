@@ -29,6 +29,7 @@ def corpus(demo: ModuleType) -> dict[str, list[tuple[str, str]]]:
     return demo.generate()
 
 
+@pytest.mark.processes
 def test_the_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
     hashes = set()
     for hash_seed in ("1", "2"):  # of Python's own hash(), which orders sets

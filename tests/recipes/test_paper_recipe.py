@@ -224,6 +224,7 @@ def test_a_row_goes_on_unless_it_is_another_one(toy_run, tmp_path):
         task.prepare(toy_run)
 
 
+@pytest.mark.processes
 def test_ctrl_c_stops_what_runs_and_begins_nothing_more(tmp_path):
     child = tmp_path / "child.py"  # presses Ctrl-C, and waits for the signal to be passed on
     child.write_text(
@@ -242,6 +243,7 @@ def test_ctrl_c_stops_what_runs_and_begins_nothing_more(tmp_path):
     assert [(task.run.root / "begun").exists() for task in tasks] == [True, False]
 
 
+@pytest.mark.processes
 def test_two_rows_from_the_corpus_to_the_table(toy_run, tmp_path):
     out, model, cost = tmp_path / "out", tmp_path / "model.toml", tmp_path / "cost.toml"
     model.write_text(

@@ -92,6 +92,7 @@ def test_romanian_is_normalised(monkeypatch, written, normalised):
     assert module.normalise(written) == normalised
 
 
+@pytest.mark.processes
 def test_the_filter_keeps_lines_and_bytes(tmp_path):
     script = RECIPES / "wmt16-ro-en" / "normalise.py"
     raw = "întâi\r\n\nşi".encode() + b"\xff\n"
@@ -240,6 +241,7 @@ def test_damaged_and_incomplete_files_are_told(tmp_path, extract, sources):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.processes
 def test_what_the_system_refuses_is_not_blamed_on_the_download(tmp_path, extract):
     with gzip.open(tmp_path / "a.gz", "wt") as file:
         file.write("text\n")
@@ -336,6 +338,7 @@ def make(copy: Path, *arguments: str, timeout: float = 280) -> "subprocess.Compl
     )
 
 
+@pytest.mark.processes
 def test_missing_data_is_told_in_a_sentence(copy, tmp_path):
     (tmp_path / "ro-en.tgz").touch()
     result = make(copy, "wmt-recipe", "SMALL=1", f"DATA=file://{tmp_path}")
@@ -348,12 +351,14 @@ def test_missing_data_is_told_in_a_sentence(copy, tmp_path):
     assert verdict.startswith("make: ***")
 
 
+@pytest.mark.processes
 def test_an_unknown_recipe_is_told(copy):
     result = make(copy, "recipe", "NAME=wmt99")
     assert result.returncode == 2
     assert "there are demo multi30k wmt16-ro-en wmt17-en-de" in result.stderr
 
 
+@pytest.mark.processes
 def test_all_steps_are_done_once(copy, tmp_path, news):
     make_mirror(tmp_path / "mirror", news[:300], news[300:310], news[310:316])
     run, corpus = copy / "runs/wmt16-ro-en-small", copy / "runs/wmt16-ro-en-small-corpus"

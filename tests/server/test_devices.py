@@ -240,6 +240,7 @@ def test_a_vector_is_locked_whole_and_a_refusal_is_an_error(monkeypatch):
     assert runtime.locked == (vector.data_ptr(), 256, 1) and results == [7]
 
 
+@pytest.mark.processes
 def test_a_run_whose_shards_have_memory_of_their_own_is_replayed_with_slices(toy_run, monkeypatch):
     """Two worker processes; the snapshot's vectors would be locked for a GPU; a resume."""
     other, locked = copy_of(toy_run), []

@@ -64,6 +64,7 @@ def test_without_its_local_optimizers_the_replay_would_differ(recorded, toy_run)
     assert not torch.equal(*parameters)
 
 
+@pytest.mark.processes
 def test_a_run_in_which_a_worker_was_killed_is_replayed_bit_for_bit(toy_run, monkeypatch):
     """Worker 1 is killed at a push of worker 0; the run ends at its replacement's second push."""
     other = copy_of(toy_run)
@@ -115,6 +116,7 @@ def test_a_run_of_one_worker_is_replayed_over_its_resume(toy_run):
     assert_replayed(toy_run, other)
 
 
+@pytest.mark.processes
 def test_a_worker_with_overlap_is_its_simulation_and_its_replay_bit_for_bit(toy_run):
     """In a process of its own: only its own pushes come in between, whatever the machine does."""
     simulated, replayed = copy_of(toy_run), RunDirectory(toy_run.root.with_name("replayed"))

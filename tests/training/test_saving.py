@@ -35,6 +35,7 @@ class NeverValidates(ValidatorClient):
             self.busy = self._validating
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_stopped_while_the_end_waits_for_a_validation(toy_run, monkeypatch, driver):
     class Interrupted(NeverValidates):
@@ -53,6 +54,7 @@ def test_stopped_while_the_end_waits_for_a_validation(toy_run, monkeypatch, driv
     assert [entry["updates"] for entry in events(toy_run, "valid")] == [5], "made up for"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_validator_that_dies_at_the_end_takes_nothing_along(toy_run, monkeypatch, driver):
     class Dying(ValidatorClient):
@@ -68,6 +70,7 @@ def test_a_validator_that_dies_at_the_end_takes_nothing_along(toy_run, monkeypat
     assert store.pointed(toy_run, "latest") == 5
 
 
+@pytest.mark.processes
 def test_what_was_only_about_to_be_saved_is_saved_all_the_same(toy_run, monkeypatch):
     updates: list[int] = []
 

@@ -83,6 +83,7 @@ def test_resumed_with_a_linear_decay_it_is_never_interrupted_bit_for_bit(toy_run
     assert rates[-1] < 0.5 * max(rates), "or it has not decayed"
 
 
+@pytest.mark.processes
 def test_killed_and_resumed_is_never_interrupted_bit_for_bit(toy_run):
     other = copy_of(toy_run)
     flags = [f"--set={name.replace('__', '.')}={value}" for name, value in EVENTFUL.items()]

@@ -67,6 +67,7 @@ def same_state(run: RunDirectory, expected: tuple[dict[str, torch.Tensor], dict]
         assert torch.equal(vector, expected[0][name]), name
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [1, 3])
 def test_an_epoch_of_ranks_is_one_worker_with_their_number_as_delay(toy_run, reference, number):
     """Bit for bit; where three ranks share what is left of the epoch, some have no batch."""
@@ -80,6 +81,7 @@ def test_an_epoch_of_ranks_is_one_worker_with_their_number_as_delay(toy_run, ref
     assert set(summary.workers) == set(range(number))
 
 
+@pytest.mark.processes
 def test_resumed_from_and_into_other_drivers_is_never_interrupted_bit_for_bit(toy_run, reference):
     expected = reference(2, training__max_updates=9, **UNCLIPPED)
     train_toy(toy_run, training__max_updates=3, **one_worker(2), **UNCLIPPED)
@@ -91,6 +93,7 @@ def test_resumed_from_and_into_other_drivers_is_never_interrupted_bit_for_bit(to
     assert events(toy_run, "valid")[-1]["updates"] == 9
 
 
+@pytest.mark.processes
 def test_a_linear_decay_is_that_of_one_worker(toy_run, reference):
     options = {**UNCLIPPED, "schedule__decay": "linear", "training__max_updates": 6}
     expected = reference(2, **options)
@@ -98,6 +101,7 @@ def test_a_linear_decay_is_that_of_one_worker(toy_run, reference):
     same_state(toy_run, expected)
 
 
+@pytest.mark.processes
 def test_the_norm_of_the_sum_is_clipped_whatever_the_order_of_the_sum(toy_run, reference):
     # with a usual epsilon Adam makes whole steps of gradients that are only rounding errors
     options = {"optimizer__clip_norm": 0.05, "optimizer__epsilon": 1e-4, "model__dropout": 0.0}
@@ -111,6 +115,7 @@ def test_the_norm_of_the_sum_is_clipped_whatever_the_order_of_the_sum(toy_run, r
         assert torch.allclose(vector, expected[name], atol=1e-6, rtol=0.0), name
 
 
+@pytest.mark.processes
 def test_ranks_that_keep_their_vectors_to_themselves_do_the_same(toy_run, reference, monkeypatch):
     """What GPUs do, with Gloo in place of NCCL; a death takes them back to the last snapshot."""
     options = {"training__max_updates": 7, "training__validate_every": 3, **UNCLIPPED}
@@ -171,6 +176,7 @@ def dying_rank(instants: list[str], setup: RankSetup, connection: Connection) ->
     run_rank(setup, connection)
 
 
+@pytest.mark.processes
 def test_a_rank_killed_at_any_instant_changes_nothing(toy_run, reference, monkeypatch):
     """The first time the state is whole, then twice not: back to the snapshot of update 3."""
     expected = reference(2, training__max_updates=7, training__validate_every=3, **UNCLIPPED)
@@ -204,6 +210,7 @@ def failing_rank(setup: RankSetup, connection: Connection) -> None:
     run_rank(setup, connection)
 
 
+@pytest.mark.processes
 def test_ranks_that_never_get_on_end_training_with_the_state_saved(toy_run, monkeypatch):
     monkeypatch.setattr(rounds, "run_rank", failing_rank)
     with pytest.raises(TrainingError, match=r"ended 1 times.*ArithmeticError: no more"):
@@ -223,6 +230,7 @@ ENDLESS = (
 )
 
 
+@pytest.mark.processes
 def test_a_rank_killed_at_no_special_moment_through_the_command_line(toy_run, reference):
     expected = reference(2, training__max_epochs=20, training__validate_every=10**6, **UNCLIPPED)
     process = start_training(toy_run, *ENDLESS, "--max-epochs=20")
@@ -237,6 +245,7 @@ def test_a_rank_killed_at_no_special_moment_through_the_command_line(toy_run, re
     assert expected[1]["progress"]["target_words"] == 20 * words_of_an_epoch(toy_run)
 
 
+@pytest.mark.processes
 def test_a_signal_saves_and_one_worker_goes_on(toy_run, reference):
     process = start_training(toy_run, *ENDLESS)
     wait_for_line(process, "update", "loss")
@@ -250,6 +259,7 @@ def test_a_signal_saves_and_one_worker_goes_on(toy_run, reference):
     same_state(toy_run, reference(2, training__max_updates=stopped + 2, **UNCLIPPED))
 
 
+@pytest.mark.processes
 def test_kill_9_leaves_no_process_behind(toy_run):
     process = start_training(toy_run, *ENDLESS)
     wait_for_line(process, "update", "loss")

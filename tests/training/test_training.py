@@ -112,6 +112,7 @@ def test_patience_ends_training_and_the_best_checkpoint_stays(toy_run):
     assert store.list_checkpoints(toy_run) == [1, 4]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "options",
     [BUFFER, COMPENSATED, OUTER, DROPPING],
@@ -131,6 +132,7 @@ def test_two_workers_learn_with_every_rule(toy_run, options):
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
+@pytest.mark.processes
 def test_two_workers_use_each_batch_once_over_a_resume(toy_run):
     two = {"asynchronous__devices": "cpu,cpu", "training__log_every_seconds": 0.0}
     train_toy(toy_run, training__max_updates=7, **two)
@@ -141,6 +143,7 @@ def test_two_workers_use_each_batch_once_over_a_resume(toy_run):
 ENDLESS = ("--devices=cpu,cpu", "--set=training.log_every_seconds=0", "--validate-every=1000000")
 
 
+@pytest.mark.processes
 def test_two_workers_overtake_each_other(toy_run):
     """Each learns of the other's pushes: staleness appears, and both compute."""
     process = start_training(toy_run, *ENDLESS)
@@ -156,6 +159,7 @@ def test_two_workers_overtake_each_other(toy_run):
     assert [line["updates"] for line in lines] == list(range(1, len(lines) + 1)), "one line each"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("overlap", ["--no-overlap", "--overlap"])
 def test_a_killed_worker_is_replaced_and_training_goes_on(toy_run, overlap):
     process = start_training(toy_run, *ENDLESS, "--max-epochs=60", overlap)
@@ -172,6 +176,7 @@ def test_a_killed_worker_is_replaced_and_training_goes_on(toy_run, overlap):
     assert state["progress"]["target_words"] == 60 * once, "each batch exactly once"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
@@ -189,6 +194,7 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on(toy_run, number, code,
     assert summary.updates == stopped + 2
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
 def test_kill_9_leaves_a_checkpoint_to_go_on_from_and_no_process_behind(toy_run, devices):
     process = start_training(
@@ -265,6 +271,7 @@ def test_options_of_preprocessing_cannot_change_afterwards(toy_run):
         train_toy(toy_run, data__vocab_size=90)
 
 
+@pytest.mark.processes
 def test_an_error_of_our_own_leaves_no_process_behind(toy_run, monkeypatch):
     def fail(self):
         raise ArithmeticError

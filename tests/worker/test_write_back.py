@@ -57,6 +57,7 @@ def test_it_follows_each_local_step(toy_run):
     assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
 
 
+@pytest.mark.processes
 def test_worker_processes_write_back_and_their_log_is_not_replayed(toy_run, monkeypatch):
     write_back, erased = Server.write_back, []
 
