@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, TOY_MODEL, CommandLine
 
 from nmtasync.run_directory import RunDirectory
+from tests.support.command_line import CommandLine
+from tests.support.repository import REPOSITORY
+from tests.support.toy import TOY_MODEL
 
 PAGE = (REPOSITORY / "docs/files.md").read_text("utf-8")
 

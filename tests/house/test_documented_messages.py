@@ -6,7 +6,7 @@ import ast
 import itertools
 import re
 
-from conftest import REPOSITORY
+from tests.support.repository import REPOSITORY
 
 LEAST_CHARACTERS = 12
 """Letters and digits of a text in the code: shorter ones are found anywhere."""

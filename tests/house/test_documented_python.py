@@ -9,11 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import REPOSITORY, TOY_MODEL
+import pytest
+
+from tests.support.repository import REPOSITORY
+from tests.support.toy import TOY_MODEL
 
 TOY_DATA = {"data.vocab_size": 46, "data.byte_fallback": False, "data.deduplicate": False}
 
 
+@pytest.mark.processes
 def test_the_program_preprocesses_trains_evaluates_and_translates(toy_corpus, tmp_path: Path):
     page = (REPOSITORY / "docs/python.md").read_text("utf-8")
     [program] = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
