@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 
 import click
 
-from nmtasync.config.load import Settings, check, describe_range, merge, parse_assignment, read_toml
+from nmtasync.config.load import (
+    Settings,
+    convert,
+    describe_range,
+    merge,
+    parse_assignment,
+    read_toml,
+)
 from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS
 from nmtasync.errors import UserError
@@ -27,10 +34,10 @@ class _Value(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse text in the option's type."""
         if isinstance(value, str) and self.field.type in (int, float):
-            with contextlib.suppress(ValueError):  # a word, which the check knows or refuses
+            with contextlib.suppress(ValueError):  # a word, which may be one of the choices
                 value = self.field.type(value)
         try:
-            return check(self.field, value, where=self.field.flag)
+            return convert(self.field, value, where=self.field.flag)
         except UserError as error:
             self.fail(error.message, param, ctx)
 

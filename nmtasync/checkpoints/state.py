@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from nmtasync.config.load import as_dict, check, find_option, resolve
+from nmtasync.config.load import as_dict, convert, find_option, resolve
 from nmtasync.config.schema import Config
 from nmtasync.data.cursor import DataPosition
 
@@ -140,5 +140,5 @@ def _read_config(content: Mapping[str, Any], where: Path) -> Config:
     for section, options in content.items():
         for key, value in options.items():
             option = find_option(f"{section}.{key}", where=where)
-            settings[option.name] = check(option, value, where=where)
+            settings[option.name] = convert(option, value, where=where)
     return resolve(settings)

@@ -1,26 +1,23 @@
-"""Options that have no effect beside others, or no meaning: refused, with both named."""
+"""Options that have no effect beside others, or contradict them: refused, with both named.
+
+What an option needs to have an effect is said beside it, in `config/sections/`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from nmtasync.config.option import spelled
 from nmtasync.config.points import parse_points
 from nmtasync.config.schema import OPTIONS, Config, get
 from nmtasync.errors import UserError
 
 RULES = ("immediate", "buffer", "staleness-aware", "delay-compensation", "outer-nesterov")
-_OF_ADAM = (
-    "asynchronous.momentum_lead",
-    "optimizer.beta1",
-    "optimizer.beta2",
-    "optimizer.beta_points",
-    "optimizer.betas_by_words",
-)
 
 
 def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
-    """Look for options that contradict each other.
+    """Refuse options that have no effect beside the others, or contradict them.
 
     Args:
         config: The whole configuration.
@@ -30,38 +27,41 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
         UserError: There is one.
     """
     changed = {name for name, value in settings.items() if value != OPTIONS[name].default}
-    _refuse_unmet_conditions(config, changed)
-    _refuse_in_synchronous_training(config, changed)
-    _refuse_rules(config, changed)
-    _refuse_optimizer(config, changed)
-    _refuse_schedule(config, changed)
-    _refuse_local(config, changed)
+    _refuse_without_effect(config, changed)
+    _refuse_rules(config)
+    _refuse_schedule(config)
+    _refuse_deltas(config)
     _refuse_write_back(config)
-    _refuse_dropping(config, changed)
-    _refuse_recurrent(config, changed)
-    _refuse_guided_alignment(config)
     _refuse_rest(config)
 
 
-def _inert(name: str, because: str, remedy: str) -> UserError:
-    return UserError(f"has no effect {because}", where=name, remedy=remedy)
-
-
-def _refuse_unmet_conditions(config: Config, changed: set[str]) -> None:
-    for name, field in OPTIONS.items():
-        condition = field.about.only_if
-        if name not in changed or condition is None:
-            continue
-        there = str(get(config, condition[0]))
-        if condition[1] not in there.split("+"):
-            raise _inert(
-                name,
-                f"while {condition[0]} is {there!r}",
-                f"remove it or set {condition[0]} to {condition[1]!r}",
+def _refuse_without_effect(config: Config, changed: set[str]) -> None:
+    for name in (name for name in OPTIONS if name in changed):
+        for condition in OPTIONS[name].about.only_if:
+            if any(_has(config, *test) is wanted for *test, wanted in condition.tests):
+                continue
+            now = (f"{other} is {_quoted(get(config, other))}" for other, _, _ in condition.tests)
+            ways = (
+                f"set {other} to {_quoted(value)}" if wanted else f"change {other}"
+                for other, value, wanted in condition.tests
+            )
+            raise UserError(
+                f"has no effect while {' and '.join(now)}",
+                where=name,
+                remedy=f"remove it or {' or '.join(ways)}",
             )
 
 
-def _refuse_rules(config: Config, changed: set[str]) -> None:
+def _has(config: Config, name: str, value: Any) -> bool:
+    there = get(config, name)
+    return value in there.split("+") if isinstance(there, str) else bool(there == value)
+
+
+def _quoted(value: Any) -> str:
+    return f"'{spelled(value)}'" if value is None or isinstance(value, str) else spelled(value)
+
+
+def _refuse_rules(config: Config) -> None:
     name, parts = "asynchronous.rule", config.asynchronous.rule.split("+")
     for part in parts:
         if part not in RULES:
@@ -85,54 +85,13 @@ def _refuse_rules(config: Config, changed: set[str]) -> None:
             where=name,
             remedy="drop buffer",
         )
-    for inert in (*_OF_ADAM, "optimizer.name", "optimizer.weight_decay"):
-        if inert in changed:
-            raise _inert(inert, "with the rule outer-nesterov", "remove it")
 
 
-def _refuse_optimizer(config: Config, changed: set[str]) -> None:
-    optimizer, options = config.optimizer, config.asynchronous
-    local_adam = options.local_optimizer_batches != 0 or options.drop_local_gradient
-    if optimizer.name == "sgd":
-        for inert in _OF_ADAM if local_adam else (*_OF_ADAM, "optimizer.epsilon"):
-            if inert in changed:
-                raise _inert(inert, "while optimizer.name is 'sgd'", "remove it")
-    if optimizer.epsilon == 0.0:
-        raise UserError(
-            "is 0, and parameters that have had no gradient yet would be divided by it",
-            where="optimizer.epsilon",
-            remedy="leave it out, or take 1e-9",
-        )
-    if optimizer.clip_norm == 0.0:
-        raise UserError(
-            "is 0, which would clip every gradient to nothing",
-            where="optimizer.clip_norm",
-            remedy="set it to 'none' to switch clipping off",
-        )
-    if optimizer.beta_points is not None and {"optimizer.beta1", "optimizer.beta2"} & changed:
-        raise _inert("optimizer.beta1 or beta2", "beside optimizer.beta_points", "drop one of them")
-    local = {"asynchronous.local_beta1", "asynchronous.local_beta2"}
-    if options.local_beta_points is not None and local & changed:
-        raise _inert(
-            "asynchronous.local_beta1 or local_beta2",
-            "beside asynchronous.local_beta_points",
-            "drop one of them",
-        )
-    for where, text in (
-        ("optimizer.beta_points", optimizer.beta_points),
-        ("asynchronous.local_beta_points", options.local_beta_points),
-    ):
-        if text is not None:
-            try:
-                parse_points(text)
-            except ValueError as error:
-                raise UserError(
-                    str(error), where=where, remedy="write 1:0.9:0.999,4000:0.92:0.998, for example"
-                ) from None
-
-
-def _refuse_schedule(config: Config, changed: set[str]) -> None:
+def _refuse_schedule(config: Config) -> None:
     schedule, limits = config.schedule, config.training
+    for name in ("optimizer.beta_points", "asynchronous.local_beta_points"):
+        if get(config, name) is not None:
+            parse_points(get(config, name), where=name)
     if schedule.decay == "linear" and not (
         limits.max_minutes or limits.max_updates or limits.max_epochs
     ):
@@ -143,58 +102,36 @@ def _refuse_schedule(config: Config, changed: set[str]) -> None:
         )
     if schedule.decay == "inverse-sqrt" and schedule.warmup_updates == 0:
         raise UserError(
-            "is 'inverse-sqrt', which sets out from the end of the warm-up, but "
+            "is 'inverse-sqrt', which starts at the end of the warm-up, but "
             "schedule.warmup_updates is 0: after 100 updates a tenth of the rate would be left",
             where="schedule.decay",
             remedy="set it to 'none' or 'linear', or warm up",
         )
-    by_words = schedule.words_scaling != "none" or config.optimizer.betas_by_words
-    if not by_words and "schedule.reference_words" in changed:
-        raise _inert(
-            "schedule.reference_words",
-            "while schedule.words_scaling is 'none' and optimizer.betas_by_words is off",
-            "remove it or set one of them",
-        )
 
 
-def _refuse_local(config: Config, changed: set[str]) -> None:
-    options = config.asynchronous
-    batches = "asynchronous.local_optimizer_batches"
-    if options.local_optimizer_batches == 0:
-        keys = ["push", "write_back"]
-        if not options.drop_local_gradient:
-            keys += ["beta1", "beta2", "beta_points", "learning_rate"]
-        for name in (f"asynchronous.local_{key}" for key in keys):
-            if name in changed:
-                raise _inert(name, f"while {batches} is 0", f"remove it or set {batches}")
+def _refuse_deltas(config: Config) -> None:
+    options, batches = config.asynchronous, "asynchronous.local_optimizer_batches"
+    if options.local_push != "delta":
         return
-    if options.local_push == "delta":
-        if options.local_optimizer_batches != "always":
-            raise UserError(
-                "is 'delta', but local optimizers end after "
-                f"{batches} = {options.local_optimizer_batches}",
-                where="asynchronous.local_push",
-                remedy=f"set {batches} to 'always'",
-            )
-        if config.training.precision == "fp16":
-            raise UserError(
-                "'fp16' scales the loss by what becomes of a window's gradient, but "
-                "asynchronous.local_push is 'delta'",
-                where="training.precision",
-                remedy="set it to 'bf16'",
-            )
-        if "delay-compensation" in options.rule.split("+"):
-            raise UserError(
-                "delay-compensation corrects gradients, but asynchronous.local_push is 'delta'",
-                where="asynchronous.rule",
-                remedy="drop one of them",
-            )
-    elif options.optimizer_delay == 1:
-        raise _inert(
-            batches,
-            "while asynchronous.optimizer_delay is 1, because every push is followed by a fetch "
-            "that replaces the replica",
-            "raise optimizer_delay or set local_optimizer_batches to 0",
+    if options.local_optimizer_batches != "always":
+        raise UserError(
+            "is 'delta', but local optimizers end after "
+            f"{batches} = {options.local_optimizer_batches}",
+            where="asynchronous.local_push",
+            remedy=f"set {batches} to 'always'",
+        )
+    if config.training.precision == "fp16":
+        raise UserError(
+            "'fp16' scales the loss by what becomes of a window's gradient, but "
+            "asynchronous.local_push is 'delta'",
+            where="training.precision",
+            remedy="set it to 'bf16'",
+        )
+    if "delay-compensation" in options.rule.split("+"):
+        raise UserError(
+            "delay-compensation corrects gradients, but asynchronous.local_push is 'delta'",
+            where="asynchronous.rule",
+            remedy="drop one of them",
         )
 
 
@@ -231,82 +168,19 @@ def _refuse_write_back(config: Config) -> None:
         )
 
 
-def _refuse_dropping(config: Config, changed: set[str]) -> None:
-    options = config.asynchronous
-    if options.drop_rate is None:
-        for name in ("asynchronous.drop_warmup_pushes", "asynchronous.drop_local_gradient"):
-            if name in changed:
-                remedy = "remove it or set drop_rate"
-                raise _inert(name, "while asynchronous.drop_rate is 'none'", remedy)
-    elif options.local_optimizer_batches != 0 and options.drop_local_gradient:
+def _refuse_rest(config: Config) -> None:
+    options, layer = config.asynchronous, config.training.guided_alignment_layer
+    if options.local_optimizer_batches != 0 and options.drop_local_gradient:
         raise UserError(
             "uses the worker's own Adam, and so do asynchronous.local_optimizer_batches",
             where="asynchronous.drop_local_gradient",
             remedy="drop one of them",
         )
-
-
-def _refuse_in_synchronous_training(config: Config, changed: set[str]) -> None:
-    """Refuse options of what synchronous workers, who share every update, do not have."""
-    if config.asynchronous.driver == "synchronous":
-        because = "while asynchronous.driver is 'synchronous'"
-        remedy = "remove it or set asynchronous.driver to 'local'"
-    elif config.simulation.synchronous:
-        because = "while simulation.synchronous is true"
-        remedy = "remove one of the two"
-    else:
-        return
-    shared = {"driver", "devices", "optimizer_delay", "delay_warmup_updates", "threads"}
-    for field in OPTIONS.values():
-        about_workers = field.section == "asynchronous" and field.key not in shared
-        if about_workers and field.key != "max_restarts" and field.name in changed:
-            raise _inert(field.name, because, remedy)
-    if config.simulation.synchronous and config.simulation.failures is not None:
-        raise _inert("simulation.failures", because, remedy)
-
-
-def _refuse_recurrent(config: Config, changed: set[str]) -> None:
-    model = config.model
-    for key, other, alone in (
-        ("decoder_high_cell_depth", "decoder_layers", model.decoder_layers == 1),
-        (
-            "residual_connections",
-            "encoder_layers and model.decoder_layers",
-            model.encoder_layers == model.decoder_layers == 1,
-        ),
-    ):
-        if alone and f"model.{key}" in changed:
-            raise _inert(f"model.{key}", f"with model.{other} = 1", "remove it or add layers")
-    if model.dropout == 0.0 and "model.variational_dropout" in changed:
-        raise _inert(
-            "model.variational_dropout", "while model.dropout is 0", "remove it or set dropout"
-        )
-
-
-def _refuse_guided_alignment(config: Config) -> None:
-    weight, layer = "training.guided_alignment_weight", "training.guided_alignment_layer"
-    training = config.training
-    if training.guided_alignment_weight == 0.0:
-        raise _inert(weight, "while it is 0", "set it to 'none' or more than 0")
-    if training.guided_alignment_layer is None:
-        return
-    if not training.guides_alignment:
-        raise _inert(layer, f"while {weight} is 'none'", f"remove it or set {weight}")
-    if training.guided_alignment_layer > config.model.decoder_layers:
+    if layer is not None and layer > config.model.decoder_layers:
         raise UserError(
-            f"is {training.guided_alignment_layer}, but model.decoder_layers is "
-            f"{config.model.decoder_layers}",
-            where=layer,
+            f"is {layer}, but model.decoder_layers is {config.model.decoder_layers}",
+            where="training.guided_alignment_layer",
             remedy="lower it",
-        )
-
-
-def _refuse_rest(config: Config) -> None:
-    if config.asynchronous.delay_warmup_updates and config.asynchronous.optimizer_delay == 1:
-        raise _inert(
-            "asynchronous.delay_warmup_updates",
-            "while asynchronous.optimizer_delay is 1",
-            "remove it or raise optimizer_delay",
         )
     if config.model.tied_embeddings == "all" and not config.data.joint_vocabulary:
         raise UserError(

@@ -15,7 +15,7 @@ from nmtasync.config.consistency import refuse_inconsistent
 from nmtasync.config.option import OptionField
 from nmtasync.config.presets import with_preset
 from nmtasync.config.schema import OPTIONS, SECTIONS, Config, get
-from nmtasync.config.simulation import check_simulation
+from nmtasync.config.simulation import refuse_impossible_simulation
 from nmtasync.errors import UserError
 
 Settings = dict[str, Any]
@@ -43,7 +43,7 @@ def read_toml(path: Path) -> Settings:
             raise UserError(f"[{section}] must be a section", where=path)
         for key, value in content.items():
             name = f"{section}.{key}"
-            settings[name] = check(find_option(name, where=path), value, where=path)
+            settings[name] = convert(find_option(name, where=path), value, where=path)
     return settings
 
 
@@ -61,7 +61,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         value = raw
-    return name, check(find_option(name, where="--set"), value, where="--set")
+    return name, convert(find_option(name, where="--set"), value, where="--set")
 
 
 def find_option(name: str, *, where: object) -> OptionField:
@@ -79,7 +79,7 @@ def _suggest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def check(field: OptionField, value: Any, *, where: object) -> Any:
+def convert(field: OptionField, value: Any, *, where: object) -> Any:
     """Return the value in the option's type.
 
     Raises:
@@ -100,7 +100,7 @@ def check(field: OptionField, value: Any, *, where: object) -> Any:
     if isinstance(value, str) and not _is_unicode(value):
         raise UserError(f"{field.name} must be text in UTF-8, not {value!r}", where=where)
     if isinstance(value, int | float):
-        _check_bounds(field, value, where=where)
+        _refuse_out_of_bounds(field, value, where=where)
     return value
 
 
@@ -113,16 +113,23 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _check_bounds(field: OptionField, value: float, *, where: object) -> None:
+def _refuse_out_of_bounds(field: OptionField, value: float, *, where: object) -> None:
     low = -math.inf if field.about.minimum is None else field.about.minimum
     high = math.inf if field.about.maximum is None else field.about.maximum
-    if not low <= value <= high or math.isinf(value):  # not a number is not between them either
+    above = -math.inf if field.about.above is None else field.about.above
+    # not a number is not between them either
+    if low <= value <= high and value > above and not math.isinf(value):
+        return
+    if field.about.above is not None:
+        bounds = f"more than {above:g}"
+    else:
         bounds = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
-        raise UserError(f"{field.name} must be {bounds}, not {value}", where=where)
+    alternative = " or 'none'" if field.optional else ""
+    raise UserError(f"{field.name} must be {bounds}{alternative}, not {value}", where=where)
 
 
 def describe_type(field: OptionField) -> str:
-    """Say what an option takes, for error messages and the reference page."""
+    """Describe the type of an option, for error messages."""
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if field.type is str and field.about.choices:
         text = " or ".join(f'"{choice}"' for choice in field.about.choices)
@@ -155,12 +162,12 @@ def resolve(*layers: Settings) -> Config:
         sections[section] = section_type(**given)
     config = Config(**sections)
     refuse_inconsistent(config, settings)
-    check_simulation(config)
+    refuse_impossible_simulation(config)
     return config
 
 
 def to_settings(config: Config) -> Settings:
-    """List every option's value that has an effect, by full name."""
+    """List the value of every option, by full name."""
     return {name: get(config, name) for name in OPTIONS}
 
 
@@ -184,17 +191,19 @@ def to_toml(config: Config, *, comments: bool = False, only: Iterable[str] = SEC
 
 
 def describe_range(field: OptionField) -> str:
-    """Say unit, bounds and choices in brackets, or nothing."""
+    """List unit, bounds, choices and conditions in brackets, or nothing."""
     about = field.about
     parts = [about.unit] if about.unit else []
     if about.choices and field.type is str:
         parts.append(", ".join(about.choices))
     if about.minimum is not None:
         parts.append(f"at least {about.minimum:g}")
+    if about.above is not None:
+        parts.append(f"more than {about.above:g}")
     if about.maximum is not None:
         parts.append(f"at most {about.maximum:g}")
     if about.only_if:
-        parts.append(f"only with {about.only_if[0]} = {about.only_if[1]}")
+        parts.append(f"only with {', and '.join(map(str, about.only_if))}")
     return f"[{'; '.join(parts)}]" if parts else ""
 
 

@@ -7,6 +7,43 @@ from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
 
+def spelled(value: Any) -> str:
+    """Return a value as it is written in TOML, texts without quotation marks."""
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What has to hold of other options: at least one of some tests.
+
+    Attributes:
+        tests: Of each, the option's full name, a value, and whether it must have it or must not.
+    """
+
+    tests: tuple[tuple[str, Any, bool], ...]
+
+    def __str__(self) -> str:
+        return " or ".join(
+            f"{name} {'=' if wanted else '!='} {spelled(value)}"
+            for name, value, wanted in self.tests
+        )
+
+    def __or__(self, other: Condition) -> Condition:
+        return Condition(self.tests + other.tests)
+
+
+def has(name: str, value: Any) -> Condition:
+    """Require that an option has a value; a rule joined by "+" has each of its parts."""
+    return Condition(((name, value, True),))
+
+
+def lacks(name: str, value: Any) -> Condition:
+    """Require that an option has any value but this one. Arguments as of `has`."""
+    return Condition(((name, value, False),))
+
+
 @dataclass(frozen=True)
 class Option:
     """What is known about one option, apart from its name, type and default.
@@ -15,20 +52,22 @@ class Option:
         help: One sentence for `--help` and the reference page.
         unit: The unit of a number, for example "target words".
         minimum: The smallest value that is allowed.
+        above: The value that it must exceed.
         maximum: The largest value that is allowed.
         choices: The values that are allowed, where they can be listed; of a number, the words
             that may stand in its place.
         stages: The commands that offer the option as a flag of its own.
-        only_if: A condition ("section.key", "value") without which the option has no effect.
+        only_if: Conditions without each of which the option has no effect.
     """
 
     help: str
     unit: str | None = None
     minimum: float | None = None
+    above: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
     stages: tuple[str, ...] = ()
-    only_if: tuple[str, str] | None = None
+    only_if: tuple[Condition, ...] = ()
 
 
 def option(
@@ -37,13 +76,14 @@ def option(
     *,
     unit: str | None = None,
     minimum: float | None = None,
+    above: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
     stages: tuple[str, ...] = (),
-    only_if: tuple[str, str] | None = None,
+    only_if: tuple[Condition, ...] = (),
 ) -> Any:
     """Declare a field of a config section. Arguments as in `Option`."""
-    described = Option(help, unit, minimum, maximum, choices, stages, only_if)
+    described = Option(help, unit, minimum, above, maximum, choices, stages, only_if)
     return dataclasses.field(default=default, metadata={"option": described})
 
 

@@ -1,17 +1,16 @@
-"""The texts of the section [simulation]: what they mean, and what can't be.
+"""Parse and check the options of [simulation].
 
-Virtual time is exact: numbers are fractions, so that what ought to happen at the same moment does.
+Virtual time is exact: numbers are fractions, so that events meant for the same moment coincide.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from nmtasync.config.schema import OPTIONS, Config
+from nmtasync.config.schema import Config
 from nmtasync.errors import UserError
 
 _NUMBER = r"\d{1,12}(?:\.\d{1,12})?"
@@ -41,7 +40,7 @@ def exact(number: float) -> Fraction:
 
 
 def parse_speeds(text: str) -> list[Fraction]:
-    """Read the speeds of the workers.
+    """Parse the speeds of the workers.
 
     Raises:
         UserError: One is not a positive number.
@@ -60,10 +59,10 @@ def parse_speeds(text: str) -> list[Fraction]:
 
 
 def parse_failures(text: str | None, num_workers: int) -> list[Outage]:
-    """Read when workers die and return.
+    """Parse the outages of the workers, ordered by worker and start.
 
     Raises:
-        UserError: The text is not understood, or can't come true.
+        UserError: The text is not understood, or is impossible.
     """
     outages = []
     for word in (part.strip() for part in text.split(",")) if text is not None else ():
@@ -96,31 +95,15 @@ def parse_failures(text: str | None, num_workers: int) -> list[Outage]:
     return outages
 
 
-def check_simulation(config: Config) -> None:
-    """See that what [simulation] says can be simulated.
+def refuse_impossible_simulation(config: Config) -> None:
+    """Refuse a section [simulation] that can't be simulated.
 
     Raises:
-        UserError: It can't, or an option has no effect beside the others.
+        UserError: It can't.
     """
     if config.asynchronous.driver != "simulated":
         return
     options = config.simulation
-    if options.replay is not None:
-        for field in dataclasses.fields(options):
-            name = f"simulation.{field.name}"
-            if field.name != "replay" and getattr(options, field.name) != OPTIONS[name].default:
-                raise UserError(
-                    "has no effect with simulation.replay, which takes workers and times from "
-                    "the log",
-                    where=name,
-                    remedy="remove one of the two",
-                )
-    if config.asynchronous.max_restarts != OPTIONS["asynchronous.max_restarts"].default:
-        raise UserError(
-            "has no effect while asynchronous.driver is 'simulated'",
-            where="asynchronous.max_restarts",
-            remedy="remove it, and say in simulation.failures who returns",
-        )
     parse_failures(options.failures, len(parse_speeds(options.speeds)))
     if options.seconds_per_batch == 0 and options.seconds_per_target_word == 0:
         raise UserError(

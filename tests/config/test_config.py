@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmtasync.config.load import (
-    check,
+    convert,
     parse_assignment,
     read_toml,
     resolve,
@@ -42,7 +42,7 @@ def values(field: OptionField) -> st.SearchStrategy:
         case "int":
             strategy = st.integers(int(low), int(about.maximum or 10**9))
         case "float":
-            strategy = st.floats(low, about.maximum or 1e9)
+            strategy = st.floats(low, about.maximum or 1e9, exclude_min=about.above is not None)
         case _:
             strategy = st.sampled_from(about.choices) if about.choices else _texts
     if field.type is not str and about.choices:
@@ -66,10 +66,18 @@ def test_what_is_written_is_read_again(tmp_path_factory, data):
 
 def test_every_default_is_allowed_and_every_option_explained():
     for name, field in OPTIONS.items():
-        assert check(field, field.default, where=name) == field.default
+        assert convert(field, field.default, where=name) == field.default
         assert field.about.help.endswith("."), name
         if field.type in (int, float) and not field.about.unit:
-            assert field.about.minimum is not None, f"{name} needs a unit or bounds"
+            bounds = (field.about.minimum, field.about.above)
+            assert bounds != (None, None), f"{name} needs a unit or bounds"
+
+
+def test_conditions_name_options_and_values_that_there_are():
+    for name, field in OPTIONS.items():
+        for condition in field.about.only_if:
+            for other, value, _ in condition.tests:
+                assert convert(OPTIONS[other], value, where=name) == value
 
 
 def test_keys_are_unique_because_flags_are_named_after_them():
@@ -93,6 +101,9 @@ def test_the_last_layer_wins():
         ("[model]\ndropout = 1.5", r"model\.dropout must be between 0 and 0\.9, not 1\.5"),
         ("[model]\ndropout = nan", r"model\.dropout must be between 0 and 0\.9, not nan"),
         ("[schedule]\nlearning_rate = inf", r"must be at least 0, not inf"),
+        ("[optimizer]\nepsilon = 0", r"optimizer\.epsilon must be more than 0, not 0"),
+        ("[optimizer]\nclip_norm = 0", r"clip_norm must be more than 0 or 'none', not 0"),
+        ("[training]\nguided_alignment_weight = 0", r"weight must be more than 0 or 'none', not 0"),
         ("[model]\ntype = 'lstm'", r"model\.type must be one of transformer, rnn"),
         ("[model\n", r"is no valid TOML"),
         ("seed = 1", r"unknown section \[seed\]"),
@@ -150,6 +161,14 @@ def test_assignments_are_toml_or_bare_words(text, expected):
         (
             {"asynchronous.local_optimizer_batches": 9},
             r"local_optimizer_batches: has no effect.*optimizer_delay",
+        ),
+        (
+            {"optimizer.name": "sgd", "optimizer.epsilon": 1e-6},
+            r"epsilon: has no effect while optimizer\.name is 'sgd' and "
+            r"asynchronous\.local_optimizer_batches is 0 and "
+            r"asynchronous\.drop_local_gradient is false; remove it or change optimizer\.name or "
+            r"change asynchronous\.local_optimizer_batches or set "
+            r"asynchronous\.drop_local_gradient to true$",
         ),
         ({"data.joint_vocabulary": False}, r"tied_embeddings.*joint_vocabulary"),
         ({"training.validate_bleu": False}, r"validate_metric.*validate_bleu"),

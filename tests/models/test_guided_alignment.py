@@ -275,7 +275,6 @@ def toy_run_elsewhere(tmp_path: Path, _toy_run_template: Path) -> RunDirectory:
     ("options", "words"),
     [
         ({"layer": 1}, "guided_alignment_weight is 'none'"),
-        ({"weight": 0.0}, "while it is 0"),
         ({"weight": 0.1, "layer": 2}, "model.decoder_layers is 1"),
     ],
 )

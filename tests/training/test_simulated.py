@@ -271,7 +271,7 @@ SIMULATED = {"asynchronous__driver": "simulated"}
         ({**SIMULATED, "asynchronous__devices": "cpu,cpu"}, r"devices.*simulation\.speeds"),
         (
             {**SIMULATED, "simulation__replay": "x", "simulation__speeds": "1,2"},
-            r"simulation\.speeds.*no effect with simulation\.replay",
+            r"simulation\.speeds.*no effect while simulation\.replay is 'x'",
         ),
     ],
 )

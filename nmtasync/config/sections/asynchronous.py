@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nmtasync.config.option import option
+from nmtasync.config.option import has, lacks, option
+
+_APART = (lacks("asynchronous.driver", "synchronous"), has("simulation.synchronous", False))
+_OUTER = has("asynchronous.rule", "outer-nesterov")
+_LOCAL_STEPS = lacks("asynchronous.local_optimizer_batches", 0)
+_DROPPING = lacks("asynchronous.drop_rate", None)
+_LATE = lacks("asynchronous.optimizer_delay", 1)
+
+ADAM = (lacks("optimizer.name", "sgd"), lacks("asynchronous.rule", "outer-nesterov"))
+"""That the server has an Adam."""
+
+LOCAL_ADAM = _LOCAL_STEPS | has("asynchronous.drop_local_gradient", True)
+"""That workers have an Adam of their own."""
+
+_LOCAL_FIXED_BETAS = (LOCAL_ADAM, has("asynchronous.local_beta_points", None))
 
 
 @dataclass(frozen=True)
@@ -38,15 +52,21 @@ class AsynchronousConfig:
         "Exchange while computing: each worker has two windows under way. N equal workers are then "
         "2N - 1 updates late instead of N - 1, also a single one, which has a process of its own.",
         stages=("train",),
+        only_if=_APART,
     )
     delay_warmup_updates: int = option(
-        0, "Raise the delay linearly from 1 for this long.", unit="updates", minimum=0
+        0,
+        "Raise the delay linearly from 1 for this long.",
+        unit="updates",
+        minimum=0,
+        only_if=(_LATE,),
     )
     rule: str = option(
         "immediate",
         "What the server does with a push: one of immediate, buffer, staleness-aware, "
         "delay-compensation, outer-nesterov, or several joined by +.",
         stages=("train",),
+        only_if=_APART,
     )
     momentum_lead: float = option(
         2.0,
@@ -54,32 +74,33 @@ class AsynchronousConfig:
         "moment, which gives back most of what lateness costs; 0 is off.",
         unit="updates for each of staleness",
         minimum=0.0,
+        only_if=(*_APART, *ADAM),
     )
     buffer_pushes: int | None = option(
         None,
         "Pushes that a gradient buffer sums for one update; 'none' is one for each worker.",
         unit="pushes",
         minimum=1,
-        only_if=("asynchronous.rule", "buffer"),
+        only_if=(has("asynchronous.rule", "buffer"),),
     )
     compensation_strength: float = option(
         0.04,
         "Delay compensation: its factor lambda.",
         minimum=0.0,
-        only_if=("asynchronous.rule", "delay-compensation"),
+        only_if=(has("asynchronous.rule", "delay-compensation"),),
     )
     outer_learning_rate: float = option(
         0.7,
         "Outer Nesterov: its learning rate, which follows no schedule.",
         minimum=0.0,
-        only_if=("asynchronous.rule", "outer-nesterov"),
+        only_if=(_OUTER,),
     )
     outer_momentum: float = option(
         0.9,
         "Outer Nesterov: decay of the momentum.",
         minimum=0.0,
         maximum=0.99999,
-        only_if=("asynchronous.rule", "outer-nesterov"),
+        only_if=(_OUTER,),
     )
     outer_delay: int | None = option(
         None,
@@ -87,44 +108,58 @@ class AsynchronousConfig:
         "worker, 1 is DiLoCo's own.",
         unit="pushes",
         minimum=1,
-        only_if=("asynchronous.rule", "outer-nesterov"),
+        only_if=(_OUTER,),
     )
     local_optimizer_batches: int | str = option(
         0,
         "For how many of its first mini-batches each worker also applies an Adam of its own to "
-        "its replica between pushes: a number, or 'always'.",
+        "its replica between pushes: a number, or 'always'. With optimizer_delay = 1, a fetch "
+        "after each batch replaces the replica.",
         unit="batches of a worker",
         minimum=0,
         choices=("always",),
         stages=("train",),
+        only_if=(*_APART, _LATE | has("asynchronous.local_push", "delta")),
     )
     local_beta1: float = option(
-        0.93, "Local optimizers: decay of the first moment.", minimum=0.0, maximum=0.99999
+        0.93,
+        "Local optimizers: decay of the first moment.",
+        minimum=0.0,
+        maximum=0.99999,
+        only_if=_LOCAL_FIXED_BETAS,
     )
     local_beta2: float = option(
-        0.993, "Local optimizers: decay of the second moment.", minimum=0.0, maximum=0.999999
+        0.993,
+        "Local optimizers: decay of the second moment.",
+        minimum=0.0,
+        maximum=0.999999,
+        only_if=_LOCAL_FIXED_BETAS,
     )
     local_beta_points: str | None = option(
         None,
         "Local optimizers: let the betas change, as optimizer.beta_points does, by the batches "
         "of the worker.",
         unit="batches of a worker",
+        only_if=(LOCAL_ADAM,),
     )
     local_learning_rate: float | None = option(
         None,
         "Local optimizers: a learning rate of their own; 'none' follows the schedule.",
         minimum=0.0,
+        only_if=(LOCAL_ADAM,),
     )
     local_push: str = option(
         "gradient",
         "What is pushed after local steps: the sum of the gradients, or the way they have gone "
         "(times the target words, so that rules treat both alike).",
         choices=("gradient", "delta"),
+        only_if=(_LOCAL_STEPS,),
     )
     local_write_back: bool = option(
         False,
         "Local optimizers: write the slice of each worker's own shard back to the server after "
         "each local step, as the authors' code does; this erases what others have pushed there.",
+        only_if=(_LOCAL_STEPS,),
     )
     drop_rate: float | None = option(
         None,
@@ -132,20 +167,26 @@ class AsynchronousConfig:
         "worker until they have grown, and push the rest; 'none' is off.",
         minimum=0.0,
         maximum=0.99999,
+        only_if=_APART,
     )
     drop_warmup_pushes: int = option(
         0,
         "Gradient dropping: raise the rate linearly from 0 for this long.",
         unit="pushes of a worker",
         minimum=0,
+        only_if=(_DROPPING,),
     )
     drop_local_gradient: bool = option(
         False,
         "Gradient dropping: the worker applies what it keeps to its own replica, by an Adam of "
         "its own, after each fetch.",
+        only_if=(_DROPPING,),
     )
     num_shards: int | None = option(
-        None, "Shards of the parameter vector; 'none' means one for each worker.", minimum=1
+        None,
+        "Shards of the parameter vector; 'none' means one for each worker.",
+        minimum=1,
+        only_if=_APART,
     )
     threads: int | None = option(
         None,
@@ -154,7 +195,11 @@ class AsynchronousConfig:
         stages=("train",),
     )
     max_restarts: int = option(
-        3, "How often a worker that died is replaced, one after another without a push.", minimum=0
+        3,
+        "How often a worker that died is replaced, one after another without a push; of simulated "
+        "workers, simulation.failures says who returns.",
+        minimum=0,
+        only_if=(lacks("asynchronous.driver", "simulated"),),
     )
 
     @property

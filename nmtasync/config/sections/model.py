@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nmtasync.config.option import option
+from nmtasync.config.option import has, lacks, option
+
+_TRANSFORMER = has("model.type", "transformer")
+_RNN = has("model.type", "rnn")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class ModelConfig:
         "Well-known sizes of a Transformer: sets dimension, feed_forward, heads, encoder_layers, "
         "decoder_layers and dropout where the same file or command does not set them.",
         choices=("tiny", "small", "base", "big"),
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     dimension: int = option(
         256, "Width of embeddings and of Transformer layers.", unit="elements", minimum=2
@@ -34,92 +37,92 @@ class ModelConfig:
         "two thirds of that.",
         unit="elements",
         minimum=1,
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     heads: int | None = option(
         None,
         "Attention heads; 'none' means one for each 64 elements of the dimension.",
         minimum=1,
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     norm: str = option(
         "pre",
         "Normalise the input of each sublayer, which trains more easily, or its sum with the "
         "output, as the first Transformer did.",
         choices=("pre", "post"),
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     activation: str = option(
         "relu",
         "Inside feed-forward layers; swiglu has gates.",
         choices=("relu", "gelu", "swiglu"),
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     positions: str = option(
         "sinusoidal",
         "How the order of pieces is told: waves or parameters that are added to embeddings, or "
         "rotations of queries and keys in self-attention.",
         choices=("sinusoidal", "learned", "rotary"),
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     max_positions: int = option(
         512,
         "The longest sentence that learned positions allow, its end counted.",
         unit="pieces",
         minimum=2,
-        only_if=("model.positions", "learned"),
+        only_if=(has("model.positions", "learned"),),
     )
     decoder: str = option(
         "attention",
         "What sees the earlier pieces of the target: self-attention, or the simpler simple "
         "recurrent unit, whose steps are cheaper.",
         choices=("attention", "ssru"),
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     depth_scaling: bool = option(
         False,
         "Begin with weights of the n-th layer of each side divided by the square root of n: deep "
         "encoders, above all with norm = post, may not learn otherwise.",
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     state_dimension: int | None = option(
         None,
         "Width of the recurrent states, in each direction; 'none' means the dimension.",
         unit="elements",
         minimum=1,
-        only_if=("model.type", "rnn"),
+        only_if=(_RNN,),
     )
     encoder_cell_depth: int = option(
         1,
         "Gated units that a state goes through at each piece, in layers of the encoder; more than "
         "one is deep transition.",
         minimum=1,
-        only_if=("model.type", "rnn"),
+        only_if=(_RNN,),
     )
     decoder_base_cell_depth: int = option(
         2,
         "Gated units at each piece in the first layer of the decoder; the attention is after the "
         "first of them.",
         minimum=2,
-        only_if=("model.type", "rnn"),
+        only_if=(_RNN,),
     )
     decoder_high_cell_depth: int = option(
         1,
         "Gated units at each piece in the other layers of the decoder.",
         minimum=1,
-        only_if=("model.type", "rnn"),
+        only_if=(_RNN, lacks("model.decoder_layers", 1)),
     )
     residual_connections: bool = option(
         True,
         "Add the input of a layer to its output, from the second layer on.",
-        only_if=("model.type", "rnn"),
+        only_if=(_RNN, lacks("model.encoder_layers", 1) | lacks("model.decoder_layers", 1)),
     )
     layer_normalization: str = option(
         "layers",
         "Where to normalise activations: after layers, inside recurrent cells at each matrix "
         "product, both, or nowhere.",
         choices=("layers", "cells", "both", "none"),
-        only_if=("model.type", "rnn"),
+        only_if=(_RNN,),
     )
     dropout: float = option(
         0.1, "Probability with which an activation is dropped.", minimum=0.0, maximum=0.9
@@ -129,7 +132,7 @@ class ModelConfig:
         "Probability with which a weight of an attention is dropped.",
         minimum=0.0,
         maximum=0.9,
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     feed_forward_dropout: float | None = option(
         None,
@@ -137,12 +140,12 @@ class ModelConfig:
         "means that of dropout.",
         minimum=0.0,
         maximum=0.9,
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     variational_dropout: bool = option(
         False,
         "Let dropout drop the same elements at all pieces of a sentence.",
-        only_if=("model.type", "rnn"),
+        only_if=(_RNN, lacks("model.dropout", 0)),
     )
     dropout_rnn: float = option(
         0.0,
@@ -150,7 +153,7 @@ class ModelConfig:
         "at all pieces of a sentence.",
         minimum=0.0,
         maximum=0.9,
-        only_if=("model.type", "rnn"),
+        only_if=(_RNN,),
     )
     dropout_source_words: float = option(
         0.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nmtasync.config.option import option
+from nmtasync.config.option import has, lacks, option
 
 
 @dataclass(frozen=True)
@@ -41,4 +41,5 @@ class ScheduleConfig:
         "Adam's betas, are meant.",
         unit="target words",
         minimum=1,
+        only_if=(lacks("schedule.words_scaling", "none") | has("optimizer.betas_by_words", True),),
     )

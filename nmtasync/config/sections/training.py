@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nmtasync.config.option import option
+from nmtasync.config.option import has, lacks, option
+
+_TRANSFORMER = has("model.type", "transformer")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class TrainingConfig:
         None,
         "Add this times the cross-entropy of the decoder's attention with the alignments that "
         "preprocess was given to the loss; 'none' is off.",
-        minimum=0.0,
+        above=0.0,
         stages=("train",),
     )
     guided_alignment_layer: int | None = option(
@@ -39,7 +41,7 @@ class TrainingConfig:
         "Layer of the decoder whose attention is guided; 'none' is the last but one, or the only "
         "one.",
         minimum=1,
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER, lacks("training.guided_alignment_weight", None)),
     )
     precision: str = option(
         "auto",
@@ -56,7 +58,7 @@ class TrainingConfig:
         False,
         "Compile the Transformer's layers with torch.compile, which takes a minute or more.",
         stages=("train", "profile"),
-        only_if=("model.type", "transformer"),
+        only_if=(_TRANSFORMER,),
     )
     max_minutes: float | None = option(
         None,
