@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nmtasync.config.load import Settings
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, json_text
 
-from .decoding import TrainedModel, load_trained, model_options, read_decoding
-from .options import config_options, run_argument
+from .decoding import model_options, read_decoding
+from .options import GroupedCommand, config_options, run_argument
 
 if TYPE_CHECKING:
     from nmtasync.evaluation.test_sets import Evaluation, TestSet
+    from nmtasync.evaluation.trained_model import TrainedModel
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @run_argument
 @click.option(
     "--test",
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     "may be repeated.",
 )
 @model_options
-@config_options("evaluate")
+@config_options("evaluate", section="decoding")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as a JSON array.")
 def evaluate(
     run: Path,
@@ -38,10 +40,8 @@ def evaluate(
     checkpoint: str,
     average: int,
     device: str,
-    config_files: tuple[Path, ...],
-    assignments: tuple[str, ...],
+    settings: Settings,
     as_json: bool,
-    **flags: Any,
 ) -> None:
     """Translate test sets and measure BLEU, chrF and TER.
 
@@ -56,18 +56,19 @@ def evaluate(
         --test flickr17 test17.de.gz test17.en.gz --beam-size 8
     """
     from nmtasync.evaluation.test_sets import describe, write
+    from nmtasync.evaluation.trained_model import load_trained
 
     directory = RunDirectory(run)
     directory.read_manifest()
-    language = flags.pop("target_language")
-    decoding = read_decoding(run, config_files, assignments, flags)
+    decoding = read_decoding(run, settings)
     test_sets = _read(tests)
 
     trained = load_trained(run, checkpoint, average, device, decoding)
+    language = settings.get("data.target_language") or trained.config.data.target_language
     descriptions = []
     for test_set in test_sets:
         evaluation = _evaluate(trained, test_set, language)
-        description = describe(evaluation, trained.translator, trained.checkpoints)
+        description = describe(evaluation, trained, language)
         write(directory, evaluation, description)
         descriptions.append(description)
     if as_json:
@@ -77,7 +78,7 @@ def evaluate(
 
 
 def _read(tests: tuple[tuple[str, Path, Path], ...]) -> list[TestSet]:
-    """Read all test sets before anything else, so that a wrong path is told at once."""
+    """Read all test sets before anything else, so that a wrong path is reported at once."""
     from nmtasync.evaluation.test_sets import read_test_set
 
     names = [name for name, _, _ in tests]
@@ -100,7 +101,6 @@ def _evaluate(trained: TrainedModel, test_set: TestSet, language: str | None) ->
         display(f"translating {test_set.name}", done, total)
 
     trained.translator.on_warning = warn
-    language = language or trained.config.data.target_language
     with ProgressDisplay("sentences") as display:
         return evaluate_test_set(trained.translator, test_set, language, show)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from nmtasync.config.load import (
     read_toml,
 )
 from nmtasync.config.option import OptionField
-from nmtasync.config.schema import OPTIONS
+from nmtasync.config.schema import OPTIONS, SECTIONS
 from nmtasync.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,18 +56,63 @@ def _metavar(field: OptionField) -> str | None:
     return f"[{'|'.join(choices)}]" if choices else None
 
 
-def config_options(stage: str) -> Callable[[F], F]:
+class GroupedCommand(click.Command):
+    """A command whose `--help` lists its own and the most used options first, then by section.
+
+    Args:
+        arguments: As of `click.Command`.
+        most_used: The keys of options of the configuration that stand among the first.
+        keywords: As of `click.Command`.
+    """
+
+    def __init__(self, *arguments: Any, most_used: tuple[str, ...] = (), **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.most_used = most_used
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the groups of options."""
+        flags = {field.key: field for field in OPTIONS.values() if self.name in field.about.stages}
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record and isinstance(param, click.Option):
+                title = "Options"
+                if param.name in flags and param.name not in self.most_used:
+                    section = flags[param.name].section
+                    title = f"[{section}] {str(SECTIONS[section].__doc__).split('.')[0]}"
+                groups.setdefault(title, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def config_options(stage: str, section: str | None = None) -> Callable[[F], Callable[..., Any]]:
     """Add `--config`, `--set`, and a flag for each option that the stage offers.
 
-    The command receives them as `config_files`, `assignments` and one argument for each flag,
-    which is None where the flag was not given; `read_settings` makes settings of them.
+    The command receives what they set as one argument, `settings`.
+
+    Args:
+        stage: The command.
+        section: The only section that the command reads besides its flags; None if all. A file
+            may hold the others too, which are left aside there, but refused as `--set`.
     """
     fields = [field for field in OPTIONS.values() if stage in field.about.stages]
 
-    def decorate(function: F) -> F:
+    def decorate(command: F) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def function(
+            config_files: tuple[Path, ...], assignments: tuple[str, ...], **arguments: Any
+        ) -> Any:
+            flags = {field.key: arguments.pop(field.key) for field in fields}
+            settings = read_settings(config_files, assignments, flags)
+            if section is not None:
+                settings = _keep_section(settings, assignments, stage, section)
+            return command(settings=settings, **arguments)
+
         for field in reversed(fields):
             default = "none" if field.default is None else field.default
-            text = f"{field.about.help} {describe_range(field)}".rstrip() + f" (default: {default})"
+            about = f"{field.about.help} {describe_range(field, choices=False)}".rstrip()
+            text = f"{about} (default: {default})"
             if field.type is bool:
                 spelling = f"{field.flag}/--no-{field.flag[2:]}"
                 function = click.option(spelling, field.key, default=None, help=text)(function)
@@ -84,7 +130,7 @@ def config_options(stage: str) -> Callable[[F], F]:
             "assignments",
             multiple=True,
             metavar="SECTION.KEY=VALUE",
-            help="Set any option of the configuration; may be repeated.",
+            help="Set an option of the configuration, over those of files; may be repeated.",
         )(function)
         return click.option(
             "--config",
@@ -92,11 +138,32 @@ def config_options(stage: str) -> Callable[[F], F]:
             multiple=True,
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE.toml",
-            help="Read options from this file; --set and flags override it. May be repeated; the "
-            "last one wins.",
+            help="Read options from this file; may be repeated, the last one wins.",
         )(function)
 
     return decorate
+
+
+def _keep_section(
+    settings: Settings, assignments: tuple[str, ...], stage: str, section: str
+) -> Settings:
+    """Return the settings that a command reads which takes one section and its flags.
+
+    Raises:
+        UserError: `--set` names another.
+    """
+
+    def is_read(name: str) -> bool:
+        return OPTIONS[name].section == section or stage in OPTIONS[name].about.stages
+
+    for name, _ in map(parse_assignment, assignments):
+        if not is_read(name):
+            raise UserError(
+                f"has no effect on {stage}, which reads the section {section}",
+                where=f"--set {name}",
+                remedy="give it to the command that it belongs to",
+            )
+    return {name: value for name, value in settings.items() if is_read(name)}
 
 
 def read_settings(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nmtasync.config.load import Settings, parse_assignment
+from nmtasync.config.load import Settings
 from nmtasync.config.schema import DataConfig
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, json_text
 
-from .options import config_options, read_settings, run_argument
+from .options import GroupedCommand, config_options, run_argument
 
 if TYPE_CHECKING:
     from nmtasync.data.report import CorpusReport, PreprocessReport
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _PAIR = (click.Path(path_type=Path), click.Path(path_type=Path))
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @run_argument
 @click.option(
     "--train",
@@ -48,7 +48,7 @@ _PAIR = (click.Path(path_type=Path), click.Path(path_type=Path))
     help="The links between words of a training corpus, line by line, as 0-0 1-2 (source-target); "
     "once for each --train, in their order.",
 )
-@config_options("preprocess")
+@config_options("preprocess", section="data")
 @click.option(
     "--overwrite",
     is_flag=True,
@@ -60,11 +60,9 @@ def preprocess(
     train: tuple[tuple[Path, Path], ...],
     valid: tuple[tuple[Path, Path], ...],
     alignments: tuple[Path, ...],
-    config_files: tuple[Path, ...],
-    assignments: tuple[str, ...],
+    settings: Settings,
     overwrite: bool,
     as_json: bool,
-    **flags: Any,
 ) -> None:
     """Clean parallel text, learn the vocabulary, write the binarised corpus.
 
@@ -90,7 +88,7 @@ def preprocess(
             where="--alignments",
             remedy="give one for each --train, or none",
         )
-    config = _data_config(read_settings(config_files, assignments, flags), assignments)
+    config = DataConfig(**{name.removeprefix("data."): v for name, v in settings.items()})
     with ProgressDisplay("pairs") as display:
         report = run_preprocess(
             RunDirectory(run),
@@ -107,20 +105,6 @@ def preprocess(
         click.echo(json_text(report.to_json()))
     else:
         _print_report(run, report)
-
-
-def _data_config(settings: Settings, assignments: tuple[str, ...]) -> DataConfig:
-    """Take this stage's section; a config file may hold the sections of later stages too."""
-    for text in assignments:
-        name, _ = parse_assignment(text)
-        if not name.startswith("data."):
-            raise UserError(
-                "has no effect on preprocess, which reads the section data",
-                where=f"--set {name}",
-                remedy="give it to `nmtasync train`",
-            )
-    section = {n.removeprefix("data."): v for n, v in settings.items() if n.startswith("data.")}
-    return DataConfig(**section)
 
 
 def _print_report(run: Path, report: PreprocessReport) -> None:

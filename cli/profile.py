@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from nmtasync.run_directory import RunDirectory
+from nmtasync.config.load import Settings
+from nmtasync.run_directory import RunDirectory, json_text
 
-from .options import config_options, read_settings, run_argument
+from .options import GroupedCommand, config_options, run_argument
 
 if TYPE_CHECKING:
     from nmtasync.profiling.figures import Profile
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @run_argument
 @click.option(
     "--device",
@@ -39,10 +39,8 @@ def profile(
     run: Path,
     device: str,
     num_batches: int,
-    config_files: tuple[Path, ...],
-    assignments: tuple[str, ...],
+    settings: Settings,
     as_json: bool,
-    **flags: Any,
 ) -> None:
     """Measure what one worker spends its time on: data, forward, loss, backward, exchange.
 
@@ -65,11 +63,10 @@ def profile(
 
     from .progress import ProgressDisplay
 
-    settings = read_settings(config_files, assignments, flags)
     with ProgressDisplay("batches") as display:
         result = measure(RunDirectory(run), settings, device, num_batches, display)
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=2))
+        click.echo(json_text(result.to_json()))
     else:
         _print(result, run)
 

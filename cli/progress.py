@@ -46,7 +46,13 @@ class ProgressDisplay:
             self._bar.stop()
 
     def __call__(self, step: str, done: int, total: int | None) -> None:
-        """Say what is being done, how much of it is done, and of how much if that is known."""
+        """Show how far a step is.
+
+        Args:
+            step: What is being done.
+            done: How much of it is done.
+            total: How much there is, if that is known.
+        """
         is_new = step != self._step
         self._step = step
         if self._bar:

@@ -6,39 +6,43 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from nmtasync.config.load import Settings
 from nmtasync.run_directory import RunDirectory
 
-from .options import config_options, read_settings, run_argument
+from .options import GroupedCommand, config_options, run_argument
 
 if TYPE_CHECKING:
     from nmtasync.training.reporting.summary import TrainingSummary
 
 
-@click.command()
+@click.command(
+    cls=GroupedCommand,
+    most_used=("batch_tokens", "learning_rate", "devices", "optimizer_delay", "max_minutes"),
+)
 @run_argument
 @config_options("train")
 @click.option(
     "--resume/--no-resume",
     default=True,
     show_default=True,
-    help="Go on from the latest checkpoint in RUN; --no-resume deletes the checkpoints there.",
+    help="Resume from the latest checkpoint in RUN; --no-resume deletes the checkpoints there.",
 )
 @click.option(
-    "--dump-config", is_flag=True, help="Print the resolved configuration, explained, and end."
+    "--dump-config",
+    is_flag=True,
+    help="Print the resolved configuration with explanations, and exit.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(
     run: Path,
-    config_files: tuple[Path, ...],
-    assignments: tuple[str, ...],
+    settings: Settings,
     resume: bool,
     dump_config: bool,
     as_json: bool,
-    **flags: Any,
 ) -> None:
     """Train on RUN/data with asynchronous workers; write RUN/checkpoints and RUN/logs.
 
@@ -53,7 +57,6 @@ def train(
       nmtasync train RUN --dump-config > my.toml
     """
     directory = RunDirectory(run)
-    settings = read_settings(config_files, assignments, flags)
     if dump_config:
         _dump(directory, settings)
         return
@@ -69,7 +72,7 @@ def train(
     sys.exit(summary.exit_code)
 
 
-def _dump(directory: RunDirectory, settings: dict[str, Any]) -> None:
+def _dump(directory: RunDirectory, settings: Settings) -> None:
     from nmtasync.config.load import read_toml, resolve, to_toml
 
     kept = read_toml(directory.config) if directory.config.exists() else {}

@@ -9,16 +9,17 @@ from typing import Any
 
 import click
 
+from nmtasync.config.load import Settings
 from nmtasync.errors import UserError
 
-from .decoding import load_trained, model_options, read_decoding
-from .options import config_options, run_argument
+from .decoding import model_options, read_decoding
+from .options import GroupedCommand, config_options, run_argument
 
 _READ_BYTES = 1 << 16
 """Some hundred lines: enough that sentences of similar length find each other."""
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @run_argument
 @click.option(
     "--n-best",
@@ -28,16 +29,14 @@ _READ_BYTES = 1 << 16
     "counted from 0; the score is the log probability, normalised by length.",
 )
 @model_options
-@config_options("translate")
+@config_options("translate", section="decoding")
 def translate(
     run: Path,
     n_best: int | None,
     checkpoint: str,
     average: int,
     device: str,
-    config_files: tuple[Path, ...],
-    assignments: tuple[str, ...],
-    **flags: Any,
+    settings: Settings,
 ) -> None:
     """Translate standard input to standard output, line by line.
 
@@ -50,12 +49,14 @@ def translate(
       nmtasync translate runs/de-en < text.de > text.en
       nmtasync translate runs/de-en --beam-size 8 --n-best 8 < text.de
     """
+    from nmtasync.evaluation.trained_model import load_trained
+
     for name, stream in (("input", sys.stdin), ("output", sys.stdout)):
         if stream is None:  # as `<&-` makes it
             raise UserError(
                 "is closed", where=f"standard {name}", remedy="give it a file or a pipe"
             )
-    decoding = read_decoding(run, config_files, assignments, flags)
+    decoding = read_decoding(run, settings)
     if n_best and n_best > decoding.beam_size:
         raise UserError(
             f"a beam of {decoding.beam_size} does not hold {n_best} translations",

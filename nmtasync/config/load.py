@@ -190,11 +190,11 @@ def to_toml(config: Config, *, comments: bool = False, only: Iterable[str] = SEC
     return "\n".join(lines)
 
 
-def describe_range(field: OptionField) -> str:
+def describe_range(field: OptionField, *, choices: bool = True) -> str:
     """List unit, bounds, choices and conditions in brackets, or nothing."""
     about = field.about
     parts = [about.unit] if about.unit else []
-    if about.choices and field.type is str:
+    if about.choices and field.type is str and choices:
         parts.append(", ".join(about.choices))
     if about.minimum is not None:
         parts.append(f"at least {about.minimum:g}")

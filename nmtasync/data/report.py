@@ -169,10 +169,12 @@ def write_manifest(directory: Path, config: DataConfig, report: PreprocessReport
         config: The options.
         report: The figures.
     """
+    languages = {"source": config.source_language, "target": config.target_language}
     inputs = [
         {
             "corpus": name,
             "side": side,
+            "language": languages.get(side),
             "path": str(file.path.absolute()),
             "sha256": file.sha256,
             "lines": file.num_lines,

@@ -12,6 +12,7 @@ import nmtasync
 from nmtasync.data.corpus import TextReader, read_together
 from nmtasync.errors import UserError
 from nmtasync.evaluation.metrics import Score, score
+from nmtasync.evaluation.trained_model import TrainedModel
 from nmtasync.evaluation.translate import Progress, Translator
 from nmtasync.run_directory import (
     RunDirectory,
@@ -117,23 +118,25 @@ def evaluate(
 
 
 def describe(
-    evaluation: Evaluation, translator: Translator, checkpoints: list[int]
+    evaluation: Evaluation, trained: TrainedModel, target_language: str | None
 ) -> dict[str, Any]:
-    """Make the content of NAME.json.
+    """Build the content of NAME.json.
 
     Args:
         evaluation: The result.
-        translator: What was evaluated.
-        checkpoints: The updates of those that the model is the average of, the oldest first.
+        trained: What was evaluated.
+        target_language: As `evaluate` took it.
     """
     return {
         "name": evaluation.test_set.name,
         **evaluation.scores,
-        "checkpoint": checkpoints[-1],
-        "averaged_checkpoints": checkpoints,
+        "source_language": trained.config.data.source_language,
+        "target_language": target_language,
+        "checkpoint": trained.checkpoints[-1],
+        "averaged_checkpoints": trained.checkpoints,
         "sentences": len(evaluation.hypotheses),
         "seconds": round(evaluation.seconds, 3),
-        "decoding": dataclasses.asdict(translator.config),
+        "decoding": dataclasses.asdict(trained.translator.config),
         **evaluation.test_set.files,
         "nmtasync": nmtasync.__version__,
     }

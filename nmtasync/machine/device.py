@@ -13,10 +13,10 @@ import torch
 from nmtasync.errors import UserError
 
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-"""The quota of a container: microseconds of CPU time, or "max", in so many microseconds."""
+"""The quota of a container: microseconds of CPU time, or "max", and the period's microseconds."""
 
 MAX_CPU_WORKERS = 4
-""""auto" takes no more: each one's updates come the later the more there are."""
+""""auto" takes at most this many CPU workers: with more, updates come later."""
 
 
 def available_cores() -> int:
@@ -29,7 +29,7 @@ def available_cores() -> int:
 
 
 def resolve_devices(text: str) -> list[str]:
-    """Make a list of devices, one for each worker, of what the user wrote.
+    """Parse the devices that the user wrote into a list, one for each worker.
 
     Args:
         text: "auto" or names with commas between them, for example "cuda:0,cuda:1" or "cpu,cpu".
@@ -58,8 +58,8 @@ def resolve_device(
 
     Args:
         name: What the user wrote.
-        num_gpus: Of this machine, if that is known.
-        where: The user wrote it.
+        num_gpus: Number of GPUs of this machine, if that is known.
+        where: The option that names it.
 
     Raises:
         UserError: It is no device, or the machine does not have it.
@@ -74,7 +74,7 @@ def resolve_device(
         raise UserError(
             f"{name!r} is no device",
             where=where,
-            remedy="write cpu or cuda:N, with commas between them, for example cpu,cpu",
+            remedy="write auto, cpu or cuda:N; several workers' with commas, as cpu,cpu",
         )
     if match[1] and int(match[1]) >= num_gpus:
         have = f"has {num_gpus} GPU(s)" if num_gpus else "has no GPU that PyTorch can use"
@@ -93,7 +93,7 @@ def allow_tf32(device: str, allowed: bool) -> None:
 
 
 def refuse_tf32_without_gpu(devices: list[str]) -> None:
-    """Raise a `UserError` where no worker is on a GPU."""
+    """Refuse training.tf32 where no worker is on a GPU."""
     if devices[0] == "cpu":
         raise UserError(
             "has no effect, for there is no GPU among asynchronous.devices",
@@ -103,7 +103,7 @@ def refuse_tf32_without_gpu(devices: list[str]) -> None:
 
 
 def refuse_allocator_without_ipc(devices: list[str]) -> None:
-    """See that processes can share memory on the GPUs, as several workers and the server do.
+    """Refuse an allocator whose GPU memory the processes of workers and server can't share.
 
     Raises:
         UserError: The environment asks PyTorch for an allocator whose memory can't be shared, or
@@ -123,7 +123,7 @@ def refuse_allocator_without_ipc(devices: list[str]) -> None:
 
 
 def refuse_repeated_gpus(devices: list[str]) -> None:
-    """Raise a `UserError` where two ranks of synchronous training would share a GPU."""
+    """Refuse devices by which two ranks of synchronous training would share a GPU."""
     gpus = [name for name in devices if name != "cpu"]
     if len(set(gpus)) < len(gpus):
         raise UserError(

@@ -16,7 +16,7 @@ import torch
 
 from nmtasync.checkpoints.store import Snapshot, point, save
 from nmtasync.config.load import to_toml
-from nmtasync.config.schema import Config, ModelConfig
+from nmtasync.config.schema import Config, DataConfig, ModelConfig
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.evaluation.metrics import score
 from nmtasync.models.build import build_model
@@ -34,7 +34,8 @@ def trained_template(tmp_path_factory: pytest.TempPathFactory, _toy_run_template
     shutil.copytree(_toy_run_template, run.root)
     vocabularies = VocabularyPair.load(run.vocab)
     size = vocabularies.source.size
-    config = Config(model=ModelConfig(dimension=16, encoder_layers=1, decoder_layers=1))
+    model = ModelConfig(dimension=16, encoder_layers=1, decoder_layers=1)
+    config = Config(data=DataConfig(source_language="de"), model=model)
     for updates in (15, 30):
         torch.manual_seed(updates)
         flat = FlatModel(build_model(config.model, size, size))
@@ -73,6 +74,7 @@ def test_evaluate_writes_what_it_prints(
     assert written["decoding"]["beam_size"] == 2
     assert written["checkpoint"] in (15, 30)
     assert written["averaged_checkpoints"] == [written["checkpoint"]]
+    assert (written["source_language"], written["target_language"]) == ("de", None)
     assert written["sentences"] == len(LINES)
     for side, path in zip(("source", "reference"), files, strict=True):
         assert written[side]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -99,6 +101,8 @@ def test_evaluate_prints_json_of_several_sets_and_a_chosen_checkpoint(
     assert "tok:13a" in written["bleu"]["signature"]
     chinese = nmtasync("evaluate", trained, "--test", "zh", *files, "--target-language", "zh")
     assert "tok:zh" in chinese.stdout
+    written = json.loads((trained / "evaluation" / "zh.json").read_text("utf-8"))
+    assert written["target_language"] == "zh"
 
 
 def test_translate_gives_what_evaluate_gives(

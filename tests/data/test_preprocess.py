@@ -140,13 +140,15 @@ def test_equal_inputs_give_equal_bytes_also_zipped(tmp_path: Path, valid: PairPa
 def test_the_manifest_names_what_was_read_and_written(tmp_path: Path, valid: PairPaths) -> None:
     train = put(tmp_path, "train", sentences(150, seed=1))
     run = RunDirectory(tmp_path / "run")
-    preprocess(run, [train], [valid], SMALL)
+    config = replace(SMALL, source_language="de", target_language="en")
+    preprocess(run, [train], [valid], config)
     manifest = run.read_manifest()
-    assert [(entry["corpus"], entry["side"]) for entry in manifest["inputs"]] == [
-        ("train", "source"),
-        ("train", "target"),
-        ("valid", "source"),
-        ("valid", "target"),
+    read = [(entry["corpus"], entry["side"], entry["language"]) for entry in manifest["inputs"]]
+    assert read == [
+        ("train", "source", "de"),
+        ("train", "target", "en"),
+        ("valid", "source", "de"),
+        ("valid", "target", "en"),
     ]
     for entry in manifest["inputs"]:
         content = Path(entry["path"]).read_bytes()

@@ -208,3 +208,15 @@ def test_the_flags_that_users_rely_on_are_there():
         have = {opt for parameter in command.params for opt in parameter.opts}
         assert FLAGS[name] <= have
         assert command.params[0].human_readable_name == "RUN"
+
+
+def test_help_of_train_shows_the_most_used_options_before_the_sections():
+    command = dict(commands())["train"]
+    text = command.get_help(click.Context(command, info_name="train"))
+    first, *groups = text.split("\n\n[")
+    assert [group.split("]")[0] for group in groups] == [
+        "data", "schedule", "asynchronous", "simulation", "training"
+    ]  # fmt: skip
+    assert all(f"  {flag}" in first for flag in ("--devices", "--max-minutes", "--set", "--resume"))
+    flags = [o for p in command.params for o in p.opts if o.startswith("--")]
+    assert all(text.count(f"  {flag} ") == 1 for flag in flags)

@@ -104,7 +104,7 @@ class AsynchronousConfig:
     )
     outer_delay: int | None = option(
         None,
-        "Outer Nesterov: refresh the momentum with every so many pushes; 'none' is one for each "
+        "Outer Nesterov: pushes between two refreshes of the momentum; 'none' is one for each "
         "worker, 1 is DiLoCo's own.",
         unit="pushes",
         minimum=1,

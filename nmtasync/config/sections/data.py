@@ -12,12 +12,15 @@ class DataConfig:
     """From raw text to mini-batches."""
 
     source_language: str | None = option(
-        None, "Code of the source language, for reports.", stages=("preprocess",)
+        None,
+        "Code of the source language, as de: recorded with the corpus and with the scores of test "
+        "sets.",
+        stages=("preprocess",),
     )
     target_language: str | None = option(
         None,
-        "Code of the target language, as zh or ja_JP: how BLEU and TER tokenize depends on it, for "
-        "languages that are written without spaces.",
+        "Code of the target language, as zh or ja_JP: recorded with the corpus and with the scores "
+        "of test sets. BLEU and TER split languages written without spaces by it.",
         stages=("preprocess", "train", "evaluate"),
     )
     vocab_size: int = option(
