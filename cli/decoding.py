@@ -12,18 +12,13 @@ from nmtasync.config.load import Settings, read_toml, resolve
 from nmtasync.config.schema import DecodingConfig
 from nmtasync.run_directory import RunDirectory
 
+from .options import device_option
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def model_options(function: F) -> F:
     """Add `--checkpoint`, `--average` and `--device`."""
-    function = click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        metavar="auto|cpu|cuda:N",
-        help="Where to translate; auto is the first GPU, else the CPU.",
-    )(function)
     function = click.option(
         "--average",
         type=click.IntRange(min=1),
@@ -31,7 +26,7 @@ def model_options(function: F) -> F:
         show_default=True,
         metavar="N",
         help="Average the parameters of N checkpoints: the chosen one and the newest before it.",
-    )(function)
+    )(device_option(function))
     return click.option(
         "--checkpoint",
         default="best",

@@ -17,7 +17,7 @@ from nmtasync.run_directory import explain_write_errors
 
 COMMANDS = {
     "preprocess": "Clean parallel text, learn the vocabulary, write the binarised corpus.",
-    "train": "Train with asynchronous workers, or go on where training stopped.",
+    "train": "Train with asynchronous workers, or resume where training stopped.",
     "profile": "Measure where a worker's time goes, and write a cost model for simulations.",
     "evaluate": "Translate test sets and measure BLEU, chrF and TER.",
     "translate": "Translate standard input to standard output, line by line.",

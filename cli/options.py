@@ -113,18 +113,14 @@ def config_options(stage: str, section: str | None = None) -> Callable[[F], Call
             default = "none" if field.default is None else field.default
             about = f"{field.about.help} {describe_range(field, choices=False)}".rstrip()
             text = f"{about} (default: {default})"
-            if field.type is bool:
-                spelling = f"{field.flag}/--no-{field.flag[2:]}"
-                function = click.option(spelling, field.key, default=None, help=text)(function)
-            else:
-                function = click.option(
-                    field.flag,
-                    field.key,
-                    type=_Value(field),
-                    default=None,
-                    help=text,
-                    metavar=_metavar(field),
-                )(function)
+            function = click.option(
+                f"{field.flag}/--no-{field.flag[2:]}" if field.type is bool else field.flag,
+                field.key,
+                type=None if field.type is bool else _Value(field),
+                default=None,
+                help=text,
+                metavar=_metavar(field),
+            )(function)
         function = click.option(
             "--set",
             "assignments",
@@ -184,4 +180,12 @@ def read_settings(
 
 run_argument = click.argument(
     "run", metavar="RUN", type=click.Path(path_type=Path, file_okay=False)
+)
+
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda:N",
+    help="Where to compute; auto is the first GPU, else the CPU.",
 )

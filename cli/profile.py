@@ -10,7 +10,7 @@ import click
 from nmtasync.config.load import Settings
 from nmtasync.run_directory import RunDirectory, json_text
 
-from .options import GroupedCommand, config_options, run_argument
+from .options import GroupedCommand, config_options, device_option, run_argument
 
 if TYPE_CHECKING:
     from nmtasync.profiling.figures import Profile
@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=GroupedCommand)
 @run_argument
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda:N",
-    help="Where to measure; auto is the first GPU, else the CPU.",
-)
+@device_option
 @click.option(
     "--batches",
     "num_batches",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nmtasync.config.load import Settings
+from nmtasync.config.load import Settings, read_toml, resolve, to_toml
 from nmtasync.run_directory import RunDirectory
 
 from .options import GroupedCommand, config_options, run_argument
@@ -47,8 +47,8 @@ def train(
     """Train on RUN/data with asynchronous workers; write RUN/checkpoints and RUN/logs.
 
     Options come from RUN/config.toml (what was used last), then --config, then --set, then
-    flags; the last one wins. Without limits, training ends when validation has not become
-    better for training.patience times. Ctrl-C saves; the same command goes on.
+    flags; the last one wins. Without limits, training stops after
+    training.patience validations without improvement. Ctrl-C saves; the same command resumes.
 
     \b
     Examples:
@@ -58,7 +58,8 @@ def train(
     """
     directory = RunDirectory(run)
     if dump_config:
-        _dump(directory, settings)
+        kept = read_toml(directory.config) if directory.config.exists() else {}
+        click.echo(to_toml(resolve(kept, settings), comments=True), nl=False)
         return
     from rich.console import Console
 
@@ -70,13 +71,6 @@ def train(
     else:
         click.echo(_describe(summary, run))
     sys.exit(summary.exit_code)
-
-
-def _dump(directory: RunDirectory, settings: Settings) -> None:
-    from nmtasync.config.load import read_toml, resolve, to_toml
-
-    kept = read_toml(directory.config) if directory.config.exists() else {}
-    click.echo(to_toml(resolve(kept, settings), comments=True), nl=False)
 
 
 def _describe(summary: TrainingSummary, run: Path) -> str:

@@ -96,7 +96,7 @@ def _refuse_schedule(config: Config) -> None:
         limits.max_minutes or limits.max_updates or limits.max_epochs
     ):
         raise UserError(
-            "is 'linear', to 0 at the end of training, but nothing tells where that is",
+            "is 'linear', down to 0 at the end of training, but no limit of training is set",
             where="schedule.decay",
             remedy="set training.max_minutes, max_epochs or max_updates",
         )

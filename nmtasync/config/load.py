@@ -124,20 +124,16 @@ def _refuse_out_of_bounds(field: OptionField, value: float, *, where: object) ->
         bounds = f"more than {above:g}"
     else:
         bounds = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
-    alternative = " or 'none'" if field.optional else ""
+    alternative = ' or "none"' if field.optional else ""
     raise UserError(f"{field.name} must be {bounds}{alternative}, not {value}", where=where)
 
 
 def describe_type(field: OptionField) -> str:
     """Describe the type of an option, for error messages."""
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    if field.type is str and field.about.choices:
-        text = " or ".join(f'"{choice}"' for choice in field.about.choices)
-    else:
-        text = words[field.type]
-        if field.about.choices:
-            text += "".join(f' or "{choice}"' for choice in field.about.choices)
-    return text + (' or "none"' if field.optional else "")
+    choices = [f'"{choice}"' for choice in field.about.choices or ()]
+    kinds = [] if field.type is str and choices else [words[field.type]]
+    return " or ".join([*kinds, *choices, *(['"none"'] if field.optional else [])])
 
 
 def merge(*layers: Settings) -> Settings:
@@ -197,11 +193,11 @@ def describe_range(field: OptionField, *, choices: bool = True) -> str:
     if about.choices and field.type is str and choices:
         parts.append(", ".join(about.choices))
     if about.minimum is not None:
-        parts.append(f"at least {about.minimum:g}")
+        parts.append(f"at least {about.minimum:.10g}")
     if about.above is not None:
         parts.append(f"more than {about.above:g}")
     if about.maximum is not None:
-        parts.append(f"at most {about.maximum:g}")
+        parts.append(f"at most {about.maximum:.10g}")
     if about.only_if:
         parts.append(f"only with {', and '.join(map(str, about.only_if))}")
     return f"[{'; '.join(parts)}]" if parts else ""

@@ -42,7 +42,7 @@ class AsynchronousConfig:
     )
     optimizer_delay: int = option(
         1,
-        "Mini-batches that a worker sums up between two pushes.",
+        "Mini-batches whose gradients a worker sums for each push.",
         unit="batches",
         minimum=1,
         stages=("train",),

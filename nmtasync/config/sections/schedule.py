@@ -24,8 +24,8 @@ class ScheduleConfig:
     decay: str = option(
         "inverse-sqrt",
         "What follows the warm-up: peak times sqrt(warmup / updates); or a straight line to 0 at "
-        "the end of training, of which training.max_minutes, max_epochs or max_updates must tell; "
-        "or the peak for good.",
+        "the end of training, which needs training.max_minutes, max_epochs or max_updates; or the "
+        "peak for good.",
         choices=("inverse-sqrt", "linear", "none"),
         stages=("train",),
     )
