@@ -104,6 +104,7 @@ def matches(path: str, pattern: str) -> bool:
     return re.fullmatch(re.sub(r"\bN\b", r"\\d+", pattern), path) is not None
 
 
+@pytest.mark.processes
 def test_the_files_of_a_run_and_their_fields_are_documented(complete):
     patterns = documented("Files of RUN")
     for path in filter(Path.is_file, complete.root.rglob("*")):
