@@ -9,17 +9,17 @@ Shapes: B sentences, T pieces, I width of the input, R width of the state.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from nmtasync.models.attention import initialise
 from nmtasync.models.dropout import Dropout
 from nmtasync.models.projection import Projection, project
-from nmtasync.models.tape import CellTape, Recurrent, flatten, unflatten
+from nmtasync.models.step_products import StepProjection
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,26 @@ class Transitions(nn.Module):
             make_orthogonal(unit.weight)
         self.dropout = Dropout(cell.dropout)
 
-    def recurrents(self, state: Tensor) -> list[Recurrent]:
-        """Give the units' parameters, with masks of dropout drawn for states [B, R]."""
-        return [
-            Recurrent(*unit.parts(), self.dropout.mask(state))
+    def forward(self, state: Tensor) -> Tensor:
+        """Go through all units once, without dropout: [..., R] to [..., R]."""
+        return _transit(self.units, state)
+
+    def over_steps(self, state: Tensor, num_steps: int) -> Callable[[Tensor], Tensor]:
+        """Prepare `num_steps` calls in a row, with dropout, on states like this one [B, 1, R]."""
+        units = [
+            StepProjection(unit.parts(), self.dropout.mask(state), num_steps, state.shape[0])
             for unit in self.units
             if isinstance(unit, Projection)
         ]
+        return functools.partial(_transit, units)
 
-    def step(self, state: Tensor) -> Tensor:
-        """Go through all units once, without dropout: [..., R] to [..., R]."""
-        for unit in self.units:
-            recurrent = unit(state)
-            state = gru(torch.zeros_like(recurrent), recurrent, state)
-        return state
+
+def _transit(units: Iterable[Callable[[Tensor], Tensor]], state: Tensor) -> Tensor:
+    """Go through units that read the state alone, given the product of each with it."""
+    for unit in units:
+        recurrent = unit(state)
+        state = gru(torch.zeros_like(recurrent), recurrent, state)
+    return state
 
 
 class GatedLayer(nn.GRU):
@@ -127,43 +133,23 @@ class GatedLayer(nn.GRU):
         Returns:
             The states [B, T, R].
         """
+        batch_size, num_steps, _ = x.shape
         if state is None:
-            state = x.new_zeros(x.shape[0], self.hidden_size)
-        keep = self.state_dropout.mask(state)
-        if keep is None and self.state_gain is None and not self.transitions.units:
-            plain: Tensor = self(x, state.unsqueeze(0))[0]
+            state = x.new_zeros(batch_size, self.hidden_size)
+        state = state.unsqueeze(1)
+        mask = self.state_dropout.mask(state)
+        if mask is None and self.state_gain is None and not self.transitions.units:
+            plain: Tensor = self(x, state.transpose(0, 1))[0]
             return plain
-        inputs = project(x, self.weight_ih_l0, self.bias_ih_l0, self.input_gain)
-        first = Recurrent(self.weight_hh_l0, self.bias_hh_l0, self.state_gain, keep)
-        units = (first, *self.transitions.recurrents(state))
-        apply: Any = _Unrolled.apply  # torch has no types for it
-        states: Tensor = apply(inputs.transpose(0, 1).contiguous(), state, *flatten(units))
-        return states.transpose(0, 1)
-
-
-class _Unrolled(torch.autograd.Function):
-    """A layer over whole sequences; what it computes at a step is `gru`, unit after unit."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, state: Tensor, *recurrents: Tensor | None) -> Tensor:
-        """Run over the inputs [T, B, 3R] from a state [B, R]; returns the states [T, B, R]."""
-        ctx.cell = CellTape(unflatten(recurrents))
+        parts = self.weight_hh_l0, self.bias_hh_l0, self.state_gain
+        first = StepProjection(parts, mask, num_steps, batch_size)
+        transitions = self.transitions.over_steps(state, num_steps)
+        projected = project(x, self.weight_ih_l0, self.bias_ih_l0, self.input_gain)
         states = []
-        for step in inputs.unbind(0):
-            state = ctx.cell.forward(step, state)
+        for inputs in torch.split(projected, 1, dim=1):
+            state = transitions(gru(inputs, first(state), state))
             states.append(state)
-        return torch.stack(states)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_states: Tensor) -> tuple[Tensor | None, ...]:
-        """Run over the sequences from their end."""
-        length, batch, size = by_states.shape
-        by_inputs = by_states.new_empty(length, batch, 3 * size)
-        by_state = torch.zeros_like(by_states[0])
-        for t in reversed(range(length)):
-            by_state = ctx.cell.backward(t, by_state + by_states[t], by_inputs[t])
-        return by_inputs, by_state, *ctx.cell.gradients()
+        return torch.cat(states, dim=1)
 
 
 def make_orthogonal(weight: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The recurrent layers, whose backward passes are written by hand, against steps and autograd."""
+"""The recurrent layers against their steps, and their gradients against finite differences."""
 
 from __future__ import annotations
 
