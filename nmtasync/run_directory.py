@@ -178,11 +178,7 @@ def directory_written_atomically(path: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
-        for file in aside.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        sync_directory(aside)
+        sync_tree(aside)
         if path.exists():
             discarded = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(discarded)
@@ -202,6 +198,17 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(directory: Path) -> None:
+    """Bring everything in a directory to the disk, itself included."""
+    for path in directory.rglob("*"):
+        if path.is_dir():
+            sync_directory(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_directory(directory)
 
 
 def sha256(path: Path) -> str:

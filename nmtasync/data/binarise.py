@@ -14,13 +14,10 @@ from nmtasync.data.alignment import Links, align_pieces, parse_alignment
 from nmtasync.data.cleaning import Verdict, judge_lengths
 from nmtasync.data.report import CorpusReport
 from nmtasync.data.shards import ParallelShards, write_shards
-from nmtasync.data.staging import OnProgress, StagedCorpus
+from nmtasync.data.staging import SOURCE_TEXT, TARGET_TEXT, OnProgress, StagedCorpus
 from nmtasync.data.vocabulary import VocabularyPair
 
 _CHUNK_PAIRS = 10_000
-
-SOURCE_TEXT, TARGET_TEXT = "source.txt", "target.txt"
-"""Beside the shards of an unfiltered corpus: its text, which BLEU on it needs."""
 
 
 def binarise(
@@ -33,7 +30,7 @@ def binarise(
     """Segment a corpus and write its shards to data/NAME.
 
     Args:
-        corpus: What to write; its verdicts get those of the filters added.
+        corpus: What to write; the filters' verdicts are added to it.
         data: The parent of the shards' directory.
         vocabularies: How to segment.
         filters: Drop pairs by their length in pieces; None keeps all, as validation needs it, and
@@ -41,7 +38,8 @@ def binarise(
         on_progress: Told how far it is.
     """
     directory = data / corpus.name
-    words, total, done = [0, 0], corpus.num_kept, 0
+    source_words = target_words = done = 0
+    total = corpus.num_kept
     max_length = filters.max_length if filters else None
     max_ratio = filters.max_ratio if filters else None
     sizes = vocabularies.source.size, vocabularies.target.size
@@ -67,12 +65,12 @@ def binarise(
                 list(itertools.compress(target_ids, kept)),
                 None if links is None else list(itertools.compress(links, kept)),
             )
-            words[0] += _count_words(itertools.compress(sources, kept))
-            words[1] += _count_words(itertools.compress(targets, kept))
+            source_words += _count_words(itertools.compress(sources, kept))
+            target_words += _count_words(itertools.compress(targets, kept))
             done += len(pairs)
     if filters is None:
         _write_text(corpus, directory)
-    return _report(corpus, ParallelShards.open(directory), words)
+    return _report(corpus, ParallelShards.open(directory), source_words, target_words)
 
 
 def _chunks(
@@ -93,7 +91,8 @@ def _align(
     for source, target, alignment, left, right in zip(
         sources, targets, alignments, *segmented, strict=True
     ):
-        words = parse_alignment(alignment, source, target, where=None)  # no error: read before
+        # This can't fail: it was checked while staging.
+        words = parse_alignment(alignment, source, target, where=None)
         links.append(align_pieces(words, left.words(source), right.words(target)))
     return [left.ids for left in segmented[0]], [right.ids for right in segmented[1]], links
 
@@ -116,15 +115,17 @@ def _write_text(corpus: StagedCorpus, directory: Path) -> None:
             targets.write(target + "\n")
 
 
-def _report(corpus: StagedCorpus, shards: ParallelShards, words: list[int]) -> CorpusReport:
+def _report(
+    corpus: StagedCorpus, shards: ParallelShards, source_words: int, target_words: int
+) -> CorpusReport:
     longest = np.maximum(shards.source_lengths, shards.target_lengths).max(initial=0)
     return CorpusReport(
         files=corpus.files,
         num_read=len(corpus),
         num_kept=corpus.num_kept,
         dropped=corpus.dropped(),
-        source_words=words[0],
-        target_words=words[1],
+        source_words=source_words,
+        target_words=target_words,
         source_pieces=int(shards.source_lengths.sum(dtype=np.int64)),
         target_pieces=int(shards.target_lengths.sum(dtype=np.int64)),
         longest=int(longest),

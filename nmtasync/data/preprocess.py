@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 from nmtasync.config.load import to_toml
 from nmtasync.config.schema import Config, DataConfig
 from nmtasync.data.alignment import MAX_PIECES
+from nmtasync.data.all_or_nothing import all_or_nothing
 from nmtasync.data.binarise import binarise
 from nmtasync.data.borrowed_vocabulary import borrow_vocabulary
 from nmtasync.data.cleaning import mark_duplicates
 from nmtasync.data.corpus import PairPaths, check_input
-from nmtasync.data.installation import installation
 from nmtasync.data.report import LostCharacters, PreprocessReport, write_manifest
 from nmtasync.data.staging import OnProgress, StagedCorpus, stage_corpus
 from nmtasync.data.vocabulary import Vocabulary, VocabularyPair, learn_vocabulary
@@ -77,7 +77,11 @@ def preprocess(
     vocabularies = None
     if config.vocab_from is not None:
         vocabularies, config = borrow_vocabulary(config, config.vocab_from)
-    with explain_write_errors(run.root), run.lock(), installation(run, overwrite=overwrite) as out:
+    with (
+        explain_write_errors(run.root),
+        run.lock(),
+        all_or_nothing(run, overwrite=overwrite) as out,
+    ):
         training = stage_corpus(
             "train",
             train,

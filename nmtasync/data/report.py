@@ -15,10 +15,10 @@ from nmtasync.data.vocabulary import SENTENCEPIECE_VERSION
 from nmtasync.run_directory import MANIFEST_FORMAT, sha256, write_json
 
 LOST_SHARE = 0.01
-"""From this share of affected references on the user is told which characters are lost."""
+"""The user is told which characters are lost if at least this share of references has some."""
 
-PIECES_WITHOUT_SPACE = 8
-"""From so many pieces between two spaces on, a language is taken for one without them."""
+PIECES_WITHOUT_SPACES = 8
+"""With at least this many pieces per word a language counts as written without spaces."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class CorpusReport:
 
 @dataclass(frozen=True)
 class LostCharacters:
-    """What of the validation references no translation can have.
+    """Characters of the references that the vocabulary can't produce.
 
     Attributes:
         num_references: How many were looked through.
@@ -128,7 +128,7 @@ class PreprocessReport:
                 f"characters that the vocabulary can't give back, so no translation will have "
                 f"them: {' '.join(lost.examples)}. --normalization identity rewrites none."
             )
-        if self.target_language is None and self.train.target_words * PIECES_WITHOUT_SPACE <= (
+        if self.target_language is None and self.train.target_words * PIECES_WITHOUT_SPACES <= (
             self.train.target_pieces
         ):
             notes.append(

@@ -24,6 +24,10 @@ from nmtasync.errors import UserError
 OnProgress = Callable[[str, int, int | None], None]
 """Called with what is being done, how many pairs are done, and of how many if that is known."""
 
+SOURCE_TEXT, TARGET_TEXT = "source.txt", "target.txt"
+"""The text of a staged corpus. Beside the shards of an unfiltered one it stays: BLEU needs it."""
+
+_ALIGNMENT_TEXT = "alignment.txt"
 _REPORT_PAIRS = 10_000
 
 
@@ -88,7 +92,7 @@ class StagedCorpus:
     @property
     def aligned(self) -> bool:
         """Whether its words are aligned."""
-        return (self.directory / "alignment.txt").exists()
+        return (self.directory / _ALIGNMENT_TEXT).exists()
 
     def dropped(self) -> list[Dropped]:
         """Count the pairs dropped so far, by reason."""
@@ -111,8 +115,8 @@ class StagedCorpus:
 
             verdicts = self.verdicts.tobytes()  # as they are now; later passes add theirs
             none = itertools.repeat(b"\n", len(self))
-            alignments = read("alignment.txt") if self.aligned else none
-            lines = zip(verdicts, read("source.txt"), read("target.txt"), alignments, strict=True)
+            alignments = read(_ALIGNMENT_TEXT) if self.aligned else none
+            lines = zip(verdicts, read(SOURCE_TEXT), read(TARGET_TEXT), alignments, strict=True)
             for i, (verdict, source, target, alignment) in enumerate(lines):
                 if verdict == Verdict.KEPT:
                     yield i, source[:-1].decode(), target[:-1].decode(), alignment[:-1].decode()
@@ -170,8 +174,8 @@ def stage_corpus(
             file = (directory / name).open("w", encoding="utf-8", newline="\n")
             return stack.enter_context(file)
 
-        sources, targets = write("source.txt"), write("target.txt")
-        alignments = write("alignment.txt") if aligned else None
+        sources, targets = write(SOURCE_TEXT), write(TARGET_TEXT)
+        alignments = write(_ALIGNMENT_TEXT) if aligned else None
         for paths in corpora:
             readers = [TextReader(path) for path in paths.all()]
             for left, right, *links in read_together(*readers):

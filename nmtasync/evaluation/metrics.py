@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from sacrebleu.metrics.ter import TER
 
 EAST_ASIAN = ("zh", "ja", "ko")
-UNSPACED = ("th", "lo", "km", "my")
-"""Written without spaces, and without a tokenizer in sacrebleu: characters are counted."""
+COUNTED_BY_CHARACTERS = ("th", "lo", "km", "my")
+"""Languages written without spaces for which sacrebleu has no tokenizer."""
 
 
 class Score(TypedDict):
@@ -58,7 +58,7 @@ def bleu(
 
 
 def _bleu(target_language: str | None) -> BLEU:
-    """Choose the tokenizer as sacrebleu's own command line does, but for `UNSPACED`.
+    """Choose the tokenizer as sacrebleu's own command line does, but for `COUNTED_BY_CHARACTERS`.
 
     The tokenizers of Japanese and Korean need MeCab, which is not installed with sacrebleu;
     without it, characters are counted, and the signature says so.
@@ -66,7 +66,7 @@ def _bleu(target_language: str | None) -> BLEU:
     from sacrebleu.metrics.bleu import BLEU
 
     language = _base_language(target_language)
-    if language in UNSPACED:
+    if language in COUNTED_BY_CHARACTERS:
         return BLEU(tokenize="char")
     if language not in EAST_ASIAN:
         return BLEU()

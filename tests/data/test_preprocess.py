@@ -18,9 +18,9 @@ import pytest
 from nmtasync.config.load import read_toml
 from nmtasync.config.schema import DataConfig
 from nmtasync.data import preprocess as preprocess_module
+from nmtasync.data.all_or_nothing import all_or_nothing
 from nmtasync.data.binarise import SOURCE_TEXT, TARGET_TEXT
 from nmtasync.data.corpus import PairPaths, read_lines
-from nmtasync.data.installation import installation
 from nmtasync.data.preprocess import preprocess
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
@@ -254,7 +254,7 @@ def install(run: Path, calls_left: int | None) -> bool:
     try:
         for name in ("rename", "rmdir", "unlink", "mkdir", "fsync"):
             setattr(os, name, dying(getattr(os, name)))
-        with installation(RunDirectory(run), overwrite=True) as out:
+        with all_or_nothing(RunDirectory(run), overwrite=True) as out:
             fill(out, "new")
         os._exit(0)
     finally:
@@ -282,7 +282,7 @@ def test_what_was_decided_is_finished_even_where_the_next_is_refused(tmp_path: P
     fill(run / ".preprocess.ready", "new")  # killed right after the decision
     with (
         pytest.raises(UserError, match="already preprocessed"),
-        installation(RunDirectory(run), overwrite=False),
+        all_or_nothing(RunDirectory(run), overwrite=False),
     ):
         pass
     assert {(run / name).read_text() for name in INSTALLED} == {"new"}

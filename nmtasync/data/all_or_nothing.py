@@ -1,4 +1,4 @@
-"""All or nothing: how the results of preprocessing get into RUN.
+"""How the results of preprocessing get into RUN: all or nothing.
 
 Everything is written into RUN/.preprocess.tmp and synced to the disk. One rename to
 RUN/.preprocess.ready decides: before it RUN is as it was, after it the result will take its place,
@@ -8,20 +8,19 @@ if need be by the next `preprocess`, which finishes what was cut off.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from nmtasync.errors import UserError
-from nmtasync.run_directory import RunDirectory, sync_directory
+from nmtasync.run_directory import RunDirectory, sync_directory, sync_tree
 
 _ASIDE, _READY = ".preprocess.tmp", ".preprocess.ready"
 
 
 @contextlib.contextmanager
-def installation(run: RunDirectory, *, overwrite: bool) -> Iterator[Path]:
-    """Give a directory to fill with `vocab`, `data`, `config.toml` and `manifest.json`.
+def all_or_nothing(run: RunDirectory, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a directory to fill with `vocab`, `data`, `config.toml` and `manifest.json`.
 
     They go into RUN when the block ends without an exception. The caller holds RUN's lock.
 
@@ -40,7 +39,7 @@ def installation(run: RunDirectory, *, overwrite: bool) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        _sync_tree(aside)
+        sync_tree(aside)
         aside.rename(ready)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -90,14 +89,3 @@ def _install(run: RunDirectory, ready: Path) -> None:
             new.rename(path)
             sync_directory(run.root)
     shutil.rmtree(ready)
-
-
-def _sync_tree(directory: Path) -> None:
-    """Bring everything in a directory to the disk, itself included."""
-    for path in directory.rglob("*"):
-        if path.is_dir():
-            sync_directory(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sync_directory(directory)
