@@ -144,8 +144,8 @@ def build(
 
 def our_loss(model: RecurrentNetwork, batch: Batch) -> Tensor:
     """Sum the smoothed loss over the target words, as training does."""
-    parts = (batch.source, batch.source_mask, batch.target_input, batch.target)
-    return loss_sums(model, *parts, LABEL_SMOOTHING)[0]
+    outputs = model(batch.source, batch.source_mask, batch.target_input)
+    return loss_sums(model, outputs, batch.target, batch.real_targets, LABEL_SMOOTHING)[0]
 
 
 def check_equal(ours: RecurrentNetwork, peer: Peer, batch: Batch) -> None:

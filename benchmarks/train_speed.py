@@ -115,8 +115,9 @@ def bare_loop(config: Config, sizes: tuple[int, int], device: str) -> PlainLoop:
     network = build_model(config.model, *sizes).to(device)
 
     def loss(batch: Batch) -> Tensor:
-        inputs = batch.source, batch.source_mask, batch.target_input, batch.target
-        return loss_sums(network, *inputs, LABEL_SMOOTHING)[0] / batch.target_words
+        outputs = network(batch.source, batch.source_mask, batch.target_input)
+        parts = outputs, batch.target, batch.real_targets
+        return loss_sums(network, *parts, LABEL_SMOOTHING)[0] / batch.target_words
 
     return PlainLoop(network, loss)
 

@@ -161,10 +161,10 @@ class CrossAttention(nn.Module):
         queries = split_heads(self.queries(x), self.heads)
         keys, _ = keys_values
         scores = queries @ keys.transpose(2, 3) * keys.shape[3] ** -0.5
-        wide = torch.promote_types(scores.dtype, torch.float32)
+        sum_dtype = torch.promote_types(scores.dtype, torch.float32)
         # finite, as logsumexp has no gradient where all is minus infinity
-        hidden = bias.to(wide).clamp(min=torch.finfo(wide).min)
-        weights = torch.log_softmax(scores.to(wide) + hidden, dim=3)
+        hidden = bias.to(sum_dtype).clamp(min=torch.finfo(sum_dtype).min)
+        weights = torch.log_softmax(scores.to(sum_dtype) + hidden, dim=3)
         log_mean = torch.logsumexp(weights, dim=1) - math.log(self.heads)
         return self._mix(queries, keys_values, bias), log_mean
 

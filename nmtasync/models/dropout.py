@@ -18,7 +18,7 @@ class Dropout(nn.Module):
     rounded to a multiple of 2^-16 and the scale follows what it was rounded to.
 
     Args:
-        probability: Of an element to be dropped, from 0 to below 1.
+        probability: With which an element is dropped, from 0 to below 1.
         shared: A dimension along which all elements are dropped alike; None for none. Of
             sequences [B, T, D] that is 1 for variational dropout, which drops the same elements
             at all pieces (Gal and Ghahramani 2016, "A Theoretically Grounded Application of

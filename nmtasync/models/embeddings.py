@@ -90,12 +90,12 @@ def look_up(ids: Tensor, matrix: Tensor) -> Tensor:
     few hundred times its parts, so it is added up in float32.
     """
     if matrix.dtype in (torch.float16, torch.bfloat16) and matrix.requires_grad:
-        rows: Tensor = _NarrowLookUp.apply(ids, matrix)  # type: ignore[no-untyped-call]
+        rows: Tensor = _HalfLookUp.apply(ids, matrix)  # type: ignore[no-untyped-call]
         return rows
     return F.embedding(ids, matrix)
 
 
-class _NarrowLookUp(torch.autograd.Function):
+class _HalfLookUp(torch.autograd.Function):
     """A look-up in a matrix of 16 bits, with a gradient summed in 32."""
 
     @staticmethod
@@ -105,8 +105,8 @@ class _NarrowLookUp(torch.autograd.Function):
         return F.embedding(ids, matrix)
 
     @staticmethod
-    def backward(ctx: Any, by_rows: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, grad_rows: Tensor) -> tuple[None, Tensor]:
         (ids,) = ctx.saved_tensors
-        total = by_rows.new_zeros(ctx.shape, dtype=torch.float32)
-        total.index_add_(0, ids.flatten(), by_rows.flatten(0, -2).float())
+        total = grad_rows.new_zeros(ctx.shape, dtype=torch.float32)
+        total.index_add_(0, ids.flatten(), grad_rows.flatten(0, -2).float())
         return None, total.to(ctx.dtype)

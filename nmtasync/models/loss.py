@@ -1,5 +1,8 @@
 """Label-smoothed cross-entropy that never holds all logits.
 
+PyTorch has the same since 2.13, `torch.nn.functional.linear_cross_entropy` with its `options`. It
+isn't used here, because 2.6 must do, and because it returns one number: the smoothed loss and the
+plain cross-entropy would be two passes. benchmarks/loss_speed.py compares the two.
 Shapes: B sentences, T target pieces, M real target pieces of a batch, C pieces of a chunk,
 D dimension, V target vocabulary.
 """
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmtasync.models.sequence_to_sequence import PAD, SequenceToSequence
+from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
 _CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 """The most logits that are held at a time; smaller chunks read the weights too often."""
@@ -20,44 +23,25 @@ _CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 
 def loss_sums(
     model: SequenceToSequence,
-    source: Tensor,
-    source_mask: Tensor,
-    target_input: Tensor,
+    outputs: Tensor,
     target: Tensor,
+    real_targets: Tensor,
     label_smoothing: float,
-    real_targets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum the loss over the real target pieces of a batch.
 
     Args:
         model: The network.
-        source: Source ids [B, S].
-        source_mask: True where `source` is a real piece [B, S].
-        target_input: Target ids, the beginning of sentence first [B, T].
+        outputs: What its decoder has put out [B, T, D].
         target: Target ids, the end of sentence last, padding after it [B, T].
+        real_targets: Where `target`, read row by row, is no padding [M].
         label_smoothing: Probability mass e that is spread over the vocabulary.
-        real_targets: Where `target`, read row by row, is no padding [M]. None looks for it, which
-            makes the host wait for a GPU.
 
     Returns:
         The smoothed loss, (1 - e) * -log p(target) + e * mean over V of -log p, with a gradient,
         and the cross-entropy, -log p(target), without one: two scalars in float32 (or the
         model's type, if that is wider), in nats, summed.
     """
-    outputs = model(source, source_mask, target_input)
-    if real_targets is None:
-        real_targets = (target != PAD).flatten().nonzero().squeeze(1)
-    return loss_of_outputs(model, outputs, target, real_targets, label_smoothing)
-
-
-def loss_of_outputs(
-    model: SequenceToSequence,
-    outputs: Tensor,
-    target: Tensor,
-    real_targets: Tensor,
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor]:
-    """Do what `loss_sums` does after the network has computed its outputs [B, T, D]."""
     embeddings = model.embeddings
     return smoothed_cross_entropy(
         outputs.flatten(0, 1).index_select(0, real_targets),
@@ -77,7 +61,7 @@ def smoothed_cross_entropy(
         outputs: The decoder's outputs at the real pieces [M, D].
         weight: Of the output projection [V, D].
         bias: Of the output projection [V].
-        target: The ids that are right [M].
+        target: The ids to be predicted [M].
         label_smoothing: As in `loss_sums`.
 
     Returns:
@@ -95,7 +79,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
 
     With q the smoothed target distribution (e / V everywhere, 1 - e more at the target) the
     gradient by the logits is softmax - q. It is never formed: exp(logits - max) takes part in
-    the matrix products as it is, divided by its sums [C] on the narrow side; the target's share
+    the matrix products as it is, divided by its sums [C] where it is smaller; the target's share
     of q is a row of `weight` or `outputs`, and e / V is a rank-one term.
 
     Where the model computes in 16 bits, the matrix products do, too; maxima, exponentials, their
@@ -114,54 +98,69 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Sum the loss chunk by chunk; arguments as in `smoothed_cross_entropy`."""
         size, vocabulary = outputs.shape[0], weight.shape[0]
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        chunk_bytes = _CHUNK_BYTES.get(outputs.device.type, _CHUNK_BYTES["cuda"])
-        most_rows = max(1, chunk_bytes // (vocabulary * wide.itemsize))
-        chunks = max(1, math.ceil(size / most_rows))
-        rows = max(1, math.ceil(size / chunks))  # of equal size, none a leftover
-        weight_sum, bias_sum = weight.sum(0, dtype=wide), bias.sum(dtype=wide)
-        cross_entropy = torch.zeros((), dtype=wide, device=weight.device)
+        sum_dtype = torch.promote_types(weight.dtype, torch.float32)
+        rows = _rows_of_a_chunk(size, vocabulary * sum_dtype.itemsize, outputs.device)
+
+        # The sums over the vocabulary of the logits of any row are a product with these.
+        weight_sum, bias_sum = weight.sum(0, dtype=sum_dtype), bias.sum(dtype=sum_dtype)
+        cross_entropy = torch.zeros((), dtype=sum_dtype, device=weight.device)
         uniform = cross_entropy.clone()  # minus the mean over V of log p
+
+        # The gradients begin with the share that every piece of the vocabulary has in q.
         if with_gradient:
-            by_outputs = torch.empty_like(outputs, dtype=wide)
-            spread = -smoothing / vocabulary  # the gradient's share that is the same everywhere
-            outputs_sum = outputs.sum(0, dtype=wide)
-            by_weight = (spread * outputs_sum).expand_as(weight).contiguous()
-            by_bias = torch.full_like(bias, spread * size, dtype=wide)
+            grad_outputs = torch.empty_like(outputs, dtype=sum_dtype)
+            spread = -smoothing / vocabulary
+            outputs_sum = outputs.sum(0, dtype=sum_dtype)
+            grad_weight = (spread * outputs_sum).expand_as(weight).contiguous()
+            grad_bias = torch.full_like(bias, spread * size, dtype=sum_dtype)
+
         for start in range(0, size, rows):
-            part, right = outputs[start : start + rows], target[start : start + rows]
-            logits = torch.addmm(bias, part, weight.t()).to(wide)
-            right_logits = logits.gather(1, right[:, None]).squeeze(1)
+            # The logits of a chunk [C, V], in one tensor that becomes their exponentials.
+            part, target_ids = outputs[start : start + rows], target[start : start + rows]
+            logits = torch.addmm(bias, part, weight.t()).to(sum_dtype)
+            target_logits = logits.gather(1, target_ids[:, None]).squeeze(1)
             highest = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(highest).exp_()
             sums = exponentials.sum(1, keepdim=True)
+            # -log p = log sum exp of the logits - the logit, of the target and in the mean over V.
             normalizers = (sums.log() + highest).squeeze(1)
-            cross_entropy += (normalizers - right_logits).sum()
-            mean_logits = (part.to(wide) @ weight_sum + bias_sum) / vocabulary
+            cross_entropy += (normalizers - target_logits).sum()
+            mean_logits = (part.to(sum_dtype) @ weight_sum + bias_sum) / vocabulary
             uniform += (normalizers - mean_logits).sum()
+            # Softmax's share of the gradients: products with exponentials / sums.
             if with_gradient:
-                by_bias += sums.reciprocal().squeeze(1) @ exponentials
+                grad_bias += sums.reciprocal().squeeze(1) @ exponentials
                 scaled = (part / sums).to(part.dtype)
                 exponentials = exponentials.to(part.dtype)
-                _multiply(exponentials, weight, out=by_outputs[start : start + rows])
-                by_outputs[start : start + rows] /= sums
-                _add_product(by_weight, exponentials.t(), scaled)
+                _multiply(exponentials, weight, out=grad_outputs[start : start + rows])
+                grad_outputs[start : start + rows] /= sums
+                _add_product(grad_weight, exponentials.t(), scaled)
+
+        # What q has at the target besides.
         if with_gradient:
-            by_outputs -= (1.0 - smoothing) * weight[target].to(wide) - spread * weight_sum
-            by_weight.index_add_(0, target, outputs.to(wide), alpha=smoothing - 1.0)
-            ones = torch.ones_like(target, dtype=wide)
-            by_bias.index_add_(0, target, ones, alpha=smoothing - 1.0)
-            ctx.save_for_backward(by_outputs, by_weight, by_bias)
+            grad_outputs -= (1.0 - smoothing) * weight[target].to(sum_dtype) - spread * weight_sum
+            grad_weight.index_add_(0, target, outputs.to(sum_dtype), alpha=smoothing - 1.0)
+            ones = torch.ones_like(target, dtype=sum_dtype)
+            grad_bias.index_add_(0, target, ones, alpha=smoothing - 1.0)
+            ctx.save_for_backward(grad_outputs, grad_weight, grad_bias)
             ctx.dtype = outputs.dtype
         smoothed = (1.0 - smoothing) * cross_entropy + smoothing * uniform
         ctx.mark_non_differentiable(cross_entropy)
         return smoothed, cross_entropy
 
     @staticmethod
-    def backward(ctx: Any, by_smoothed: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradients that `forward` has computed, and only then make them narrow."""
-        scaled = [(part * by_smoothed).to(ctx.dtype) for part in ctx.saved_tensors]
+    def backward(ctx: Any, grad_smoothed: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients that `forward` has computed, and only then round them to 16 bits."""
+        scaled = [(part * grad_smoothed).to(ctx.dtype) for part in ctx.saved_tensors]
         return *scaled, None, None, None
+
+
+def _rows_of_a_chunk(size: int, row_bytes: int, device: torch.device) -> int:
+    """Cut rows of logits into as few chunks as may be, of equal size, none a leftover."""
+    chunk_bytes = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cuda"])
+    most_rows = max(1, chunk_bytes // row_bytes)
+    chunks = max(1, math.ceil(size / most_rows))
+    return max(1, math.ceil(size / chunks))
 
 
 def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:

@@ -215,7 +215,7 @@ class RecurrentNetwork(SequenceToSequence):
         outputs: Tensor = self.decoder(x, encoded)
         return outputs
 
-    def decode_attending(
+    def decode_with_attention(
         self, encoded: Encoded, target_input: Tensor, layer: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Run the decoder and tell its attention, as the interface says; only one layer has it."""

@@ -73,7 +73,7 @@ class SequenceToSequence(nn.Module, ABC):
         """
 
     @abstractmethod
-    def decode_attending(
+    def decode_with_attention(
         self, encoded: Encoded, target_input: Tensor, layer: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Do what `decode` does, and tell where attention looks, for guided alignment.

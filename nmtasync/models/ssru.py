@@ -77,13 +77,13 @@ class _LinearRecurrence(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, by_y: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor]:
         """Run from the last position to the first."""
         decay, y = ctx.saved_tensors
-        by_x = _recur(decay, by_y, backwards=True)
-        by_decay = torch.zeros_like(decay)
-        torch.mul(by_x[:, 1:], y[:, :-1], out=by_decay[:, 1:])
-        return by_decay, by_x
+        grad_x = _recur(decay, grad_y, backwards=True)
+        grad_decay = torch.zeros_like(decay)
+        torch.mul(grad_x[:, 1:], y[:, :-1], out=grad_decay[:, 1:])
+        return grad_decay, grad_x
 
 
 def _recur(decay: Tensor, x: Tensor, *, backwards: bool) -> Tensor:

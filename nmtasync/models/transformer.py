@@ -104,7 +104,7 @@ class Transformer(SequenceToSequence):
         outputs: Tensor = self.decoder_norm(x)
         return outputs
 
-    def decode_attending(
+    def decode_with_attention(
         self, encoded: Encoded, target_input: Tensor, layer: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Run the decoder and tell a layer's attention, as the interface says.

@@ -54,12 +54,12 @@ class _Layer(nn.Module):
         self.pre_norm = options.norm == "pre"
         self.dropout = Dropout(options.dropout)
 
-    def enter(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """Make a sublayer's input of the layer's state x."""
-        entered: Tensor = norm(x) if self.pre_norm else x
-        return entered
+    def sublayer_input(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """Return what a sublayer reads, given the layer's state x."""
+        read: Tensor = norm(x) if self.pre_norm else x
+        return read
 
-    def leave(self, norm: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+    def add_sublayer(self, norm: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """Add a sublayer's output to the layer's state x."""
         added: Tensor = x + self.dropout(output)
         return added if self.pre_norm else norm(added)
@@ -77,10 +77,10 @@ class EncoderLayer(_Layer):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Transform sources [B, S, D], with the padding hidden by `bias` [B, 1, 1, S]."""
-        attended = self.attention(self.enter(self.attention_norm, x), bias)
-        x = self.leave(self.attention_norm, x, attended)
-        fed = self.feed_forward(self.enter(self.feed_forward_norm, x))
-        return self.leave(self.feed_forward_norm, x, fed)
+        attended = self.attention(self.sublayer_input(self.attention_norm, x), bias)
+        x = self.add_sublayer(self.attention_norm, x, attended)
+        fed = self.feed_forward(self.sublayer_input(self.feed_forward_norm, x))
+        return self.add_sublayer(self.feed_forward_norm, x, fed)
 
 
 class DecoderLayer(_Layer):
@@ -105,35 +105,37 @@ class DecoderLayer(_Layer):
 
     def forward(self, x: Tensor, source: KeysValues, bias: Tensor) -> Tensor:
         """Transform whole targets [B, T, D]; `source` and `bias` as in `CrossAttention`."""
-        attended = self.attention(self.enter(self.attention_norm, x))
+        attended = self.attention(self.sublayer_input(self.attention_norm, x))
         return self._go_on(x, attended, source, bias)
 
     def attend(self, x: Tensor, source: KeysValues, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Do what `forward` does, and tell the weights as `CrossAttention.attend` [B, T, S]."""
-        attended = self.attention(self.enter(self.attention_norm, x))
-        x = self.leave(self.attention_norm, x, attended)
-        crossed, log_weights = self.cross.attend(self.enter(self.cross_norm, x), source, bias)
-        return self._feed(self.leave(self.cross_norm, x, crossed)), log_weights
+        attended = self.attention(self.sublayer_input(self.attention_norm, x))
+        x = self.add_sublayer(self.attention_norm, x, attended)
+        crossed, log_weights = self.cross.attend(
+            self.sublayer_input(self.cross_norm, x), source, bias
+        )
+        return self._feed(self.add_sublayer(self.cross_norm, x, crossed)), log_weights
 
     def step(
         self, x: Tensor, past: Past | None, source: KeysValues, bias: Tensor
     ) -> tuple[Tensor, Past]:
         """Transform one new position of each row [N * K, D] of N sentences."""
-        attended, past = self.attention.step(self.enter(self.attention_norm, x), past)
+        attended, past = self.attention.step(self.sublayer_input(self.attention_norm, x), past)
         grouped = (bias.shape[0], -1, x.shape[-1])
         after = self._go_on(x.view(grouped), attended.view(grouped), source, bias)
         return after.view(x.shape), past
 
     def _go_on(self, x: Tensor, attended: Tensor, source: KeysValues, bias: Tensor) -> Tensor:
         """Do what comes after self-attention."""
-        x = self.leave(self.attention_norm, x, attended)
-        crossed = self.cross(self.enter(self.cross_norm, x), source, bias)
-        return self._feed(self.leave(self.cross_norm, x, crossed))
+        x = self.add_sublayer(self.attention_norm, x, attended)
+        crossed = self.cross(self.sublayer_input(self.cross_norm, x), source, bias)
+        return self._feed(self.add_sublayer(self.cross_norm, x, crossed))
 
     def _feed(self, x: Tensor) -> Tensor:
         """Do what comes after both attentions."""
-        fed = self.feed_forward(self.enter(self.feed_forward_norm, x))
-        return self.leave(self.feed_forward_norm, x, fed)
+        fed = self.feed_forward(self.sublayer_input(self.feed_forward_norm, x))
+        return self.add_sublayer(self.feed_forward_norm, x, fed)
 
 
 def make_self_attention(options: LayerOptions, *, causal: bool) -> SelfAttention:

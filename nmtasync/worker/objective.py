@@ -12,7 +12,7 @@ from nmtasync.data.batches import Batch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
 from nmtasync.models.guided_alignment import alignment_loss
-from nmtasync.models.loss import loss_of_outputs
+from nmtasync.models.loss import loss_sums
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
 
@@ -47,7 +47,7 @@ def run_network(
     if not config.guides_alignment:
         return model(batch.source, batch.source_mask, batch.target_input), None
     encoded = model.encode(batch.source, batch.source_mask)
-    return model.decode_attending(encoded, batch.target_input, config.guided_alignment_layer)
+    return model.decode_with_attention(encoded, batch.target_input, config.guided_alignment_layer)
 
 
 def sum_losses(
@@ -70,7 +70,7 @@ def sum_losses(
         What is to be minimised, with a gradient, and the cross-entropy, without one: two scalars
         as those of `loss_sums`.
     """
-    loss, cross_entropy = loss_of_outputs(
+    loss, cross_entropy = loss_sums(
         model, outputs, batch.target, batch.real_targets, config.label_smoothing
     )
     if log_weights is not None:

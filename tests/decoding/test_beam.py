@@ -161,7 +161,7 @@ class Scripted(SequenceToSequence):
     def decode(self, encoded: Encoded, target_input: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
-    def decode_attending(
+    def decode_with_attention(
         self, encoded: Encoded, target_input: torch.Tensor, layer: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         raise NotImplementedError

@@ -68,7 +68,7 @@ def test_outputs_are_those_of_decode_and_weights_a_distribution(model: SequenceT
     torch.manual_seed(3)
     outputs = model.decode(model.encode(source, mask), target_input)
     torch.manual_seed(3)
-    attending, log_weights = model.decode_attending(model.encode(source, mask), target_input)
+    attending, log_weights = model.decode_with_attention(model.encode(source, mask), target_input)
     assert torch.equal(attending, outputs)
     weights = log_weights.exp()
     assert not weights[~mask[:, None].expand_as(weights)].any()
@@ -92,10 +92,10 @@ def test_weights_of_the_transformer_are_the_heads_mean() -> None:
             queries = cross.queries(x)[..., 4 * head : 4 * head + 4]
             scores = queries @ keys[:, head].transpose(1, 2) / 2.0
             expected += scores.masked_fill(~mask[:, None], float("-inf")).softmax(2) / 2
-        _, weights = network.decode_attending(encoded, source, layer)
+        _, weights = network.decode_with_attention(encoded, source, layer)
         torch.testing.assert_close(weights.exp(), expected)
         if layer == 2:
-            assert torch.equal(network.decode_attending(encoded, source)[1], weights)
+            assert torch.equal(network.decode_with_attention(encoded, source)[1], weights)
 
 
 def test_gradients_equal_finite_differences(model: SequenceToSequence) -> None:
@@ -106,7 +106,7 @@ def test_gradients_equal_finite_differences(model: SequenceToSequence) -> None:
     shares = torch.tensor([0.5, 0.5, 1.0, 1.0])
 
     def loss() -> torch.Tensor:
-        outputs, weights = model.decode_attending(model.encode(source, mask), target_input)
+        outputs, weights = model.decode_with_attention(model.encode(source, mask), target_input)
         return alignment_loss(weights, links, shares) + outputs.square().sum()
 
     loss().backward()
@@ -216,7 +216,7 @@ def attention_hits(run: RunDirectory) -> float:
     assert batch.alignment is not None
     with torch.no_grad():
         encoded = model.encode(batch.source, batch.source_mask)
-        _, weights = model.decode_attending(encoded, batch.target_input)
+        _, weights = model.decode_with_attention(encoded, batch.target_input)
     linked = torch.zeros(weights.numel())
     linked[batch.alignment.links] = 1.0
     linked = linked.view(weights.shape)

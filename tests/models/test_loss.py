@@ -78,11 +78,15 @@ def test_sums_cover_real_target_words_only() -> None:
     source = torch.tensor([[4, 5, 3], [6, 3, 0]])
     target_input = torch.tensor([[2, 7, 8, 9], [2, 5, 0, 0]])
     target = torch.tensor([[7, 8, 9, 3], [5, 3, 0, 0]])
-    together = loss_sums(model, source, source != 0, target_input, target, 0.1)
-    first = loss_sums(model, source[:1], source[:1] != 0, target_input[:1], target[:1], 0.1)
-    second = loss_sums(
-        model, source[1:, :2], source[1:, :2] != 0, target_input[1:, :2], target[1:, :2], 0.1
-    )
+
+    def sums(rows: slice, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        part, expected = source[rows, :length], target[rows]
+        outputs = model(part, part != 0, target_input[rows])
+        real_targets = expected.flatten().nonzero().squeeze(1)
+        return loss_sums(model, outputs, expected, real_targets, 0.1)
+
+    together = sums(slice(0, 2), 3)
+    first, second = sums(slice(0, 1), 3), sums(slice(1, 2), 2)
     for whole, *parts in zip(together, first, second, strict=True):
         torch.testing.assert_close(whole, parts[0] + parts[1])
     logits = model.logits(model(source, source != 0, target_input))

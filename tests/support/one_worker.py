@@ -71,14 +71,9 @@ def plain_loop(run: RunDirectory, config: Config, num_updates: int, device: str 
             assigned = next(batches)
             batch = collate(corpus, assigned.sentences).to(device)
             torch.manual_seed(batch_seed(config.training.seed, 0, assigned.index))
-            loss, _ = loss_sums(
-                flat.model,
-                batch.source,
-                batch.source_mask,
-                batch.target_input,
-                batch.target,
-                config.training.label_smoothing,
-            )
+            outputs = flat.model(batch.source, batch.source_mask, batch.target_input)
+            parts = outputs, batch.target, batch.real_targets
+            loss, _ = loss_sums(flat.model, *parts, config.training.label_smoothing)
             loss.backward()
             words += batch.target_words
         norm = float(flat.gradients.norm()) / words

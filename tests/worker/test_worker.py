@@ -144,9 +144,8 @@ def test_a_push_after_local_steps_is_the_sum_of_the_gradients_on_the_way(toy_run
         batch = collate(corpus, assigned.sentences)
         torch.manual_seed(batch_seed(config.training.seed, 0, assigned.index))
         flat.gradients.zero_()
-        loss, _ = loss_sums(
-            flat.model, batch.source, batch.source_mask, batch.target_input, batch.target, 0.1
-        )
+        outputs = flat.model(batch.source, batch.source_mask, batch.target_input)
+        loss, _ = loss_sums(flat.model, outputs, batch.target, batch.real_targets, 0.1)
         loss.backward()
         total += flat.gradients
         vector.grad = flat.gradients / batch.target_words

@@ -12,6 +12,7 @@ from nmtasync.config.schema import Config
 from nmtasync.data.batches import collate, plan_epoch
 from nmtasync.data.corpus import read_lines
 from nmtasync.data.shards import ParallelShards
+from nmtasync.data.staging import SOURCE_TEXT, TARGET_TEXT
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.evaluation.metrics import bleu
 from nmtasync.evaluation.translate import Translator
@@ -38,8 +39,8 @@ class Validator:
         self.config = config
         self.device = device
         self.corpus = ParallelShards.open(run.data / "valid")
-        self.sources = list(read_lines(run.data / "valid" / "source.txt"))
-        self.references = list(read_lines(run.data / "valid" / "target.txt"))
+        self.sources = read_lines(run.data / "valid" / SOURCE_TEXT)
+        self.references = read_lines(run.data / "valid" / TARGET_TEXT)
         self.vocabularies = VocabularyPair.load(run.vocab)
 
     def validate(self, snapshot: Snapshot) -> Validation:
@@ -64,15 +65,9 @@ class Validator:
         batch_tokens = self.config.data.batch_tokens
         for sentences in plan_epoch(*lengths, batch_tokens=batch_tokens, seed=0, epoch=0):
             batch = collate(self.corpus, sentences).to(self.device)
-            _, cross_entropy = loss_sums(
-                self.model,
-                batch.source,
-                batch.source_mask,
-                batch.target_input,
-                batch.target,
-                0.0,
-                batch.real_targets,
-            )
+            outputs = self.model(batch.source, batch.source_mask, batch.target_input)
+            parts = outputs, batch.target, batch.real_targets
+            _, cross_entropy = loss_sums(self.model, *parts, label_smoothing=0.0)
             total += cross_entropy.double().cpu()
             words += batch.target_words
         return float(total) / max(words, 1)
