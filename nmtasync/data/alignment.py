@@ -35,7 +35,7 @@ class Segmented(NamedTuple):
     spans: list[tuple[int, int]]
 
     def words(self, line: str) -> list[int]:
-        """Tell for each piece the number of the word of the line that it is of.
+        """Compute for each piece the number of the word of the line that it is of.
 
         That is the word of its last byte or, where that is a space, the word after it. (The first
         byte will not do: a piece begins with the space before it, and also with what stood there

@@ -23,7 +23,7 @@ _OF_LEARNING = (
 
 
 def borrow_vocabulary(config: DataConfig, root: str) -> tuple[VocabularyPair, DataConfig]:
-    """Take the vocabulary of another run.
+    """Load the vocabulary of another run.
 
     Args:
         config: The options of this run.

@@ -144,7 +144,7 @@ def read_together(*readers: TextReader) -> Iterator[tuple[str, ...]]:
 
 
 def _unequal(readers: Sequence[TextReader]) -> UserError:
-    """Say how files differ in length, after all have been read."""
+    """Build the error that says how files differ in length, after all have been read."""
     shortest, *_, longest = sorted(readers, key=lambda reader: reader.num_lines)
     first, *others = (f"{reader.path} has {reader.num_lines:,}" for reader in readers)
     return UserError(

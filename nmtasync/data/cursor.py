@@ -73,7 +73,7 @@ class BatchCursor:
     def draw(
         self, worker: int, num_batches: int, slot: int = 0, progress: float = 0.0
     ) -> list[AssignedBatch]:
-        """Give a worker its next window; it is shorter, or empty, where the epochs end."""
+        """Draw a worker's next window; it is shorter, or empty, where the epochs end."""
         assert not self._held.get((worker, slot)), "a slot holds one window at a time"
         places: list[tuple[int, int]] = []
         while len(places) < num_batches and (place := self._next()) is not None:
@@ -88,7 +88,7 @@ class BatchCursor:
         slot: int = 0,
         progress: float = 0.0,
     ) -> list[AssignedBatch]:
-        """Give a worker just these batches, each by epoch and index; others wait in their place.
+        """Draw just these batches for a worker, by epoch and index; others wait in their place.
 
         Raises:
             ValueError: There is no such batch, or it has been drawn already.
@@ -107,7 +107,7 @@ class BatchCursor:
         return tuple(self._held.get((worker, slot), ()))
 
     def finish(self, worker: int, slot: int = 0) -> None:
-        """Note that the worker's window has been pushed."""
+        """Mark the worker's window as pushed."""
         self._held[worker, slot] = []
 
     def give_back(self, worker: int) -> None:

@@ -109,14 +109,6 @@ class ParallelShards:
         """Pieces of each target sentence, EOS not counted: [N]."""
         return np.diff(self.target_offsets).astype(np.int32)
 
-    def source(self, i: int) -> Ids:
-        """Return the ids of source sentence i, without EOS; a view of the file."""
-        return self.source_tokens[self.source_offsets[i] : self.source_offsets[i + 1]]
-
-    def target(self, i: int) -> Ids:
-        """Return the ids of target sentence i, without EOS; a view of the file."""
-        return self.target_tokens[self.target_offsets[i] : self.target_offsets[i + 1]]
-
 
 class ShardsWriter:
     """Writes a corpus of any size, chunk by chunk. Made by `write_shards`.
@@ -162,7 +154,7 @@ class ShardsWriter:
                 writer.close()
 
     def describe(self) -> dict[str, Any]:
-        """Say what shards.json says."""
+        """Build the content of shards.json."""
         description: dict[str, Any] = {"format": SHARDS_FORMAT, "pairs": self.num_pairs}
         for side, writer in zip(SIDES, self._sides, strict=True):
             description[side] = {"dtype": writer.dtype.str, "tokens": writer.num_items}

@@ -78,7 +78,7 @@ class Vocabulary:
         return pieces
 
     def learned_pieces(self) -> set[str]:
-        """Give the pieces that came out of text: no control pieces, no bytes, not the space."""
+        """Return the pieces that came out of text: no control pieces, no bytes, not the space."""
         processor = self._processor
         return {
             piece
@@ -93,7 +93,7 @@ class Vocabulary:
         return encoded
 
     def segment(self, lines: list[str]) -> list[Segmented]:
-        """Do what `encode` does, and tell where in its line each piece comes from."""
+        """Segment as `encode`, and return where in its line each piece comes from."""
         message: Any = sentencepiece_pb2  # its classes are made when it is imported
         result = []
         for serialized in self._encode(lines, "serialized_proto"):
@@ -219,7 +219,7 @@ def learn_vocabulary(
 
 
 def _explain(message: str, size: int, where: object) -> UserError:
-    """Say in the user's terms what SentencePiece has refused."""
+    """Build an error that says in the user's terms what SentencePiece has refused."""
     if limit := re.search(r"too high.*<= (\d+)", message):
         return UserError(
             f"the corpus is too small for a vocabulary of {size} pieces; the largest possible is "

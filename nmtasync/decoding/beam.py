@@ -118,9 +118,11 @@ class _Search:
     def advance(
         self, model: SequenceToSequence, logits: Tensor, live: _Live, state: DecoderState
     ) -> tuple[_Live, DecoderState]:
-        """Take one step: [N * K, V] logits decide which hypotheses end, go on or are dropped."""
+        """Decide by logits [N * K, V] which hypotheses end, go on or are dropped."""
         num_live = live.scores.shape[1]
         tokens, parents, scores = self._best_continuations(logits, live)
+
+        # Hypotheses that end leave; sentences without any other hypothesis worth it are done.
         ends = (tokens == EOS) & (scores > _NEVER)
         if bool(ends.any()):
             self._finish(ends, parents, scores, live)
@@ -129,10 +131,13 @@ class _Search:
         if not kept:
             return _Live([], scores, live.history), state
 
+        # Of the sentences that go on, the live hypotheses move to the front, the best first.
         rows = torch.tensor(kept, device=scores.device)
         order = scores[rows].sort(dim=1, descending=True, stable=True).indices[:, :width]
         scores, tokens, parents = (x[rows].gather(1, order) for x in (scores, tokens, parents))
         history = torch.cat((live.history[rows[:, None], parents], tokens.unsqueeze(2)), dim=2)
+
+        # The network's state follows, unless every row stays where it is.
         unmoved = num_live == width == 1 and len(kept) == len(live.sentences)
         if not unmoved:
             state = model.reorder(state, rows[:, None] * num_live + parents)
@@ -148,6 +153,8 @@ class _Search:
         sentences, num_live = live.scores.shape
         logits = logits.float()
         normalizers = logits.logsumexp(1)
+
+        # What must not be generated; at the greatest length that is all but the end of sentence.
         logits[:, [PAD, UNK, BOS]] = _NEVER
         length = live.history.shape[2]
         for row, sentence in enumerate(live.sentences):
@@ -155,11 +162,14 @@ class _Search:
                 last = logits[row * num_live : (row + 1) * num_live]
                 last[:, :EOS] = _NEVER
                 last[:, EOS + 1 :] = _NEVER
-        # The best of a sentence are among the best of its hypotheses.
+
+        # The best of a sentence [N, beam_size] are among the best of its hypotheses.
         best, pieces = logits.topk(min(self.beam_size, logits.shape[1]), dim=1)
         total = best - normalizers.unsqueeze(1) + live.scores.view(-1, 1)
         total = total.view(sentences, -1)
         scores, places = total.topk(min(self.beam_size, total.shape[1]), dim=1)
+
+        # Finished hypotheses keep their slots.
         free = [self.beam_size - len(self.finished[sentence]) for sentence in live.sentences]
         taken = torch.arange(scores.shape[1]) >= torch.tensor(free)[:, None]
         scores = scores.masked_fill(taken.to(scores.device), _NEVER)

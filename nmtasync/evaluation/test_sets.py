@@ -82,7 +82,7 @@ def read_test_set(name: str, source: Path, reference: Path) -> TestSet:
 
 
 def check_name(name: str) -> None:
-    """See that results can be kept under a name.
+    """Refuse a name under which results can't be kept.
 
     Raises:
         UserError: It is no plain file name.

@@ -90,7 +90,7 @@ class Translator:
         return results
 
     def _segment(self, lines: Sequence[str]) -> dict[int, list[int]]:
-        """Give the source ids of each line, EOS last, by its number; blank lines have none."""
+        """Compute the source ids of each line, EOS last, by its number; blank lines have none."""
         sources, most = {}, MAX_SOURCE_PIECES
         if self.model.max_length is not None:
             most = min(most, self.model.max_length - 1)

@@ -147,7 +147,7 @@ class CrossAttention(nn.Module):
         return self._mix(split_heads(self.queries(x), self.heads), keys_values, bias)
 
     def attend(self, x: Tensor, keys_values: KeysValues, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend to the source and tell the weights.
+        """Attend to the source and return the weights, too.
 
         Args:
             x: As of `forward` [B, Q, D].
@@ -169,7 +169,7 @@ class CrossAttention(nn.Module):
         return self._mix(queries, keys_values, bias), log_mean
 
     def _mix(self, queries: Tensor, keys_values: KeysValues, bias: Tensor) -> Tensor:
-        """Do what comes after the queries [B, H, Q, E]."""
+        """Attend with queries [B, H, Q, E], and project the result [B, Q, D]."""
         attended = F.scaled_dot_product_attention(
             queries,
             *keys_values,

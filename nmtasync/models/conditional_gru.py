@@ -141,7 +141,7 @@ class ConditionalGRU(nn.Module):
         return states, contexts, torch.log_softmax(energies, dim=2, dtype=sum_dtype)
 
     def step(self, x: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Go on by one piece, without dropout.
+        """Compute the next state and context, without dropout.
 
         Args:
             x: One input of each hypothesis [N, K, input_size].
@@ -187,7 +187,7 @@ class ConditionalGRU(nn.Module):
     def _step(
         self, inputs: Tensor, state: Tensor, memory: Memory, products: _Products
     ) -> tuple[Tensor, Tensor]:
-        """Go on by one piece.
+        """Compute the next state and its attention.
 
         Args:
             inputs: The inputs' share of the first unit's gates [N, K, 3R].

@@ -37,7 +37,7 @@ class CellOptions:
 
 
 def gru(inputs: Tensor, recurrent: Tensor, state: Tensor) -> Tensor:
-    """Take one step of a gated recurrent unit from the sums at its gates.
+    """Compute the next state of a gated recurrent unit from the sums at its gates.
 
     Source: Cho et al. 2014, with the reset gate after the product, as in cuDNN and PyTorch.
 

@@ -29,7 +29,7 @@ class Positions(nn.Module, ABC):
 
     @abstractmethod
     def rows(self, start: int, length: int, like: Tensor) -> Tensor:
-        """Give the positions from `start` on, of type and on the device of `like` [length, D]."""
+        """Return the positions from `start` on, of type and on the device of `like` [length, D]."""
 
     def forward(self, embedded: Tensor) -> Tensor:
         """Add the positions from the first on to embeddings [B, L, D]."""
@@ -48,7 +48,7 @@ class SinusoidalPositions(Positions):
         self._table = sinusoids(_FIRST_LENGTH, dimension)
 
     def rows(self, start: int, length: int, like: Tensor) -> Tensor:
-        """Give positions, as the interface says; there are as many as are asked for."""
+        """Return positions, as the interface says; there are as many as are asked for."""
         self._table = _reaching(self._table, start + length, like.device, like.dtype, sinusoids)
         return self._table[start : start + length]
 
@@ -70,7 +70,7 @@ class LearnedPositions(Positions):
         self.table = nn.Parameter(torch.randn(max_length, dimension) / self.scale)
 
     def rows(self, start: int, length: int, like: Tensor) -> Tensor:
-        """Give positions, as the interface says.
+        """Return positions, as the interface says.
 
         Raises:
             UserError: There are fewer.

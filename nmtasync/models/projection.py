@@ -35,12 +35,12 @@ class Projection(nn.Linear):
         return project(x, *self.parts())
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Give weight [outputs, inputs], bias and gain [outputs], as `project` takes them."""
+        """Return weight [outputs, inputs], bias and gain [outputs], as `project` takes them."""
         return self.weight, self.bias, self.gain
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor | None) -> Tensor:
-    """Do what a `Projection` does, with the parameters given; a gain of None normalises nothing."""
+    """Compute a `Projection` with the parameters given; a gain of None normalises nothing."""
     if gain is None:
         return F.linear(x, weight, bias)
     return F.layer_norm(F.linear(x, weight), gain.shape, gain, bias, EPSILON)

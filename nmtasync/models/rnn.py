@@ -64,8 +64,8 @@ class RecurrentOptions:
         """Select what the cells are like."""
         return CellOptions(self.normalised_cells, self.state_dropout)
 
-    def make_dropout(self) -> Dropout:
-        """Make what drops elements of sequences [B, T, ...]."""
+    def build_dropout(self) -> Dropout:
+        """Build the dropout of sequences [B, T, ...]."""
         return Dropout(self.dropout, shared=1 if self.variational_dropout else None)
 
 
@@ -92,9 +92,9 @@ class RecurrentEncoder(nn.Module):
         same = (options.state_size, options.encoder_depth, options.cell())
         self.forwards = nn.ModuleList(GatedLayer(size, *same) for size in sizes)
         self.backwards = nn.ModuleList(GatedLayer(size, *same) for size in sizes)
-        self.norms = nn.ModuleList(make_norm(width, options.normalised_layers) for _ in sizes)
+        self.norms = nn.ModuleList(build_norm(width, options.normalised_layers) for _ in sizes)
         self.residual = options.residual
-        self.dropout = options.make_dropout()
+        self.dropout = options.build_dropout()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Read embedded sources [B, S, D] to states [B, S, 2R].
@@ -132,16 +132,16 @@ class RecurrentDecoder(nn.Module):
         self.upper = nn.ModuleList(
             GatedLayer(size, size, options.decoder_high_depth, cell) for _ in upper
         )
-        self.norms = nn.ModuleList(make_norm(size, options.normalised_layers) for _ in upper)
+        self.norms = nn.ModuleList(build_norm(size, options.normalised_layers) for _ in upper)
         self.output = nn.Linear(dimension + size + memory_size, dimension)
-        self.output_norm = make_norm(dimension, options.normalised_layers or cell.normalised)
+        self.output_norm = build_norm(dimension, options.normalised_layers or cell.normalised)
         self.residual = options.residual
-        self.dropout = options.make_dropout()
+        self.dropout = options.build_dropout()
         initialise(self.initial)
         initialise(self.output)
 
     def begin(self, encoded: Encoded) -> Tensor:
-        """Make the first state [B, R] from the mean of the encoder's states [B, S, 2R]."""
+        """Compute the first state [B, R] from the mean of the encoder's states [B, S, 2R]."""
         real = encoded.mask.unsqueeze(2).to(encoded.states.dtype)
         mean = (encoded.states * real).sum(1) / real.sum(1)
         return torch.tanh(self.initial(mean))
@@ -155,16 +155,18 @@ class RecurrentDecoder(nn.Module):
         """Run over embedded targets [B, T, D]; returns the deep output [B, T, D]."""
         first = self.begin(encoded)
         states, contexts = self.conditional(x, first, self.read(encoded))
-        return self._go_on(x, first, states, contexts)
+        return self._above_attention(x, first, states, contexts)
 
     def attend(self, x: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
-        """Do what `forward` does, and tell the weights as `ConditionalGRU.attend` [B, T, S]."""
+        """Run as `forward`, and return the weights as `ConditionalGRU.attend` [B, T, S]."""
         first = self.begin(encoded)
         states, contexts, log_weights = self.conditional.attend(x, first, self.read(encoded))
-        return self._go_on(x, first, states, contexts), log_weights
+        return self._above_attention(x, first, states, contexts), log_weights
 
-    def _go_on(self, x: Tensor, first: Tensor, states: Tensor, contexts: Tensor) -> Tensor:
-        """Do what comes after the layer with the attention."""
+    def _above_attention(
+        self, x: Tensor, first: Tensor, states: Tensor, contexts: Tensor
+    ) -> Tensor:
+        """Compute the layers above the one with the attention, and the deep output."""
         states = self.dropout(states)
         for layer, norm in zip(self.upper, self.norms, strict=True):
             assert isinstance(layer, GatedLayer)
@@ -173,7 +175,7 @@ class RecurrentDecoder(nn.Module):
         return self.join(x, states, contexts)
 
     def step(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """Go on by one embedded piece of each hypothesis [N, K, D]; without dropout."""
+        """Read one embedded piece of each hypothesis [N, K, D]; without dropout."""
         top, contexts = self.conditional.step(x, state.states[0], state.memory)
         states = [top]
         for layer, norm, before in zip(self.upper, self.norms, state.states[1:], strict=True):
@@ -184,7 +186,7 @@ class RecurrentDecoder(nn.Module):
         return self.join(x, top, contexts), RecurrentState(states, state.memory)
 
     def join(self, x: Tensor, states: Tensor, contexts: Tensor) -> Tensor:
-        """Make the deep output of input, state and context (Pascanu et al. 2014)."""
+        """Compute the deep output of input, state and context (Pascanu et al. 2014)."""
         joined = self.output(torch.cat((x, states, contexts), dim=-1))
         output: Tensor = self.dropout(torch.tanh(self.output_norm(joined)))
         return output
@@ -202,7 +204,7 @@ class RecurrentNetwork(SequenceToSequence):
         super().__init__(embeddings)
         self.encoder = RecurrentEncoder(options)
         self.decoder = RecurrentDecoder(options)
-        self.dropout = options.make_dropout()
+        self.dropout = options.build_dropout()
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Encoded:
         """Read the source, as the interface says; the states are [B, S, 2R]."""
@@ -218,19 +220,19 @@ class RecurrentNetwork(SequenceToSequence):
     def decode_with_attention(
         self, encoded: Encoded, target_input: Tensor, layer: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Run the decoder and tell its attention, as the interface says; only one layer has it."""
+        """Run the decoder and return its attention, as the interface says: of its only layer."""
         assert layer is None
         x = self.dropout(self.embeddings.embed_target(target_input))
         return self.decoder.attend(x, encoded)
 
     def start(self, encoded: Encoded) -> RecurrentState:
-        """Make the first states and read the sources for the attention."""
+        """Compute the first states and read the sources for the attention."""
         first = self.decoder.begin(encoded).unsqueeze(1)
         layers = 1 + len(self.decoder.upper)
         return RecurrentState([first] * layers, self.decoder.read(encoded))
 
     def decode_step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, RecurrentState]:
-        """Go on by one piece, as the interface says."""
+        """Read one piece, as the interface says."""
         assert isinstance(state, RecurrentState)
         sentences, hypotheses, _ = state.states[0].shape
         x = self.embeddings.embed_target(tokens).view(sentences, hypotheses, -1)
@@ -247,6 +249,6 @@ class RecurrentNetwork(SequenceToSequence):
         return RecurrentState(states, memory)
 
 
-def make_norm(width: int, normalised: bool) -> nn.Module:
-    """Make a layer normalisation, or what does nothing."""
+def build_norm(width: int, normalised: bool) -> nn.Module:
+    """Build a layer normalisation, or what does nothing."""
     return nn.LayerNorm(width) if normalised else nn.Identity()

@@ -76,7 +76,7 @@ class SequenceToSequence(nn.Module, ABC):
     def decode_with_attention(
         self, encoded: Encoded, target_input: Tensor, layer: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Do what `decode` does, and tell where attention looks, for guided alignment.
+        """Run as `decode`, and return where attention looks, for guided alignment.
 
         Args:
             encoded: What `encode` returned, for B sentences.
@@ -93,11 +93,11 @@ class SequenceToSequence(nn.Module, ABC):
 
     @abstractmethod
     def start(self, encoded: Encoded) -> DecoderState:
-        """Make the state in which nothing has been generated, one row for each sentence."""
+        """Compute the state in which nothing has been generated, one row for each sentence."""
 
     @abstractmethod
     def decode_step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Go on by one piece.
+        """Read one piece and predict the next.
 
         Args:
             tokens: The last piece of each row, at first the beginning of sentence [B].

@@ -40,7 +40,7 @@ class SSRU(nn.Module):
         return F.relu(apply(*self._gate(x))).to(x.dtype)
 
     def step(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-        """Go on by one position.
+        """Compute one position.
 
         Args:
             x: The new position of each row [B, D].

@@ -87,7 +87,7 @@ class _SharedZeros(torch.autograd.Function):
     def forward(
         ctx: Any, matrix: Tensor, inputs: list[Tensor], shape: tuple[int, int, int]
     ) -> Tensor:
-        """Make zeros [T, B, N]; `inputs` is filled by the steps, with T times [B, K]."""
+        """Return zeros [T, B, N]; the steps fill `inputs` with T times [B, K]."""
         ctx.inputs, ctx.batched = inputs, matrix.dim() == 3
         return matrix.new_zeros(()).expand(shape)
 

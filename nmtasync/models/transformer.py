@@ -107,7 +107,7 @@ class Transformer(SequenceToSequence):
     def decode_with_attention(
         self, encoded: Encoded, target_input: Tensor, layer: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Run the decoder and tell a layer's attention, as the interface says.
+        """Run the decoder and return a layer's attention, as the interface says.
 
         The layer is the last but one if none is named, or the only one. It runs uncompiled.
         Source of the choice: Garg et al. 2019, section 4.1.
@@ -133,7 +133,7 @@ class Transformer(SequenceToSequence):
         return TransformerState([], source, attention_bias(encoded.mask, encoded.states.dtype), 0)
 
     def decode_step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, TransformerState]:
-        """Go on by one piece, as the interface says."""
+        """Read one piece, as the interface says."""
         assert isinstance(state, TransformerState)
         x = self.embeddings.embed_target(tokens)
         if self.positions is not None:
@@ -169,7 +169,7 @@ class Transformer(SequenceToSequence):
 
 @torch.no_grad()
 def scale_by_depth(layers: nn.ModuleList) -> None:
-    """Make the weights of the n-th layer smaller by sqrt(n), counted from 1, before training.
+    """Divide the weights of the n-th layer by sqrt(n), counted from 1, before training.
 
     Source: Zhang, Titov and Sennrich 2019, "Improving Deep Transformer with Depth-Scaled
     Initialization and Merged Attention".

@@ -71,9 +71,9 @@ class EncoderLayer(_Layer):
     def __init__(self, options: LayerOptions) -> None:
         super().__init__(options)
         self.attention_norm = nn.LayerNorm(options.dimension)
-        self.attention = make_self_attention(options, causal=False)
+        self.attention = build_self_attention(options, causal=False)
         self.feed_forward_norm = nn.LayerNorm(options.dimension)
-        self.feed_forward = make_feed_forward(options)
+        self.feed_forward = build_feed_forward(options)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Transform sources [B, S, D], with the padding hidden by `bias` [B, 1, 1, S]."""
@@ -96,20 +96,20 @@ class DecoderLayer(_Layer):
         dimension = options.dimension
         self.attention_norm = nn.LayerNorm(dimension)
         self.attention: SelfAttention | SSRU = (
-            SSRU(dimension) if recurrent else make_self_attention(options, causal=True)
+            SSRU(dimension) if recurrent else build_self_attention(options, causal=True)
         )
         self.cross_norm = nn.LayerNorm(dimension)
         self.cross = CrossAttention(dimension, options.heads, options.attention_dropout)
         self.feed_forward_norm = nn.LayerNorm(dimension)
-        self.feed_forward = make_feed_forward(options)
+        self.feed_forward = build_feed_forward(options)
 
     def forward(self, x: Tensor, source: KeysValues, bias: Tensor) -> Tensor:
         """Transform whole targets [B, T, D]; `source` and `bias` as in `CrossAttention`."""
         attended = self.attention(self.sublayer_input(self.attention_norm, x))
-        return self._go_on(x, attended, source, bias)
+        return self._after_self_attention(x, attended, source, bias)
 
     def attend(self, x: Tensor, source: KeysValues, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Do what `forward` does, and tell the weights as `CrossAttention.attend` [B, T, S]."""
+        """Run as `forward`, and return the weights as `CrossAttention.attend` [B, T, S]."""
         attended = self.attention(self.sublayer_input(self.attention_norm, x))
         x = self.add_sublayer(self.attention_norm, x, attended)
         crossed, log_weights = self.cross.attend(
@@ -123,23 +123,25 @@ class DecoderLayer(_Layer):
         """Transform one new position of each row [N * K, D] of N sentences."""
         attended, past = self.attention.step(self.sublayer_input(self.attention_norm, x), past)
         grouped = (bias.shape[0], -1, x.shape[-1])
-        after = self._go_on(x.view(grouped), attended.view(grouped), source, bias)
+        after = self._after_self_attention(x.view(grouped), attended.view(grouped), source, bias)
         return after.view(x.shape), past
 
-    def _go_on(self, x: Tensor, attended: Tensor, source: KeysValues, bias: Tensor) -> Tensor:
-        """Do what comes after self-attention."""
+    def _after_self_attention(
+        self, x: Tensor, attended: Tensor, source: KeysValues, bias: Tensor
+    ) -> Tensor:
+        """Compute what follows self-attention."""
         x = self.add_sublayer(self.attention_norm, x, attended)
         crossed = self.cross(self.sublayer_input(self.cross_norm, x), source, bias)
         return self._feed(self.add_sublayer(self.cross_norm, x, crossed))
 
     def _feed(self, x: Tensor) -> Tensor:
-        """Do what comes after both attentions."""
+        """Compute the feed-forward sublayer."""
         fed = self.feed_forward(self.sublayer_input(self.feed_forward_norm, x))
         return self.add_sublayer(self.feed_forward_norm, x, fed)
 
 
-def make_self_attention(options: LayerOptions, *, causal: bool) -> SelfAttention:
-    """Make a layer's self-attention."""
+def build_self_attention(options: LayerOptions, *, causal: bool) -> SelfAttention:
+    """Build a layer's self-attention."""
     return SelfAttention(
         options.dimension,
         options.heads,
@@ -149,8 +151,8 @@ def make_self_attention(options: LayerOptions, *, causal: bool) -> SelfAttention
     )
 
 
-def make_feed_forward(options: LayerOptions) -> FeedForward:
-    """Make a layer's feed-forward."""
+def build_feed_forward(options: LayerOptions) -> FeedForward:
+    """Build a layer's feed-forward."""
     return FeedForward(
         options.dimension, options.feed_forward, options.activation, options.feed_forward_dropout
     )

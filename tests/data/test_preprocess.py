@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nmtasync.config.load import read_toml
@@ -76,8 +77,10 @@ def test_what_is_kept_can_be_read_back(tmp_path: Path, valid: PairPaths) -> None
 
     shards = ParallelShards.open(run.data / "train")
     vocabularies = VocabularyPair.load(run.vocab)
-    sources = vocabularies.source.decode([shards.source(i).tolist() for i in range(len(shards))])
-    targets = vocabularies.target.decode([shards.target(i).tolist() for i in range(len(shards))])
+    source_ids = np.split(shards.source_tokens, shards.source_offsets[1:-1])
+    target_ids = np.split(shards.target_tokens, shards.target_offsets[1:-1])
+    sources = vocabularies.source.decode([ids.tolist() for ids in source_ids])
+    targets = vocabularies.target.decode([ids.tolist() for ids in target_ids])
     assert list(zip(sources, targets, strict=True)) == good
     assert (report.train.num_read, report.train.num_kept) == (206, 200)
     two = corpora[1].source
@@ -320,7 +323,8 @@ def test_a_borrowed_vocabulary_is_the_same_and_the_manifest_says_whose(
     assert tree(run.vocab) == tree(lender.vocab)
     first, _ = next(zip(read_lines(other.source), read_lines(other.target), strict=True))
     (ids,) = VocabularyPair.load(lender.vocab).source.encode([first])
-    assert ParallelShards.open(run.data / "train").source(0).tolist() == ids
+    shards = ParallelShards.open(run.data / "train")
+    assert shards.source_tokens[: shards.source_offsets[1]].tolist() == ids
     manifest = json.loads(run.manifest.read_text("utf-8"))
     assert manifest["vocabulary"]["from"] == str(lender.root)
     assert manifest["vocabulary"]["digest"] == report.vocabulary_digest

@@ -43,9 +43,11 @@ def test_round_trip(
     directory = tmp_path_factory.mktemp("shards") / "corpus"
     write(directory, pairs, chunk, size)
     shards = pickle.loads(pickle.dumps(ParallelShards.open(directory)))
-    assert [
-        (shards.source(i).tolist(), shards.target(i).tolist()) for i in range(len(shards))
-    ] == pairs
+    assert len(shards) == len(pairs)
+    for i, (source, target) in enumerate(pairs):
+        here = slice(i, i + 2)
+        assert shards.source_tokens[slice(*shards.source_offsets[here])].tolist() == source
+        assert shards.target_tokens[slice(*shards.target_offsets[here])].tolist() == target
     assert shards.source_lengths.tolist() == [len(source) for source, _ in pairs]
     assert shards.target_lengths.tolist() == [len(target) for _, target in pairs]
 
@@ -55,7 +57,7 @@ def test_the_largest_id_of_each_width_survives(tmp_path: Path) -> None:
         directory = tmp_path / str(size)
         write(directory, [([size - 1], [4, size - 1])], 1, size)
         shards = ParallelShards.open(directory)
-        assert shards.target(0).tolist() == [4, size - 1]
+        assert shards.target_tokens.tolist() == [4, size - 1]
         assert shards.source_tokens.itemsize == (2 if size <= 65_536 else 4)
 
 
@@ -70,7 +72,7 @@ def test_an_error_while_writing_leaves_what_was_there(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         fail_midway()
-    assert ParallelShards.open(directory).source(0).tolist() == [5]
+    assert ParallelShards.open(directory).source_tokens.tolist() == [5]
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -146,21 +147,24 @@ def test_a_batch_equals_its_sentences_written_out(aligned_run: RunDirectory) -> 
     cross = network.get_submodule("decoder.0.cross")
     cross.register_forward_pre_hook(lambda _, inputs: attended.append(inputs))
     expected = torch.zeros((), dtype=torch.float64)
+    all_source_ids = np.split(corpus.source_tokens, corpus.source_offsets[1:-1])
+    all_target_ids = np.split(corpus.target_tokens, corpus.target_offsets[1:-1])
     for row in range(6):
+        source_ids, target_ids = all_source_ids[row].tolist(), all_target_ids[row].tolist()
         words = []  # of each piece, from both ends of a pair in reverse order
         for vocabulary, ids in (
-            (vocabularies.source, corpus.source(row)),
-            (vocabularies.target, corpus.target(row)),
+            (vocabularies.source, source_ids),
+            (vocabularies.target, target_ids),
         ):
-            texts = vocabulary.decode([ids.tolist()])[0].split()
+            texts = vocabulary.decode([ids])[0].split()
             lengths = [len(pieces) for pieces in vocabulary.encode(texts)]
             words.append([n for n, length in enumerate(lengths) for _ in range(length)])
         num_words = words[0][-1] + 1
         source_words = [*words[0], -1]
         target_words = [*(num_words - 1 - word for word in words[1]), -1]
         linked = [[float(s == t) for s in source_words] for t in target_words]
-        source = torch.tensor([[*corpus.source(row).tolist(), EOS]])
-        target = torch.tensor([[*corpus.target(row).tolist(), EOS]])
+        source = torch.tensor([[*source_ids, EOS]])
+        target = torch.tensor([[*target_ids, EOS]])
         given = torch.cat((torch.tensor([[BOS]]), target[:, :-1]), dim=1)
         logits = network.logits(network(source, source > 0, given))
         expected += F.cross_entropy(logits[0], target[0], reduction="sum", label_smoothing=0.1)
