@@ -26,7 +26,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Reply
 from nmtasync.server.server import Server
 from nmtasync.training.limits import limit_reached, share_done
-from nmtasync.training.reporting.exchange_log import ExchangeLog
+from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedFetch
 from nmtasync.training.reporting.reporter import Reporter
 from nmtasync.worker.window import ComputedWindow, WindowFigures
 
@@ -126,7 +126,8 @@ class Session:
         """
         versions = self.server.fetch(landing, worker, slot)
         if self.exchange_log:
-            self.exchange_log.fetched(worker, slot, versions, batches_before, self.seconds)
+            entry = LoggedFetch(self.seconds, worker, slot, versions, batches_before)
+            self.exchange_log.write(entry)
         return versions
 
     def exchange(

@@ -11,6 +11,7 @@ goes on with the log from there, too.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -29,16 +30,18 @@ class LoggedRun:
     """Training has started, or started again.
 
     Attributes:
-        updates: That had been made before.
+        updates: Those made before.
         threads: CPU threads of each worker.
         data: Hash of what was trained on.
         settings: Every option by its full name.
+        format: Of the log.
     """
 
     updates: int
     threads: int
     data: str
     settings: dict[str, Any]
+    format: int = LOG_FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class LoggedFetch:
         seconds: When.
         worker: Who.
         slot: Of the worker, for which it was handed them.
+        versions: Of the shards.
         batches_before: Of a worker that has just been started, whose local optimizer begins
             anew: the batches that its predecessors computed. None of one that goes on.
     """
@@ -56,7 +60,8 @@ class LoggedFetch:
     seconds: float
     worker: int
     slot: int
-    batches_before: int | None
+    versions: tuple[int, ...]
+    batches_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,8 @@ class LoggedPush:
         sequence: Its number.
         batches: What it was computed from.
         progress: The share of the training that was over when they were drawn.
-        updates: The updates of the shards after it.
+        base_versions: Of the shards, when the worker fetched.
+        versions: Of the shards after the push.
         compute_seconds: Time that the worker spent on it.
         exchange_seconds: Time that the server spent on it.
         idle_seconds: See `WindowFigures`.
@@ -82,13 +88,17 @@ class LoggedPush:
     sequence: int
     batches: Places
     progress: float
-    updates: int
+    base_versions: tuple[int, ...]
+    versions: tuple[int, ...]
     compute_seconds: float
     exchange_seconds: float
-    idle_seconds: float | None
+    idle_seconds: float | None = None
 
 
 LogEntry = LoggedRun | LoggedFetch | LoggedPush
+
+EVENTS: dict[str, type[LogEntry]] = {"run": LoggedRun, "fetch": LoggedFetch, "push": LoggedPush}
+"""What the field "event" of a line says of it; the other fields are those of the entry."""
 
 
 class ExchangeLog:
@@ -111,35 +121,7 @@ class ExchangeLog:
             self._file = self.path.open("ab")
             self._file.truncate(length)
             self._file.seek(length)
-        self._write(
-            {
-                "event": "run",
-                "format": LOG_FORMAT,
-                "updates": start.updates,
-                "threads": start.threads,
-                "data": start.data,
-                "settings": start.settings,
-            }
-        )
-
-    def fetched(
-        self,
-        worker: int,
-        slot: int,
-        versions: tuple[int, ...],
-        batches_before: int | None,
-        seconds: float,
-    ) -> None:
-        """Note that a worker was handed the parameters without a push."""
-        line: dict[str, Any] = {
-            "event": "fetch",
-            "seconds": round(seconds, 6),
-            "worker": worker,
-            "slot": slot,
-        }
-        if batches_before is not None:
-            line["batches_before"] = batches_before
-        self._write({**line, "versions": versions})
+        self.write(start)
 
     def pushed(
         self,
@@ -151,24 +133,30 @@ class ExchangeLog:
     ) -> None:
         """Note a push, with the versions after it."""
         push, figures = computed.push, computed.figures
-        line: dict[str, Any] = {
-            "event": "push",
-            "seconds": round(seconds, 6),
-            "worker": push.worker,
-            "slot": push.slot,
-            "sequence": push.sequence,
-            "batches": batches,
-            "progress": push.progress,
-            "base_versions": push.base_versions,
-            "versions": versions,
-            "compute_seconds": round(figures.compute_seconds, 6),
-            "exchange_seconds": round(exchange_seconds, 6),
-        }
-        if figures.idle_seconds is not None:
-            line["idle_seconds"] = round(figures.idle_seconds, 6)
-        self._write(line)
+        self.write(
+            LoggedPush(
+                seconds,
+                push.worker,
+                push.slot,
+                push.sequence,
+                batches,
+                push.progress,
+                push.base_versions,
+                versions,
+                figures.compute_seconds,
+                exchange_seconds,
+                figures.idle_seconds,
+            )
+        )
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def write(self, entry: LogEntry) -> None:
+        """Add a line; what is None is left out, and times are rounded to microseconds."""
+        (event,) = (name for name, kind in EVENTS.items() if kind is type(entry))
+        line: dict[str, Any] = {"event": event}
+        for field in dataclasses.fields(entry):
+            value = getattr(entry, field.name)
+            if value is not None:
+                line[field.name] = round(value, 6) if "seconds" in field.name else value
         with explain_write_errors(self.path):
             self._file.write(json.dumps(line, separators=(",", ":")).encode("utf-8") + b"\n")
 

@@ -13,9 +13,9 @@ from nmtasync.config.load import Settings, to_settings
 from nmtasync.config.schema import OPTIONS, Config
 from nmtasync.errors import UserError
 from nmtasync.training.reporting.exchange_log import (
+    EVENTS,
     LOG_FORMAT,
     LogEntry,
-    LoggedFetch,
     LoggedPush,
     LoggedRun,
 )
@@ -180,31 +180,13 @@ def read_exchange_log(path: Path) -> RecordedRun:
 
 
 def _parse(line: dict[str, Any], where: str) -> LogEntry:
-    match line["event"]:
-        case "run":
-            if line["format"] != LOG_FORMAT:
-                raise UserError(
-                    f"was recorded in format {line['format']}; this version replays {LOG_FORMAT}",
-                    where=where,
-                    remedy="replay it with the version that recorded it",
-                )
-            return LoggedRun(line["updates"], line["threads"], line["data"], line["settings"])
-        case "fetch":
-            before = line.get("batches_before")
-            return LoggedFetch(line["seconds"], line["worker"], line["slot"], before)
-        case "push":
-            batches = tuple((int(epoch), int(index)) for epoch, index in line["batches"])
-            return LoggedPush(
-                line["seconds"],
-                line["worker"],
-                line["slot"],
-                line["sequence"],
-                batches,
-                line["progress"],
-                max(line["versions"]),
-                line["compute_seconds"],
-                line["exchange_seconds"],
-                line.get("idle_seconds"),
-            )
-        case unknown:
-            raise ValueError(unknown)
+    kind = EVENTS[line.pop("event")]
+    if kind is LoggedRun and line["format"] != LOG_FORMAT:
+        raise UserError(
+            f"was recorded in format {line['format']}; this version replays {LOG_FORMAT}",
+            where=where,
+            remedy="replay it with the version that recorded it",
+        )
+    if kind is LoggedPush:
+        line["batches"] = tuple((int(epoch), int(index)) for epoch, index in line["batches"])
+    return kind(**line)

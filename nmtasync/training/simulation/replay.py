@@ -94,10 +94,10 @@ class ReplayDriver(InProcessDriver):
             exchange_seconds=entry.exchange_seconds,
             idle_seconds=entry.idle_seconds,
         )
-        updates = self.session.server.updates
-        if self.same_settings and updates != entry.updates:
+        updates, recorded = self.session.server.updates, max(entry.versions)
+        if self.same_settings and updates != recorded:
             raise UserError(
-                f"comes to update {entry.updates}, but its replay to {updates}",
+                f"comes to update {recorded}, but its replay to {updates}",
                 where=line,
                 remedy="the log is damaged, or of another version of nmtasync",
             )
