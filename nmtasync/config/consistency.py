@@ -10,10 +10,9 @@ from typing import Any
 
 from nmtasync.config.option import spelled
 from nmtasync.config.points import parse_points
+from nmtasync.config.rules import RULES
 from nmtasync.config.schema import OPTIONS, Config, get
 from nmtasync.errors import UserError
-
-RULES = ("immediate", "buffer", "staleness-aware", "delay-compensation", "outer-nesterov")
 
 
 def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
@@ -71,20 +70,22 @@ def _refuse_rules(config: Config) -> None:
             raise UserError(f"names {part} twice", where=name)
     if "immediate" in parts and len(parts) > 1:
         raise UserError("immediate is what the others do in the end", where=name, remedy="drop it")
-    if "outer-nesterov" not in parts:
-        return
-    if config.asynchronous.local_push != "delta":
+    for part in parts:
+        _refuse_beside_rule(config, part, parts)
+
+
+def _refuse_beside_rule(config: Config, rule: str, parts: list[str]) -> None:
+    name, about, pushed = "asynchronous.rule", RULES[rule], config.asynchronous.local_push
+    if about.local_push is not None and pushed != about.local_push[0]:
+        needed, why = about.local_push
         raise UserError(
-            "outer-nesterov takes deltas, but asynchronous.local_push is 'gradient'",
+            f"{rule} {why}, but asynchronous.local_push is {pushed!r}",
             where=name,
-            remedy="set local_push to 'delta' and local_optimizer_batches to 'always'",
+            remedy=f"drop it or set local_push to {needed!r}",
         )
-    if "buffer" in parts:
-        raise UserError(
-            "outer-nesterov merges pushes itself, every asynchronous.outer_delay of them",
-            where=name,
-            remedy="drop buffer",
-        )
+    if about.excludes is not None and about.excludes[0] in parts:
+        other, why = about.excludes
+        raise UserError(f"{rule} {why}", where=name, remedy=f"drop {other}")
 
 
 def _refuse_schedule(config: Config) -> None:
@@ -126,12 +127,6 @@ def _refuse_deltas(config: Config) -> None:
             "asynchronous.local_push is 'delta'",
             where="training.precision",
             remedy="set it to 'bf16'",
-        )
-    if "delay-compensation" in options.rule.split("+"):
-        raise UserError(
-            "delay-compensation corrects gradients, but asynchronous.local_push is 'delta'",
-            where="asynchronous.rule",
-            remedy="drop one of them",
         )
 
 

@@ -46,7 +46,7 @@ class Adam:
         gradient: Tensor,
         *,
         divisor: float,
-        number: int,
+        update_number: int,
         learning_rate: float,
         beta1: float,
         beta2: float,
@@ -61,7 +61,7 @@ class Adam:
         Args:
             gradient: [n]; it is overwritten by itself divided by `divisor`.
             divisor: What the gradient is divided by, for example its target words.
-            number: Which update this is, from 1 on; for the bias correction.
+            update_number: Which update this is, from 1 on; for the bias correction.
             learning_rate: Size of the step.
             beta1: Decay of the first moment.
             beta2: Decay of the second moment.
@@ -70,7 +70,7 @@ class Adam:
         share = min(lead * (1 - beta1) / beta1, MAX_GRADIENT_SHARE) if beta1 else 0.0
         kept = (1 - share) * beta1
         if share:  # the kernel corrects for a moment that decays by `kept`, but it does by β1
-            learning_rate *= (1 - kept**number) / (1 - kept * beta1 ** (number - 1))
+            learning_rate *= (1 - kept**update_number) / (1 - kept * beta1 ** (update_number - 1))
 
         def scalar(value: float) -> Tensor:  # filled on the device, which nobody waits for
             return torch.full((), value, dtype=torch.float32, device=self.parameters.device)
@@ -83,7 +83,7 @@ class Adam:
             [self.second_moment],
             [],
             # the kernel counts this one up itself
-            [scalar(number - 1)],
+            [scalar(update_number - 1)],
             fused=True,
             grad_scale=scalar(divisor),
             amsgrad=False,

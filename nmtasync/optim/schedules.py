@@ -9,14 +9,14 @@ from nmtasync.config.schema import AsynchronousConfig, OptimizerConfig, Schedule
 
 
 def learning_rate_at(
-    updates: int, target_words: int, config: ScheduleConfig, progress: float = 0.0
+    update: int, target_words: int, config: ScheduleConfig, progress: float = 0.0
 ) -> float:
     """The learning rate of one update of a shard.
 
     Linear warm-up, then the decay; times the scale of the target words.
 
     Args:
-        updates: Which update of the shard this is, from 1 on.
+        update: Which update of the shard this is, from 1 on.
         target_words: The target words behind everything that is merged into it.
         config: Peak, warm-up, decay and scaling.
         progress: The share of the training that is over, from 0 to 1; a linear decay follows it.
@@ -25,21 +25,21 @@ def learning_rate_at(
         the scaling by words: Bogoychev et al. 2018 (arXiv 1808.08859), section 3.
     """
     warmup = max(config.warmup_updates, 1)
-    factor = min(1.0, updates / warmup)
+    factor = min(1.0, update / warmup)
     if config.decay == "linear":
         factor *= max(0.0, 1.0 - progress)
-    elif config.decay == "inverse-sqrt" and updates > warmup:
-        factor = math.sqrt(warmup / updates)
+    elif config.decay == "inverse-sqrt" and update > warmup:
+        factor = math.sqrt(warmup / update)
     return config.learning_rate * factor * words_scale(target_words, config)
 
 
 def betas_at(
-    number: int, target_words: int, config: OptimizerConfig, schedule: ScheduleConfig
+    update: int, target_words: int, config: OptimizerConfig, schedule: ScheduleConfig
 ) -> tuple[float, float]:
     """Adam's betas for one update of a shard.
 
     Args:
-        number: Which update this is, from 1 on.
+        update: Which update this is, from 1 on.
         target_words: The target words behind everything that is merged into it.
         config: The betas, or the points between which they change; whether words scale them.
         schedule: The words that they are meant for, if so.
@@ -49,18 +49,18 @@ def betas_at(
     """
     betas = config.beta1, config.beta2
     if config.beta_points is not None:
-        betas = _interpolate(parse_points(config.beta_points), number)
+        betas = _interpolate(parse_points(config.beta_points), update)
     if not config.betas_by_words:
         return betas
     ratio = target_words / schedule.reference_words
     return betas[0] ** ratio, betas[1] ** ratio
 
 
-def local_betas_at(number: int, config: AsynchronousConfig) -> tuple[float, float]:
+def local_betas_at(batch: int, config: AsynchronousConfig) -> tuple[float, float]:
     """The betas of a local optimizer for one of its worker's batches, from 1 on."""
     if config.local_beta_points is None:
         return config.local_beta1, config.local_beta2
-    return _interpolate(parse_points(config.local_beta_points), number)
+    return _interpolate(parse_points(config.local_beta_points), batch)
 
 
 def _interpolate(points: list[Point], number: int) -> tuple[float, float]:

@@ -31,13 +31,13 @@ class Sgd:
         gradient: Tensor,
         *,
         divisor: float,
-        number: int,
+        update_number: int,
         learning_rate: float,
         beta1: float,
         beta2: float,
         lead: float = 0.0,
     ) -> None:
-        """Apply one gradient; arguments as in `Step`; betas and lead do not matter here."""
+        """Apply one gradient; arguments as in `SliceOptimizer`, but betas and lead are not used."""
         gradient.div_(divisor)
         if self.velocity is None:
             self.parameters.add_(gradient, alpha=-learning_rate)

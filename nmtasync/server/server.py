@@ -7,39 +7,21 @@ Shapes: P is the length of the parameter vector.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nmtasync.config.schema import Config
 from nmtasync.optim.flat import shard_bounds
-from nmtasync.optim.smoothing import smooth
 from nmtasync.server.messages import Push, Reply
-from nmtasync.server.rules.base import Rule, ShardPush
-from nmtasync.server.rules.build import build_rule, rule_vectors
+from nmtasync.server.rules.base import RuleSetup, ShardPush
+from nmtasync.server.shard import Shard
 from nmtasync.server.sharded_vector import ShardedVector
 from nmtasync.server.sparse import unpack
 from nmtasync.server.streams import ServerStreams
-
-
-@dataclass
-class Shard:
-    """A contiguous slice of the parameters.
-
-    Attributes:
-        bounds: Where it lies in the vector.
-        state: Its pieces [n] of the parameters and of what belongs to them, by name.
-        rule: What an arriving push does to it.
-        version: How many updates it has applied.
-    """
-
-    bounds: slice
-    state: dict[str, Tensor]
-    rule: Rule
-    version: int = 0
 
 
 class Server:
@@ -63,22 +45,28 @@ class Server:
         num_workers: int,
         devices: Sequence[str] | None = None,
     ) -> None:
-        self.smoothing = config.optimizer.smoothing
-        vectors = {"parameters": parameters}
-        for name in rule_vectors(config, num_workers):
-            vectors[name] = torch.zeros_like(parameters)
-        if self.smoothing is not None:
-            vectors["average"] = parameters.clone()
-        places = shard_bounds(parameters.numel(), num_shards)
-        homes = devices and [devices[index % len(devices)] for index in range(num_shards)]
-        self._state = {name: ShardedVector(v, places, homes) for name, v in vectors.items()}
+        self._places = shard_bounds(parameters.numel(), num_shards)
+        self._homes = devices and [devices[index % len(devices)] for index in range(num_shards)]
+        self._state: dict[str, ShardedVector] = {}
+        self._add_vector("parameters", parameters)
         self.shards = []
-        for index, bounds in enumerate(places):
-            state = {name: vector.pieces[index] for name, vector in self._state.items()}
-            self.shards.append(Shard(bounds, state, build_rule(config, num_workers, state)))
+        for index, bounds in enumerate(self._places):
+            piece = functools.partial(self._piece, parameters, index)
+            self.shards.append(Shard(bounds, RuleSetup(config, num_workers, piece)))
+        if "average" in self._state:
+            self._state["average"].copy_from(parameters)
         self.last_sequences: dict[int, int] = {}
         self._streams = ServerStreams(devices or ())
         self._unpacked: dict[torch.device, Tensor] = {}
+
+    def _add_vector(self, name: str, vector: Tensor) -> None:
+        self._state[name] = ShardedVector(vector, self._places, self._homes)
+
+    def _piece(self, like: Tensor, shard: int, name: str) -> Tensor:
+        """Return a shard's piece [n] of a vector, which is added, of zeros, if it is not there."""
+        if name not in self._state:
+            self._add_vector(name, torch.zeros_like(like))
+        return self._state[name].pieces[shard]
 
     @property
     def vectors(self) -> dict[str, Tensor]:
@@ -107,7 +95,7 @@ class Server:
     @property
     def devices(self) -> set[torch.device]:
         """Where the shards lie."""
-        return {shard.state["parameters"].device for shard in self.shards}
+        return {shard.parameters.device for shard in self.shards}
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -146,57 +134,43 @@ class Server:
                 takes a copy of them.
         """
         with self._streams.completed():
-            return self._exchange(push, payload, landing, measure_update)
+            reply = self._apply(push, payload, measure_update)
+            self._hand_out(landing, push.worker, push.slot)
+        return reply
 
-    def _exchange(
-        self, push: Push, payload: Tensor, landing: Tensor, measure_update: bool
-    ) -> Reply:
-        repeated = push.sequence <= self.last_sequences.get(push.worker, 0)
-        usable = push.target_words > 0 and math.isfinite(push.gradient_norm)
-        staleness: tuple[int, ...] = ()
-        learning_rate: float | None = None
-        if not repeated:
-            self.last_sequences[push.worker] = push.sequence
+    def _apply(self, push: Push, payload: Tensor, measure_update: bool) -> Reply:
+        if push.sequence <= self.last_sequences.get(push.worker, 0):
+            return Reply(self.versions)
+        self.last_sequences[push.worker] = push.sequence
+        if push.target_words == 0 or not math.isfinite(push.gradient_norm):
+            return Reply(self.versions)
         before = self.parameters.clone() if measure_update else None
-        if usable and not repeated:
-            bases = zip(self.versions, push.base_versions, strict=True)
-            staleness = tuple(version - base for version, base in bases)
-            if push.num_values is not None:
-                payload = unpack(payload, push.num_values, self._dense_like(payload))
-            for shard, late in zip(self.shards, staleness, strict=True):
-                learning_rate = self._apply(shard, push, payload[shard.bounds], late)
-        self._hand_out(landing, push.worker, push.slot)
-        applied = usable and not repeated
+        bases = zip(self.versions, push.base_versions, strict=True)
+        staleness = tuple(version - base for version, base in bases)
+        if push.num_values is not None:
+            payload = unpack(payload, push.num_values, self._dense_like(payload))
+        rate = None
+        for shard, late in zip(self.shards, staleness, strict=True):
+            arriving = ShardPush(
+                push.worker,
+                payload[shard.bounds].to(shard.parameters.device),
+                push.target_words,
+                shard.version,
+                late,
+                progress=push.progress,
+                slot=push.slot,
+            )
+            rate = shard.apply(arriving)
         norm = None
-        if before is not None and learning_rate is not None:
+        if before is not None and rate is not None:
             norm = float(before.sub_(self.parameters).norm())
-        return Reply(self.versions, applied, staleness, learning_rate, norm)
+        return Reply(self.versions, True, staleness, rate, norm)
 
     def _dense_like(self, payload: Tensor) -> Tensor:
         """Room [P] beside a sparse payload to write it out; it is no part of the state."""
         if payload.device not in self._unpacked:
             self._unpacked[payload.device] = torch.empty_like(payload)
         return self._unpacked[payload.device]
-
-    def _apply(self, shard: Shard, push: Push, gradient: Tensor, staleness: int) -> float | None:
-        state = shard.state
-        gradient = gradient.to(state["parameters"].device)
-        arriving = ShardPush(
-            push.worker,
-            gradient,
-            push.target_words,
-            shard.version,
-            staleness,
-            progress=push.progress,
-            slot=push.slot,
-        )
-        rate = shard.rule.apply(arriving)
-        if rate is None:
-            return None
-        shard.version += 1
-        if self.smoothing is not None:
-            smooth(state["average"], state["parameters"], shard.version, self.smoothing)
-        return rate
 
     def note_update(self, learning_rate: float | None) -> Reply:
         """Count an update that the owners of the shards have made by themselves, none of it late.
@@ -220,7 +194,7 @@ class Server:
         """
         shard = self.shards[worker]
         with self._streams.completed():
-            shard.state["parameters"].copy_(replica[shard.bounds])
+            shard.parameters.copy_(replica[shard.bounds])
 
     def copy_vectors(self, targets: dict[str, Tensor]) -> None:
         """Copy each of `vectors` to the target [P] of its name."""
@@ -228,16 +202,16 @@ class Server:
             for name, vector in self._state.items():
                 vector.copy_to(targets[name])
 
-    def counts(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
         """The numbers of the rule that a checkpoint must keep, the same for all shards."""
-        return self.shards[0].rule.counts()
+        return self.shards[0].rule.numbers()
 
     def restore(
         self,
         vectors: dict[str, Tensor],
         updates: int,
         last_sequences: dict[int, int],
-        counts: dict[str, int],
+        numbers: dict[str, int],
     ) -> None:
         """Go on from a saved state, whatever the number of shards was then.
 
@@ -247,7 +221,7 @@ class Server:
             vectors: [P] by name, as in `vectors`. An average that was not kept begins anew.
             updates: The updates that had been made.
             last_sequences: The last push taken from each worker.
-            counts: Those of the rule.
+            numbers: Those of the rule.
         """
         with self._streams.completed():
             for name, vector in self._state.items():
@@ -257,6 +231,6 @@ class Server:
                     vector.copy_from(vectors["parameters"])
         for shard in self.shards:
             shard.version = updates
-            if counts.keys() == shard.rule.counts().keys():
-                shard.rule.restore(counts)
+            if numbers.keys() == shard.rule.numbers().keys():
+                shard.rule.restore(numbers)
         self.last_sequences = dict(last_sequences)

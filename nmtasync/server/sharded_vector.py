@@ -28,13 +28,11 @@ class ShardedVector:
         self, vector: Tensor, bounds: Sequence[slice], devices: Sequence[str] | None
     ) -> None:
         self._bounds = bounds
-        self._whole: Tensor | None = None
-        if devices is None:
-            self._whole = vector
-            self.pieces = [vector[place] for place in bounds]
-        else:
-            places = zip(bounds, devices, strict=True)
-            self.pieces = [vector[place].to(device, copy=True) for place, device in places]
+        self._whole = vector if devices is None else None
+        self.pieces = [vector[place] for place in bounds]
+        if devices is not None:
+            pieces = zip(self.pieces, devices, strict=True)
+            self.pieces = [piece.to(device, copy=True) for piece, device in pieces]
 
     def gather(self) -> Tensor:
         """Return the vector [P] itself, or a copy on the first shard's device if it is in parts."""

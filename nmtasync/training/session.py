@@ -245,7 +245,7 @@ class Session:
             totals=self.totals,
             cursor=self.cursor.state(),
             versions=self.server.versions,
-            rule=self.server.counts(),
+            rule=self.server.numbers(),
             last_sequences=dict(self.server.last_sequences),
             workers=driver.workers,
             to_validate=to_validate,

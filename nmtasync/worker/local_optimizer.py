@@ -90,7 +90,7 @@ class LocalOptimizer:
         adam.update(
             self.gradient,
             divisor=target_words / factor,
-            number=self.updates,
+            update_number=self.updates,
             learning_rate=self._learning_rate(target_words, shard_updates, progress),
             beta1=beta1,
             beta2=beta2,

@@ -76,7 +76,7 @@ def test_adam_on_shards_is_torch_adam_on_the_whole_bit_for_bit(num_shards):
             adam.update(
                 gradient[bounds].clone(),
                 divisor=17,
-                number=number,
+                update_number=number,
                 learning_rate=0.01,
                 beta1=0.9,
                 beta2=0.98,
@@ -101,7 +101,13 @@ def test_a_lead_is_quasi_hyperbolic_adam(lead, share):
         step = (share * g + (1 - share) * m) / weights
         theirs -= 0.01 * step / ((v / (1 - 0.98**t)).sqrt() + 1e-9)
         adam.update(
-            gradient, divisor=3, number=t, learning_rate=0.01, beta1=0.9, beta2=0.98, lead=lead
+            gradient,
+            divisor=3,
+            update_number=t,
+            learning_rate=0.01,
+            beta1=0.9,
+            beta2=0.98,
+            lead=lead,
         )
         assert torch.allclose(ours.double(), theirs, rtol=0, atol=1e-5)
         assert torch.allclose(moments[0].double(), m, rtol=0, atol=1e-6)
@@ -116,7 +122,7 @@ def test_a_lead_is_the_moment_and_so_many_of_its_last_changes():
     for t in range(1, 400):
         before.copy_(after)
         parameters.zero_()
-        arguments = {"divisor": 1, "number": t, "learning_rate": 1.0, "beta1": 0.9}
+        arguments = {"divisor": 1, "update_number": t, "learning_rate": 1.0, "beta1": 0.9}
         gradient = torch.randn(64, generator=generator)
         adam.update(gradient, **arguments, beta2=0.98, lead=3.0)
     ahead = after[0] + 3 * (after[0] - before[0])
@@ -128,7 +134,7 @@ def test_smoothing_is_the_mean_that_its_weights_describe():
     average = torch.tensor([2.0])
     weights, expected = [1.0], [2.0]
     for t, value in enumerate(values, start=1):
-        smooth(average, value, t, decay=0.5)
+        smooth(average, value, t, newest_weight=0.5)
         d = max(0.5, 9 / (t + 10))
         weights = [w * (1 - d) for w in weights] + [d]
         expected.append(float(value))

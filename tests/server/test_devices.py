@@ -38,7 +38,7 @@ SLICES, OWN_MEMORY = None, ["cpu", "cpu"]
 
 
 def assert_same(left: Server, right: Server) -> None:
-    assert left.versions == right.versions and left.counts() == right.counts()
+    assert left.versions == right.versions and left.numbers() == right.numbers()
     ours, others = left.vectors, right.vectors
     assert ours.keys() == others.keys()
     for name in ours:
@@ -64,7 +64,7 @@ def test_a_state_goes_from_one_kind_of_memory_to_the_other(rule, before, after):
     Exchanges().make(whole, range(11))
     exchanges = Exchanges()
     exchanges.make(first, range(5))
-    second.restore(first.vectors, first.updates, first.last_sequences, first.counts())
+    second.restore(first.vectors, first.updates, first.last_sequences, first.numbers())
     exchanges.versions = {k: (v[0],) * 3 for k, v in exchanges.versions.items()}
     exchanges.make(second, range(5, 11))
     assert whole.versions[0] == second.versions[0]
@@ -74,7 +74,7 @@ def test_a_state_goes_from_one_kind_of_memory_to_the_other(rule, before, after):
 
 def test_each_shard_lies_on_its_device():
     server = make_server(num_shards=5, devices=["cpu", "meta"])
-    places = [shard.state["parameters"].device.type for shard in server.shards]
+    places = [shard.parameters.device.type for shard in server.shards]
     assert places == ["cpu", "meta", "cpu", "meta", "cpu"]
     assert server.devices == {torch.device("cpu"), torch.device("meta")}
     assert make_server(num_shards=5).devices == {torch.device("cpu")}
@@ -83,7 +83,7 @@ def test_each_shard_lies_on_its_device():
 def test_slices_are_of_the_very_vectors_and_own_memory_is_not():
     slices, apart = make("immediate", SLICES), make("immediate", OWN_MEMORY)
     for server, shared in ((slices, True), (apart, False)):
-        server.shards[0].state["average"].fill_(7.0)
+        server.shards[0].average.fill_(7.0)
         assert (server.vectors["average"][:64] == 7.0).all()
         assert (server.vectors["average"] is server.vectors["average"]) == shared
 

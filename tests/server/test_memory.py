@@ -12,7 +12,7 @@ from nmtasync.server.server import Server
 from nmtasync.server.transport import Slot
 from nmtasync.worker.worker import Worker
 from tests.support.repository import REPOSITORY
-from tests.support.servers import DELTAS, SIZE
+from tests.support.servers import SIZE, needed_by
 from tests.support.toy import TOY_MODEL
 
 
@@ -32,8 +32,8 @@ def test_the_memory_table_is_what_the_server_allocates():
     assert len(rows) >= 8
     for chosen, vectors in rows:
         for num_workers in (2, 5):
-            extra = DELTAS if "outer-nesterov" in str(chosen.get("asynchronous.rule")) else {}
-            config = resolve({"optimizer.smoothing": None}, extra, chosen)
+            needed = needed_by(str(chosen.get("asynchronous.rule", "immediate")))
+            config = resolve({"optimizer.smoothing": None}, needed, chosen)
             server = Server(torch.zeros(SIZE), 2, config, num_workers)
             counted = eval(vectors.replace("N", str(num_workers)))
             assert len(server.vectors) == counted, chosen

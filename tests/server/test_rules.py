@@ -93,7 +93,7 @@ def test_a_push_looks_ahead_as_far_as_it_is_late():
         adam.update(
             gradient,
             divisor=8,
-            number=number,
+            update_number=number,
             learning_rate=1e-3,
             beta1=0.9,
             beta2=0.98,
@@ -120,7 +120,7 @@ def test_a_half_filled_buffer_survives_a_resume():
         first.push(index % 3, gradient)
     server = make_server(num_shards=5, asynchronous__rule="buffer")
     saved = first.server
-    server.restore(saved.vectors, saved.updates, saved.last_sequences, saved.counts())
+    server.restore(saved.vectors, saved.updates, saved.last_sequences, saved.numbers())
     second = Pushers(server)
     second.sequences = first.sequences
     for index, gradient in enumerate(pushed[4:], start=4):
@@ -246,7 +246,7 @@ def test_no_rule_depends_on_the_number_of_shards(rule, num_shards, order):
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"asynchronous.rule": "bufer"}, "'bufer' is no rule; there are immediate, buffer"),
+        ({"asynchronous.rule": "bufer"}, "'bufer' is no rule; there are immediate, outer-nesterov"),
         ({"asynchronous.rule": "buffer+buffer"}, "names buffer twice"),
         ({"asynchronous.rule": "immediate+buffer"}, "immediate is what the others do"),
         ({"asynchronous.rule": "outer-nesterov"}, "takes deltas.*local_push"),

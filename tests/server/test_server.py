@@ -90,7 +90,7 @@ def test_restored_into_another_number_of_shards_it_goes_on_bit_for_bit():
     first = make_server(num_shards=2, smoothing=1e-4)
     advance(first, 1, 5)
     second = make_server(num_shards=5, smoothing=1e-4)
-    second.restore(first.vectors, first.updates, first.last_sequences, first.counts())
+    second.restore(first.vectors, first.updates, first.last_sequences, first.numbers())
     advance(second, 5, 9)
     assert same(state_of(whole), state_of(second))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from nmtasync.config import rules
 from nmtasync.config.load import resolve
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
@@ -13,15 +14,22 @@ SIZE = 64 * 6
 FLAT = {"schedule.warmup_updates": 0, "schedule.decay": "none", "optimizer.smoothing": None}
 DELTAS = {"asynchronous.local_optimizer_batches": "always", "asynchronous.local_push": "delta"}
 SGD = {"optimizer.name": "sgd", "optimizer.momentum": 0.0, "optimizer.nesterov": False}
+
+
+def needed_by(rule: str) -> dict[str, object]:
+    """The options without which a rule is refused."""
+    pushed = [rules.RULES[part].local_push for part in rule.split("+")]
+    return DELTAS if any(needs and needs[0] == "delta" for needs in pushed) else {}
+
+
 RULES = {
-    "immediate": {},
-    "buffer": {},
-    "staleness-aware": {},
-    "delay-compensation": {},
-    "buffer+staleness-aware": {},
-    "delay-compensation+buffer+staleness-aware": {},
-    "outer-nesterov": DELTAS,
-    "outer-nesterov+staleness-aware": DELTAS,
+    rule: needed_by(rule)
+    for rule in (
+        *rules.RULES,
+        "buffer+staleness-aware",
+        "delay-compensation+buffer+staleness-aware",
+        "outer-nesterov+staleness-aware",
+    )
 }
 
 

@@ -21,7 +21,8 @@ from nmtasync.errors import TrainingError, UserError
 from nmtasync.machine.device import refuse_repeated_gpus
 from nmtasync.optim.flat import SHARD_ALIGNMENT
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training.synchronous import owned_shard, rounds
+from nmtasync.server import shard
+from nmtasync.training.synchronous import rounds
 from nmtasync.training.synchronous.collectives import rank_bounds
 from nmtasync.training.synchronous.owned_shard import OwnedShard
 from nmtasync.training.synchronous.rank_process import RankSetup, run_rank
@@ -148,7 +149,7 @@ def dying_rank(instants: list[str], setup: RankSetup, connection: Connection) ->
             flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    add, update, smooth = gradient.add_gradient, OwnedShard.update, owned_shard.smooth
+    add, update, smooth = gradient.add_gradient, OwnedShard.update, shard.smooth
     version = 0
 
     def add_gradient(*arguments):
@@ -172,7 +173,7 @@ def dying_rank(instants: list[str], setup: RankSetup, connection: Connection) ->
 
     gradient.add_gradient = add_gradient
     OwnedShard.update = dying_update
-    owned_shard.smooth = dying_smooth
+    shard.smooth = dying_smooth
     run_rank(setup, connection)
 
 

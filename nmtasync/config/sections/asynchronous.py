@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nmtasync.config.option import has, lacks, option
+from nmtasync.config.rules import RULES
 
 _APART = (lacks("asynchronous.driver", "synchronous"), has("simulation.synchronous", False))
 _OUTER = has("asynchronous.rule", "outer-nesterov")
@@ -12,7 +13,14 @@ _LOCAL_STEPS = lacks("asynchronous.local_optimizer_batches", 0)
 _DROPPING = lacks("asynchronous.drop_rate", None)
 _LATE = lacks("asynchronous.optimizer_delay", 1)
 
-ADAM = (lacks("optimizer.name", "sgd"), lacks("asynchronous.rule", "outer-nesterov"))
+OPTIMIZER = tuple(
+    lacks("asynchronous.rule", name)
+    for name, rule in RULES.items()
+    if rule.innermost and name != "immediate"
+)
+"""That the server has an optimizer, in whose place no rule makes the updates."""
+
+ADAM = (lacks("optimizer.name", "sgd"), *OPTIMIZER)
 """That the server has an Adam."""
 
 LOCAL_ADAM = _LOCAL_STEPS | has("asynchronous.drop_local_gradient", True)
@@ -63,8 +71,9 @@ class AsynchronousConfig:
     )
     rule: str = option(
         "immediate",
-        "What the server does with a push: one of immediate, buffer, staleness-aware, "
-        "delay-compensation, outer-nesterov, or several joined by +.",
+        "What the server does with pushes: "
+        + "; ".join(f"{name} {rule.help}" for name, rule in RULES.items())
+        + "; or several, joined by +.",
         stages=("train",),
         only_if=_APART,
     )

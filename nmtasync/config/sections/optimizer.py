@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nmtasync.config.option import has, lacks, option
-from nmtasync.config.sections.asynchronous import ADAM, LOCAL_ADAM
+from nmtasync.config.sections.asynchronous import ADAM, LOCAL_ADAM, OPTIMIZER
 
 _SGD = has("optimizer.name", "sgd")
 _FIXED_BETAS = (*ADAM, has("optimizer.beta_points", None))
@@ -19,7 +19,7 @@ class OptimizerConfig:
         "adam",
         "Adam, AdamW (with weight_decay), or stochastic gradient descent with momentum.",
         choices=("adam", "adamw", "sgd"),
-        only_if=(lacks("asynchronous.rule", "outer-nesterov"),),
+        only_if=OPTIMIZER,
     )
     beta1: float = option(
         0.9,

@@ -5,10 +5,12 @@ Shapes: n is the length of a shard.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
+
+from nmtasync.config.schema import Config
 
 
 @dataclass
@@ -36,7 +38,24 @@ class ShardPush:
     slot: int = 0
 
 
-class Rule(Protocol):
+@dataclass(frozen=True)
+class RuleSetup:
+    """What the rule of one shard is built from.
+
+    Attributes:
+        config: The experiment.
+        num_workers: How many workers push.
+        vector: Returns the shard's slice [n] of the vector of a name: "parameters", or one that a
+            rule keeps, which is zero at first, is allocated when it is first asked for, and is in
+            every checkpoint.
+    """
+
+    config: Config
+    num_workers: int
+    vector: Callable[[str], Tensor]
+
+
+class Rule:
     """Applies pushes to one shard, of which it owns the optimizer state.
 
     A rule either updates the parameters or changes a push and hands it on to the rule inside it.
@@ -48,35 +67,38 @@ class Rule(Protocol):
         Returns:
             The learning rate of the update that it made, or None if it made none.
         """
-        ...
+        raise NotImplementedError
 
     def fetched(self, worker: int, slot: int) -> None:
         """Note that the worker is being handed the parameters as they are, into a slot."""
-        ...
 
-    def counts(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
         """The numbers that a checkpoint must keep besides the vectors."""
-        ...
+        return {}
 
-    def restore(self, counts: dict[str, int]) -> None:
-        """Go on from what `counts` gave."""
-        ...
+    def restore(self, numbers: dict[str, int]) -> None:
+        """Go on from saved `numbers`."""
 
 
-class OuterRule:
-    """A rule that hands pushes on; those that need no more than `apply` derive from it."""
+class OuterRule(Rule):
+    """A rule that hands pushes on; those that need no more than `apply` derive from it.
 
-    def __init__(self, inner: Rule) -> None:
+    Args:
+        setup: What the vectors and options of the rule are taken from.
+        inner: The rule inside it.
+    """
+
+    def __init__(self, setup: RuleSetup, inner: Rule) -> None:
         self.inner = inner
 
     def fetched(self, worker: int, slot: int) -> None:
         """Hand it on."""
         self.inner.fetched(worker, slot)
 
-    def counts(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
         """Those of the rule inside."""
-        return self.inner.counts()
+        return self.inner.numbers()
 
-    def restore(self, counts: dict[str, int]) -> None:
+    def restore(self, numbers: dict[str, int]) -> None:
         """Hand it on."""
-        self.inner.restore(counts)
+        self.inner.restore(numbers)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from torch import Tensor
-
-from nmtasync.server.rules.base import OuterRule, Rule, ShardPush
+from nmtasync.server.rules.base import OuterRule, Rule, RuleSetup, ShardPush
 
 
 class Buffer(OuterRule):
@@ -18,17 +16,12 @@ class Buffer(OuterRule):
 
     A shard's version counts the updates, so N workers with a buffer of N have a staleness of
     0 or 1.
-
-    Args:
-        inner: What happens to a sum.
-        buffer: [n], zero at first.
-        num_pushes: k.
     """
 
-    def __init__(self, inner: Rule, buffer: Tensor, num_pushes: int) -> None:
-        super().__init__(inner)
-        self.buffer = buffer
-        self.num_pushes = num_pushes
+    def __init__(self, setup: RuleSetup, inner: Rule) -> None:
+        super().__init__(setup, inner)
+        self.buffer = setup.vector("buffer")
+        self.num_pushes = setup.config.asynchronous.buffer_pushes or setup.num_workers
         self.filled = 0
         self.target_words = 0
         self.staleness = 0
@@ -52,18 +45,18 @@ class Buffer(OuterRule):
         self.filled = self.target_words = self.staleness = 0
         return rate
 
-    def counts(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
         """How far the buffer is filled."""
         own = {
             "buffer_filled": self.filled,
             "buffer_target_words": self.target_words,
             "buffer_staleness": self.staleness,
         }
-        return {**super().counts(), **own}
+        return {**super().numbers(), **own}
 
-    def restore(self, counts: dict[str, int]) -> None:
+    def restore(self, numbers: dict[str, int]) -> None:
         """Go on with a buffer filled as far."""
-        super().restore(counts)
-        self.filled = counts["buffer_filled"]
-        self.target_words = counts["buffer_target_words"]
-        self.staleness = counts["buffer_staleness"]
+        super().restore(numbers)
+        self.filled = numbers["buffer_filled"]
+        self.target_words = numbers["buffer_target_words"]
+        self.staleness = numbers["buffer_staleness"]

@@ -7,28 +7,27 @@ with Delay Compensation" (arXiv 1609.08326), equation 10.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from nmtasync.server.rules.base import OuterRule, Rule, ShardPush
+from nmtasync.server.rules.base import OuterRule, Rule, RuleSetup, ShardPush
 
 
 class DelayCompensation(OuterRule):
     """Adds λ g⊙g⊙(θ_now - θ_fetched), with g the gradient per target word.
 
-    Args:
-        inner: What happens to a compensated push.
-        parameters: [n], θ_now.
-        backups: For each slot of each worker the parameters that it fetched last, [n].
-        strength: λ.
+    For each slot of each worker it keeps a backup [n] of the parameters that were fetched last.
     """
 
-    def __init__(
-        self, inner: Rule, parameters: Tensor, backups: list[list[Tensor]], strength: float
-    ) -> None:
-        super().__init__(inner)
-        self.parameters = parameters
-        self.backups = backups
-        self.strength = strength
+    def __init__(self, setup: RuleSetup, inner: Rule) -> None:
+        super().__init__(setup, inner)
+        self.parameters = setup.vector("parameters")
+        self.strength = setup.config.asynchronous.compensation_strength
+        self.backups = [
+            [
+                setup.vector(f"backup.{worker}.{slot}")
+                for slot in range(setup.config.asynchronous.num_slots)
+            ]
+            for worker in range(setup.num_workers)
+        ]
 
     def apply(self, push: ShardPush) -> float | None:
         """Compensate a push for what has changed since its worker fetched."""

@@ -9,41 +9,30 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nmtasync.server.rules.base import ShardPush
+from nmtasync.server.rules.base import Rule, RuleSetup, ShardPush
 
 
-class OuterNesterov:
+class OuterNesterov(Rule):
     """Takes pushes as outer gradients g = θ_fetched - θ_local.
 
     Every push is applied as plain gradient descent, θ ← θ - lr g / k; every k-th one refreshes
     the momentum from the mean of the last k, m ← β m + mean(g), and also applies
     θ ← θ - lr β m. With k = 1 this is Nesterov's momentum as DiLoCo has it.
 
-    Args:
-        parameters: [n].
-        momentum: [n], zero at first.
-        pending: [n], the sum of outer gradients since the last refresh, zero at first; None where
-            k is 1.
-        learning_rate: The outer one.
-        beta: β.
+    Attributes:
         num_pushes: k.
+        pending: [n], the sum of outer gradients since the last refresh; None where k is 1.
+        seen: How many pushes have come.
     """
 
-    def __init__(
-        self,
-        parameters: Tensor,
-        momentum: Tensor,
-        pending: Tensor | None,
-        learning_rate: float,
-        beta: float,
-        num_pushes: int,
-    ) -> None:
-        self.parameters = parameters
-        self.momentum = momentum
-        self.pending = pending
-        self.learning_rate = learning_rate
-        self.beta = beta
-        self.num_pushes = num_pushes
+    def __init__(self, setup: RuleSetup) -> None:
+        options = setup.config.asynchronous
+        self.learning_rate = options.outer_learning_rate
+        self.beta = options.outer_momentum
+        self.num_pushes = options.outer_delay or setup.num_workers
+        self.parameters = setup.vector("parameters")
+        self.momentum = setup.vector("outer_momentum")
+        self.pending = setup.vector("outer_pending") if self.num_pushes > 1 else None
         self.seen = 0
 
     def apply(self, push: ShardPush) -> float:
@@ -65,13 +54,10 @@ class OuterNesterov:
         self.momentum.mul_(self.beta).add_(mean)
         self.parameters.add_(self.momentum, alpha=-rate * self.beta)
 
-    def fetched(self, worker: int, slot: int) -> None:
-        """Nothing depends on who holds which parameters."""
-
-    def counts(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
         """How many pushes came since the start."""
         return {"outer_seen": self.seen}
 
-    def restore(self, counts: dict[str, int]) -> None:
+    def restore(self, numbers: dict[str, int]) -> None:
         """Go on after as many."""
-        self.seen = counts["outer_seen"]
+        self.seen = numbers["outer_seen"]

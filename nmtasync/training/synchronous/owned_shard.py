@@ -8,9 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from nmtasync.config.schema import Config
-from nmtasync.optim.smoothing import smooth
-from nmtasync.server.rules.base import Rule, ShardPush
-from nmtasync.server.rules.build import build_rule
+from nmtasync.server.rules.base import RuleSetup, ShardPush
+from nmtasync.server.shard import Shard
 
 TORN = -1
 """The mark of a shard that is just being written."""
@@ -50,8 +49,7 @@ class OwnedShard:
             device = parameters.device
             self._state = {name: vector.to(device) for name, vector in self._shared.items()}
             self._state["parameters"] = parameters[bounds]
-        self.smoothing = config.optimizer.smoothing
-        self._rule: Rule = build_rule(config, 1, self._state)
+        self._shard = Shard(bounds, RuleSetup(config, 1, self._state.__getitem__))
 
     def update(self, gradient: Tensor, target_words: int, version: int, progress: float) -> float:
         """Make one update.
@@ -68,11 +66,9 @@ class OwnedShard:
         if self._in_place:
             self.marks[self.rank] = TORN
         push = ShardPush(0, gradient, target_words, version, staleness=0, progress=progress)
-        rate = self._rule.apply(push)
+        self._shard.version = version
+        rate = self._shard.apply(push)
         assert rate is not None, "only the immediate rule is for synchronous training"
-        if self.smoothing is not None:
-            average, newest = self._state["average"], self._state["parameters"]
-            smooth(average, newest, version + 1, self.smoothing)
         if self._in_place:
             self.marks[self.rank] = version + 1
         return rate

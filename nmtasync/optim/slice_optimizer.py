@@ -5,6 +5,7 @@ Shapes: n is the length of the slice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from nmtasync.optim.adam import Adam
 from nmtasync.optim.sgd import Sgd
 
 
-class Step(Protocol):
+class SliceOptimizer(Protocol):
     """An optimizer of one slice."""
 
     def update(
@@ -22,7 +23,7 @@ class Step(Protocol):
         gradient: Tensor,
         *,
         divisor: float,
-        number: int,
+        update_number: int,
         learning_rate: float,
         beta1: float,
         beta2: float,
@@ -33,7 +34,7 @@ class Step(Protocol):
         Args:
             gradient: [n]; it may be overwritten.
             divisor: What the gradient is divided by, for example its target words.
-            number: Which update this is, from 1 on.
+            update_number: Which update this is, from 1 on.
             learning_rate: Size of the step.
             beta1: Decay of the first moment, where there is one.
             beta2: Decay of the second moment, where there is one.
@@ -42,32 +43,25 @@ class Step(Protocol):
         ...
 
 
-def step_vectors(config: OptimizerConfig) -> list[str]:
-    """Name the state vectors that the optimizer keeps, besides the parameters."""
-    match config.name:
-        case "sgd":
-            return ["momentum"] if config.momentum > 0 else []
-        case _:
-            return ["first_moment", "second_moment"]
-
-
-def build_step(config: OptimizerConfig, vectors: dict[str, Tensor]) -> Step:
+def build_slice_optimizer(
+    config: OptimizerConfig, vector: Callable[[str], Tensor]
+) -> SliceOptimizer:
     """Build the optimizer of one slice.
 
     Args:
         config: Which one.
-        vectors: "parameters" [n] and what `step_vectors` names.
+        vector: Returns the slice [n] of "parameters" or, by its name, of a vector of the
+            optimizer's own, zero at first.
     """
     match config.name:
         case "sgd":
-            return Sgd(
-                vectors["parameters"], vectors.get("momentum"), config.momentum, config.nesterov
-            )
+            velocity = vector("momentum") if config.momentum > 0 else None
+            return Sgd(vector("parameters"), velocity, config.momentum, config.nesterov)
         case _:
             return Adam(
-                vectors["parameters"],
-                vectors["first_moment"],
-                vectors["second_moment"],
+                vector("parameters"),
+                vector("first_moment"),
+                vector("second_moment"),
                 config.epsilon,
                 config.weight_decay,
             )

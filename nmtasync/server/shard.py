@@ -1,0 +1,49 @@
+"""A shard: a contiguous slice of the parameters, and the only way to update it.
+
+Shapes: n is the length of a shard.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nmtasync.optim.smoothing import smooth
+from nmtasync.server.rules.base import RuleSetup, ShardPush
+from nmtasync.server.rules.build import build_rule
+
+
+class Shard:
+    """The parameters of a shard and what belongs to them.
+
+    Args:
+        bounds: Where it lies in the vector.
+        setup: What its rule is built from; its vectors are the state that the shard updates.
+
+    Attributes:
+        parameters: [n].
+        average: [n], their moving average, which is kept if optimizer.smoothing is on.
+        version: How many updates it has made.
+    """
+
+    def __init__(self, bounds: slice, setup: RuleSetup) -> None:
+        self.bounds = bounds
+        self.rule = build_rule(setup)
+        self.parameters = setup.vector("parameters")
+        self.newest_weight = setup.config.optimizer.smoothing
+        self.average: Tensor | None = None
+        if self.newest_weight is not None:
+            self.average = setup.vector("average")
+        self.version = 0
+
+    def apply(self, push: ShardPush) -> float | None:
+        """Let the rule take one push, and count the update if it makes one.
+
+        Returns:
+            The learning rate of the update, or None if there was none.
+        """
+        rate = self.rule.apply(push)
+        if rate is not None:
+            self.version += 1
+            if self.average is not None and self.newest_weight is not None:
+                smooth(self.average, self.parameters, self.version, self.newest_weight)
+        return rate
