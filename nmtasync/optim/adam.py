@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 from torch.optim.adamw import adamw as torch_adamw
 
+from nmtasync.optim.update import Update
+
 MAX_GRADIENT_SHARE = 0.5
 """A step is made of the gradient by no more than this, however long the lead."""
 
@@ -41,36 +43,22 @@ class Adam:
         self.epsilon = epsilon
         self.weight_decay = weight_decay
 
-    def update(
-        self,
-        gradient: Tensor,
-        *,
-        divisor: float,
-        update_number: int,
-        learning_rate: float,
-        beta1: float,
-        beta2: float,
-        lead: float = 0.0,
-    ) -> None:
+    def update(self, gradient: Tensor, update: Update) -> None:
         """Apply one gradient.
 
-        With a lead the step follows, instead of the first moment m, where m is going: m plus `lead`
+        With a lead the step follows, instead of the first moment m, where m is going: m plus lead
         times its last change. That change is a multiple of gradient less moment, so such a step is
         a mean of both, in which the gradient has the share lead · (1 − β1) / β1.
 
         Args:
-            gradient: [n]; it is overwritten by itself divided by `divisor`.
-            divisor: What the gradient is divided by, for example its target words.
-            update_number: Which update this is, from 1 on; for the bias correction.
-            learning_rate: Size of the step.
-            beta1: Decay of the first moment.
-            beta2: Decay of the second moment.
-            lead: In updates; 0 is plain Adam.
+            gradient: [n]; it is overwritten by itself divided by `update.divisor`.
+            update: Its size; with a lead of 0 this is plain Adam.
         """
-        share = min(lead * (1 - beta1) / beta1, MAX_GRADIENT_SHARE) if beta1 else 0.0
+        number, beta1, learning_rate = update.number, update.beta1, update.learning_rate
+        share = min(update.lead * (1 - beta1) / beta1, MAX_GRADIENT_SHARE) if beta1 else 0.0
         kept = (1 - share) * beta1
         if share:  # the kernel corrects for a moment that decays by `kept`, but it does by β1
-            learning_rate *= (1 - kept**update_number) / (1 - kept * beta1 ** (update_number - 1))
+            learning_rate *= (1 - kept**number) / (1 - kept * beta1 ** (number - 1))
 
         def scalar(value: float) -> Tensor:  # filled on the device, which nobody waits for
             return torch.full((), value, dtype=torch.float32, device=self.parameters.device)
@@ -83,12 +71,12 @@ class Adam:
             [self.second_moment],
             [],
             # the kernel counts this one up itself
-            [scalar(update_number - 1)],
+            [scalar(number - 1)],
             fused=True,
-            grad_scale=scalar(divisor),
+            grad_scale=scalar(update.divisor),
             amsgrad=False,
             beta1=kept,
-            beta2=beta2,
+            beta2=update.beta2,
             lr=learning_rate,
             weight_decay=self.weight_decay,
             eps=self.epsilon,

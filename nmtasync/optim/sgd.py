@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from nmtasync.optim.update import Update
+
 
 class Sgd:
     """SGD's state for a slice of parameters, and its update.
@@ -26,25 +28,16 @@ class Sgd:
         self.momentum = momentum
         self.nesterov = nesterov
 
-    def update(
-        self,
-        gradient: Tensor,
-        *,
-        divisor: float,
-        update_number: int,
-        learning_rate: float,
-        beta1: float,
-        beta2: float,
-        lead: float = 0.0,
-    ) -> None:
-        """Apply one gradient; arguments as in `SliceOptimizer`, but betas and lead are not used."""
-        gradient.div_(divisor)
+    def update(self, gradient: Tensor, update: Update) -> None:
+        """Apply one gradient [n], which is overwritten."""
+        rate = update.learning_rate
+        gradient.div_(update.divisor)
         if self.velocity is None:
-            self.parameters.add_(gradient, alpha=-learning_rate)
+            self.parameters.add_(gradient, alpha=-rate)
             return
         self.velocity.mul_(self.momentum).add_(gradient)
         if self.nesterov:
             gradient.add_(self.velocity, alpha=self.momentum)
-            self.parameters.add_(gradient, alpha=-learning_rate)
+            self.parameters.add_(gradient, alpha=-rate)
         else:
-            self.parameters.add_(self.velocity, alpha=-learning_rate)
+            self.parameters.add_(self.velocity, alpha=-rate)

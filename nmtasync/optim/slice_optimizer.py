@@ -13,32 +13,18 @@ from torch import Tensor
 from nmtasync.config.schema import OptimizerConfig
 from nmtasync.optim.adam import Adam
 from nmtasync.optim.sgd import Sgd
+from nmtasync.optim.update import Update
 
 
 class SliceOptimizer(Protocol):
     """An optimizer of one slice."""
 
-    def update(
-        self,
-        gradient: Tensor,
-        *,
-        divisor: float,
-        update_number: int,
-        learning_rate: float,
-        beta1: float,
-        beta2: float,
-        lead: float = 0.0,
-    ) -> None:
+    def update(self, gradient: Tensor, update: Update) -> None:
         """Apply one gradient.
 
         Args:
             gradient: [n]; it may be overwritten.
-            divisor: What the gradient is divided by, for example its target words.
-            update_number: Which update this is, from 1 on.
-            learning_rate: Size of the step.
-            beta1: Decay of the first moment, where there is one.
-            beta2: Decay of the second moment, where there is one.
-            lead: How many updates ahead to look along the first moment, where there is one.
+            update: Its size.
         """
         ...
 

@@ -47,8 +47,7 @@ class Server:
     ) -> None:
         self._places = shard_bounds(parameters.numel(), num_shards)
         self._homes = devices and [devices[index % len(devices)] for index in range(num_shards)]
-        self._state: dict[str, ShardedVector] = {}
-        self._add_vector("parameters", parameters)
+        self._state = {"parameters": ShardedVector(parameters, self._places, self._homes)}
         self.shards = []
         for index, bounds in enumerate(self._places):
             piece = functools.partial(self._piece, parameters, index)
@@ -59,13 +58,10 @@ class Server:
         self._streams = ServerStreams(devices or ())
         self._unpacked: dict[torch.device, Tensor] = {}
 
-    def _add_vector(self, name: str, vector: Tensor) -> None:
-        self._state[name] = ShardedVector(vector, self._places, self._homes)
-
     def _piece(self, like: Tensor, shard: int, name: str) -> Tensor:
         """Return a shard's piece [n] of a vector, which is added, of zeros, if it is not there."""
         if name not in self._state:
-            self._add_vector(name, torch.zeros_like(like))
+            self._state[name] = ShardedVector(torch.zeros_like(like), self._places, self._homes)
         return self._state[name].pieces[shard]
 
     @property

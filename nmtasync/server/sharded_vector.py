@@ -43,16 +43,10 @@ class ShardedVector:
 
     def copy_to(self, target: Tensor) -> None:
         """Copy the vector to `target` [P]; from GPUs, the copies may still be under way then."""
-        if self._whole is not None:
-            target.copy_(self._whole)
-            return
         for place, piece in zip(self._bounds, self.pieces, strict=True):
-            target[place].copy_(piece, non_blocking=True)
+            target[place].copy_(piece, non_blocking=self._whole is None)
 
     def copy_from(self, source: Tensor) -> None:
         """Copy `source` [P] here; to GPUs, the copies may still be under way then."""
-        if self._whole is not None:
-            self._whole.copy_(source)
-            return
         for place, piece in zip(self._bounds, self.pieces, strict=True):
-            piece.copy_(source[place], non_blocking=True)
+            piece.copy_(source[place], non_blocking=self._whole is None)

@@ -16,6 +16,7 @@ from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.adam import Adam
 from nmtasync.optim.flat import FlatModel
 from nmtasync.optim.schedules import learning_rate_at, local_betas_at
+from nmtasync.optim.update import Update
 from nmtasync.worker.gradient import clip_factor
 
 
@@ -75,7 +76,6 @@ class LocalOptimizer:
             progress: The share of the training that is over, likewise.
         """
         self.updates += 1
-        beta1, beta2 = local_betas_at(self.updates, self.config.asynchronous)
         norm = float(self.gradient.norm()) / target_words
         if not math.isfinite(norm):
             self._spoilt = True  # the push will carry it, and the server will refuse it
@@ -87,14 +87,9 @@ class LocalOptimizer:
             self.second_moment,
             self.config.optimizer.epsilon,
         )
-        adam.update(
-            self.gradient,
-            divisor=target_words / factor,
-            update_number=self.updates,
-            learning_rate=self._learning_rate(target_words, shard_updates, progress),
-            beta1=beta1,
-            beta2=beta2,
-        )
+        rate = self._learning_rate(target_words, shard_updates, progress)
+        betas = local_betas_at(self.updates, self.config.asynchronous)
+        adam.update(self.gradient, Update(self.updates, target_words / factor, rate, *betas))
 
     def _learning_rate(self, target_words: int, shard_updates: int, progress: float) -> float:
         own = self.config.asynchronous.local_learning_rate

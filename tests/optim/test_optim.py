@@ -11,6 +11,7 @@ from torch import nn
 from nmtasync.optim.adam import Adam
 from nmtasync.optim.flat import SHARD_ALIGNMENT, FlatModel, shard_bounds
 from nmtasync.optim.smoothing import smooth
+from nmtasync.optim.update import Update
 
 
 def tied_model() -> nn.Module:
@@ -73,14 +74,7 @@ def test_adam_on_shards_is_torch_adam_on_the_whole_bit_for_bit(num_shards):
         reference.grad = gradient / 17
         optimizer.step()
         for bounds, adam in shards:
-            adam.update(
-                gradient[bounds].clone(),
-                divisor=17,
-                update_number=number,
-                learning_rate=0.01,
-                beta1=0.9,
-                beta2=0.98,
-            )
+            adam.update(gradient[bounds].clone(), Update(number, 17, 0.01, 0.9, 0.98))
         assert torch.equal(ours, reference.data)
 
 
@@ -100,15 +94,7 @@ def test_a_lead_is_quasi_hyperbolic_adam(lead, share):
         weights = share + (1 - share) * (1 - 0.9**t)
         step = (share * g + (1 - share) * m) / weights
         theirs -= 0.01 * step / ((v / (1 - 0.98**t)).sqrt() + 1e-9)
-        adam.update(
-            gradient,
-            divisor=3,
-            update_number=t,
-            learning_rate=0.01,
-            beta1=0.9,
-            beta2=0.98,
-            lead=lead,
-        )
+        adam.update(gradient, Update(t, 3, 0.01, 0.9, 0.98, lead))
         assert torch.allclose(ours.double(), theirs, rtol=0, atol=1e-5)
         assert torch.allclose(moments[0].double(), m, rtol=0, atol=1e-6)
 
@@ -122,9 +108,8 @@ def test_a_lead_is_the_moment_and_so_many_of_its_last_changes():
     for t in range(1, 400):
         before.copy_(after)
         parameters.zero_()
-        arguments = {"divisor": 1, "update_number": t, "learning_rate": 1.0, "beta1": 0.9}
         gradient = torch.randn(64, generator=generator)
-        adam.update(gradient, **arguments, beta2=0.98, lead=3.0)
+        adam.update(gradient, Update(t, 1, 1.0, 0.9, 0.98, lead=3.0))
     ahead = after[0] + 3 * (after[0] - before[0])
     assert torch.allclose(-parameters * after[1].sqrt(), ahead, rtol=1e-2, atol=1e-3)
 

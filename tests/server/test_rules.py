@@ -13,6 +13,7 @@ from torch import nn
 from nmtasync.config.load import resolve
 from nmtasync.errors import UserError
 from nmtasync.optim.adam import Adam
+from nmtasync.optim.update import Update
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
 from tests.support.servers import DELTAS, RULES, SGD, SIZE, gradients, make_server
@@ -90,15 +91,7 @@ def test_a_push_looks_ahead_as_far_as_it_is_late():
     turns = [(0, 0), (0, 0), (1, 2), (0, 1), (1, 1), (2, 5)]
     for number, ((worker, late), gradient) in enumerate(zip(turns, gradients(6), strict=True), 1):
         assert workers.push(worker, gradient, words=8).staleness == (late, late)
-        adam.update(
-            gradient,
-            divisor=8,
-            update_number=number,
-            learning_rate=1e-3,
-            beta1=0.9,
-            beta2=0.98,
-            lead=1.5 * late,
-        )
+        adam.update(gradient, Update(number, 8, 1e-3, 0.9, 0.98, lead=1.5 * late))
         assert torch.equal(server.parameters, parameters)
 
 

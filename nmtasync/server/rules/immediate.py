@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nmtasync.optim.schedules import betas_at, learning_rate_at
 from nmtasync.optim.slice_optimizer import build_slice_optimizer
+from nmtasync.optim.update import Update
 from nmtasync.server.rules.base import Rule, RuleSetup, ShardPush
 
 
@@ -16,17 +17,10 @@ class Immediate(Rule):
 
     def apply(self, push: ShardPush) -> float:
         """Apply one push as one update."""
-        config, update, words = self.config, push.version + 1, push.target_words
-        rate = learning_rate_at(update, words, config.schedule, push.progress)
+        config, number, words = self.config, push.version + 1, push.target_words
+        rate = learning_rate_at(number, words, config.schedule, push.progress)
         rate *= push.learning_rate_scale
-        beta1, beta2 = betas_at(update, words, config.optimizer, config.schedule)
-        self.optimizer.update(
-            push.gradient,
-            divisor=words,
-            update_number=update,
-            learning_rate=rate,
-            beta1=beta1,
-            beta2=beta2,
-            lead=config.asynchronous.momentum_lead * push.staleness,
-        )
+        beta1, beta2 = betas_at(number, words, config.optimizer, config.schedule)
+        lead = config.asynchronous.momentum_lead * push.staleness
+        self.optimizer.update(push.gradient, Update(number, words, rate, beta1, beta2, lead))
         return rate
