@@ -104,7 +104,7 @@ class FlatModel(Generic[ModelT]):
         return self.layout.size
 
     def bind(self, parameters: Tensor, gradients: Tensor) -> None:
-        """Let the model read its parameters from, and add its gradients to, these vectors."""
+        """Bind the model's parameters and gradients to these vectors [P], as views of them."""
         assert parameters.shape == gradients.shape == (self.size,)
         assert parameters.dtype == gradients.dtype == next(self.model.parameters()).dtype
         self.parameters, self.gradients = parameters, gradients

@@ -42,8 +42,8 @@ class Reply:
         versions: The version of each shard in the payload.
         applied: Whether the push changed anything: not if it was a repeat or not finite.
         staleness: For each shard, how many updates the push came late; none if it changed nothing.
-        learning_rate: Of the update that the push made; None if it made none, but waits in a
-            buffer.
+        learning_rate: What the update of the push was made with; None if it made none, but waits
+            in a buffer.
         update_norm: How far it has moved the parameters, where that was asked for.
     """
 

@@ -172,7 +172,7 @@ class Server:
         """Count an update that the owners of the shards have made by themselves, none of it late.
 
         Args:
-            learning_rate: Of the update; None if the gradient was of no use, and none was made.
+            learning_rate: What it was made with; None if the gradient was of no use, and none was.
         """
         applied = learning_rate is not None
         if applied:

@@ -36,7 +36,7 @@ class Shard:
         self.version = 0
 
     def apply(self, push: ShardPush) -> float | None:
-        """Let the rule take one push, and count the update if it makes one.
+        """Apply one push by the rule, and count the update if it makes one.
 
         Returns:
             The learning rate of the update, or None if there was none.

@@ -29,7 +29,7 @@ class ServerStreams:
 
     @contextlib.contextmanager
     def completed(self) -> Iterator[None]:
-        """Have the work of the context done on the streams, and wait for it at its end.
+        """Queue the work of the context on the streams, and wait for it at its end.
 
         It begins after what this process has queued on the devices before. A copy between two
         devices is queued on the stream of its source, and that of its target waits for it.
@@ -45,5 +45,5 @@ class ServerStreams:
 
 
 def _blocking_event() -> torch.cuda.Event:
-    """Make an event that is waited for asleep, so that others have the processor meanwhile."""
+    """Create an event that is waited for asleep, so that others have the processor meanwhile."""
     return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]

@@ -61,7 +61,7 @@ class Slot:
         return FlatModel(model.to(self.landing.device), self.landing, self.mailbox)
 
     def use(self, flat: FlatModel[ModelT]) -> None:
-        """Let a worker's model compute in this slot."""
+        """Bind a worker's model to this slot, unless it computes there already."""
         if flat.parameters is not self.landing:
             flat.bind(self.landing, self.mailbox)
 

@@ -36,7 +36,7 @@ class OuterNesterov(Rule):
         self.seen = 0
 
     def apply(self, push: ShardPush) -> float:
-        """Make one outer step."""
+        """Apply one push as one outer step."""
         rate = self.learning_rate * push.learning_rate_scale
         outer = push.gradient.div_(push.target_words)
         self.seen += 1
