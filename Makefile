@@ -60,8 +60,9 @@ paper: $(INSTALLED) ## Run the ablation of Bogoychev et al. 2018 on RUN; see rec
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not system"
 
-test-fast: $(INSTALLED) ## Run the tests that start no processes: half a minute
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not system and not processes"
+test-fast: $(INSTALLED) ## Run the tests that start no processes and are not slow: a minute
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal \
+	  -m "not system and not processes and not slow"
 
 test-system: $(INSTALLED) ## Run the tests that train for minutes, and those of the wheel
 	$(BIN)/python -m pytest -q -m system --timeout 1800

@@ -18,6 +18,7 @@ TOY_MODEL = {
     "data.batch_tokens": 120,
     "training.validate_bleu": False,
     "training.validate_metric": "cross_entropy",
+    "training.precision": "fp32",  # "auto" measures, for longer than all batches of a test take
     "asynchronous.devices": "cpu",
     "asynchronous.threads": 1,  # tests run beside each other
 }

@@ -38,6 +38,7 @@ def batch(sentences: int, source: int, target: int) -> Batch:
     return Batch(ids[0], ids[0] != 0, ids[1], ids[1], torch.arange(words), words, words)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_traced_only")
 def test_compiled_layers_give_the_same_gradient_and_are_compiled_once():
     model = ModelConfig(dimension=16, encoder_layers=2, decoder_layers=2, heads=2, dropout=0.2)

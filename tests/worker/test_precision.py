@@ -157,9 +157,9 @@ def test_auto_stays_what_it_was_when_training_goes_on():
 def test_a_resumed_run_keeps_what_auto_was(toy_run, monkeypatch):
     monkeypatch.setattr(precision, "cpu_flags", lambda: {"amx_bf16"})
     monkeypatch.setattr(precision, "WORTH_IT", 0.0)
-    train_toy(toy_run, training__max_updates=1)
+    train_toy(toy_run, training__max_updates=1, training__precision="auto")
     monkeypatch.setattr(precision, "WORTH_IT", float("inf"))
-    train_toy(toy_run, training__max_updates=2)
+    train_toy(toy_run, training__max_updates=2, training__precision="auto")
     state = json.loads((toy_run.checkpoints / "2" / "state.json").read_text("utf-8"))
     assert state["config"]["training"]["precision"] == "bf16"
     assert 'precision = "auto"' in toy_run.config.read_text("utf-8"), "another machine may differ"
