@@ -162,7 +162,7 @@ def test_a_typed_line_is_answered_before_the_next(trained: Path) -> None:
 
 @pytest.mark.processes
 def test_a_reader_that_leaves_is_no_error(trained: Path) -> None:
-    command = f"yes 'eins zwei' | head -3000 | {sys.executable} -m cli translate {trained} | true"
+    command = f"yes 'eins zwei' | head -30 | {sys.executable} -m cli translate {trained} | true"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         ["bash", "-c", command], cwd=REPOSITORY, env=environment, capture_output=True, check=False
