@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nmtasync.checkpoints.state import TrainingState
 from nmtasync.checkpoints.store import Snapshot, point, save
 from nmtasync.config.load import to_toml
 from nmtasync.config.schema import Config, DataConfig, ModelConfig
@@ -39,8 +40,8 @@ def trained_template(tmp_path_factory: pytest.TempPathFactory, _toy_run_template
     for updates in (15, 30):
         torch.manual_seed(updates)
         flat = FlatModel(build_model(config.model, size, size))
-        state = {"updates": updates, "vocabulary": vocabularies.digest()}
-        save(run, Snapshot({"parameters": flat.parameters}, state), flat, config)
+        state = TrainingState(config, vocabularies.digest(), updates=updates)
+        save(run, Snapshot({"parameters": flat.parameters}, state), flat.layout)
     point(run, "best", 30)
     run.config.write_text(to_toml(config), "utf-8")
     return run.root

@@ -26,7 +26,7 @@ ADAM = (lacks("optimizer.name", "sgd"), *OPTIMIZER)
 LOCAL_ADAM = _LOCAL_STEPS | has("asynchronous.drop_local_gradient", True)
 """That workers have an Adam of their own."""
 
-_LOCAL_FIXED_BETAS = (LOCAL_ADAM, has("asynchronous.local_beta_points", None))
+_LOCAL_FIXED_BETAS = (*_APART, LOCAL_ADAM, has("asynchronous.local_beta_points", None))
 
 
 @dataclass(frozen=True)
