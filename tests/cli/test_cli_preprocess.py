@@ -144,6 +144,7 @@ def refuses(result: Ended, expected: str) -> None:
     assert expected in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(TEST_DATA is None, reason="NMTASYNC_TEST_DATA names no folder of corpora")
 def test_multi30k(tmp_path: Path, nmtasync: CommandLine) -> None:
     corpus = Path(str(TEST_DATA)) / "multi30k"

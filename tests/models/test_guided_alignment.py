@@ -228,6 +228,7 @@ def attention_hits(run: RunDirectory) -> float:
     return float(hits[linked.any(2)].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_type", "encoder_layers", "updates"), [("transformer", 2, 300), ("rnn", 1, 150)]
 )

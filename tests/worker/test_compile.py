@@ -17,15 +17,13 @@ from nmtasync.worker import gradient
 from nmtasync.worker.compilation import compile_layers
 from nmtasync.worker.gradient import GradientFunction
 
-counters = torch._dynamo.utils.counters
-
 
 @pytest.fixture
 def _traced_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trace and differentiate as when compiling, but run PyTorch's own kernels: takes seconds."""
     monkeypatch.setattr(gradient, "compile_layers", partial(compile_layers, backend="aot_eager"))
     torch._dynamo.reset()
-    counters.clear()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
     torch.compiler.set_stance("default")
@@ -44,6 +42,7 @@ def test_compiled_layers_give_the_same_gradient_and_are_compiled_once():
     model = ModelConfig(dimension=16, encoder_layers=2, decoder_layers=2, heads=2, dropout=0.2)
     flat = FlatModel(build_model(model, 46, 46))
     plain = GradientFunction(flat, TrainingConfig())
+    counters = torch._dynamo.utils.counters  # imported late: it takes seconds
     shapes = [(7, 9, 11), (12, 20, 18), (3, 31, 3), (5, 6, 6), (1, 5, 6), (6, 1, 1), (2, 2, 2)]
     expected = []
     for index, shape in enumerate(shapes):
