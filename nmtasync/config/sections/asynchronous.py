@@ -26,7 +26,8 @@ ADAM = (lacks("optimizer.name", "sgd"), *OPTIMIZER)
 LOCAL_ADAM = _LOCAL_STEPS | has("asynchronous.drop_local_gradient", True)
 """That workers have an Adam of their own."""
 
-_LOCAL_FIXED_BETAS = (*_APART, LOCAL_ADAM, has("asynchronous.local_beta_points", None))
+_LOCAL = (*_APART, LOCAL_ADAM)
+_LOCAL_FIXED_BETAS = (*_LOCAL, has("asynchronous.local_beta_points", None))
 
 
 @dataclass(frozen=True)
@@ -149,26 +150,26 @@ class AsynchronousConfig:
         "Local optimizers: let the betas change, as optimizer.beta_points does, by the batches "
         "of the worker.",
         unit="batches of a worker",
-        only_if=(LOCAL_ADAM,),
+        only_if=_LOCAL,
     )
     local_learning_rate: float | None = option(
         None,
         "Local optimizers: a learning rate of their own; 'none' follows the schedule.",
         minimum=0.0,
-        only_if=(LOCAL_ADAM,),
+        only_if=_LOCAL,
     )
     local_push: str = option(
         "gradient",
         "What is pushed after local steps: the sum of the gradients, or the way they have gone "
         "(times the target words, so that rules treat both alike).",
         choices=("gradient", "delta"),
-        only_if=(_LOCAL_STEPS,),
+        only_if=(*_APART, _LOCAL_STEPS),
     )
     local_write_back: bool = option(
         False,
         "Local optimizers: write the slice of each worker's own shard back to the server after "
         "each local step, as the authors' code does; this erases what others have pushed there.",
-        only_if=(_LOCAL_STEPS,),
+        only_if=(*_APART, _LOCAL_STEPS),
     )
     drop_rate: float | None = option(
         None,
@@ -183,13 +184,13 @@ class AsynchronousConfig:
         "Gradient dropping: raise the rate linearly from 0 for this long.",
         unit="pushes of a worker",
         minimum=0,
-        only_if=(_DROPPING,),
+        only_if=(*_APART, _DROPPING),
     )
     drop_local_gradient: bool = option(
         False,
         "Gradient dropping: the worker applies what it keeps to its own replica, by an Adam of "
         "its own, after each fetch.",
-        only_if=(_DROPPING,),
+        only_if=(*_APART, _DROPPING),
     )
     num_shards: int | None = option(
         None,
