@@ -108,7 +108,7 @@ class ConditionalGRU(nn.Module):
         """Compute what the attention needs of encoded sources; arguments as in `Memory`."""
         return Memory(states, self.keys(states), self.gates(states), bias)
 
-    def forward(self, x: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """Run over whole targets.
 
         Args:
@@ -117,28 +117,18 @@ class ConditionalGRU(nn.Module):
             memory: The sources.
 
         Returns:
-            The states [B, T, R] and the contexts, weighted means of the encoder's states
-            [B, T, M].
+            The states [B, T, R], the contexts, weighted means of the encoder's states [B, T, M],
+            and the energies, of which the weights are the softmax [B, T, S].
         """
-        states, energies = self._unroll(x, state, memory)
-        return states, torch.softmax(energies, dim=2) @ memory.states
-
-    def attend(self, x: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
-        """Run over whole targets and return the weights, too.
-
-        Args:
-            x: As of `forward` [B, T, input_size].
-            state: As of `forward` [B, R].
-            memory: The sources.
-
-        Returns:
-            The states [B, T, R], the contexts [B, T, M], and the logarithms of the weights of the
-            encoder's states [B, T, S]; these in float32, or the type of `x` if that is wider.
-        """
-        states, energies = self._unroll(x, state, memory)
-        contexts = torch.softmax(energies, dim=2) @ memory.states
-        sum_dtype = torch.promote_types(energies.dtype, torch.float32)
-        return states, contexts, torch.log_softmax(energies, dim=2, dtype=sum_dtype)
+        state = state.unsqueeze(1)
+        products = self._over_steps(state, memory, num_steps=x.shape[1])
+        states, steps_energies = [], []
+        for inputs in self.inputs(x).split(1, dim=1):
+            state, energies = self._step(inputs, state, memory, products)
+            states.append(state)
+            steps_energies.append(energies)
+        energies = torch.cat(steps_energies, dim=1)
+        return torch.cat(states, dim=1), torch.softmax(energies, dim=2) @ memory.states, energies
 
     def step(self, x: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Compute the next state and context, without dropout.
@@ -160,17 +150,6 @@ class ConditionalGRU(nn.Module):
         )
         state, energies = self._step(self.inputs(x), state, memory, products)
         return state, torch.softmax(energies, dim=2) @ memory.states
-
-    def _unroll(self, x: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Run over whole targets; returns states [B, T, R] and energies [B, T, S]."""
-        state = state.unsqueeze(1)
-        products = self._over_steps(state, memory, num_steps=x.shape[1])
-        states, energies = [], []
-        for inputs in self.inputs(x).split(1, dim=1):
-            state, energy = self._step(inputs, state, memory, products)
-            states.append(state)
-            energies.append(energy)
-        return torch.cat(states, dim=1), torch.cat(energies, dim=1)
 
     def _over_steps(self, state: Tensor, memory: Memory, num_steps: int) -> _Products:
         """Prepare products of steps in a row, with dropout, of states like this one [B, 1, R]."""

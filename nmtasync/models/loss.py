@@ -1,8 +1,9 @@
 """Label-smoothed cross-entropy that never holds all logits.
 
-PyTorch has the same since 2.13, `torch.nn.functional.linear_cross_entropy` with its `options`. It
-isn't used here, because 2.6 must do, and because it returns one number: the smoothed loss and the
-plain cross-entropy would be two passes. benchmarks/loss_speed.py compares the two.
+The peer is `torch.nn.functional.linear_cross_entropy`. It is not used because PyTorch has it only
+from 2.13 on and 2.6 must do, because with label smoothing it holds all logits after all, and
+because it returns one number where training wants two, smoothed and plain. How fast either is:
+benchmarks/loss_speed.py.
 Shapes: B sentences, T target pieces, M real target pieces of a batch, C pieces of a chunk,
 D dimension, V target vocabulary.
 """

@@ -151,28 +151,20 @@ class RecurrentDecoder(nn.Module):
         bias = attention_bias(encoded.mask, encoded.states.dtype)[:, 0]
         return self.conditional.read(encoded.states, bias)
 
-    def forward(self, x: Tensor, encoded: Encoded) -> Tensor:
-        """Run over embedded targets [B, T, D]; returns the deep output [B, T, D]."""
-        first = self.begin(encoded)
-        states, contexts = self.conditional(x, first, self.read(encoded))
-        return self._above_attention(x, first, states, contexts)
+    def forward(self, x: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """Run over embedded targets [B, T, D].
 
-    def attend(self, x: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
-        """Run as `forward`, and return the weights as `ConditionalGRU.attend` [B, T, S]."""
+        Returns:
+            The deep output [B, T, D], and the energies of the attention [B, T, S].
+        """
         first = self.begin(encoded)
-        states, contexts, log_weights = self.conditional.attend(x, first, self.read(encoded))
-        return self._above_attention(x, first, states, contexts), log_weights
-
-    def _above_attention(
-        self, x: Tensor, first: Tensor, states: Tensor, contexts: Tensor
-    ) -> Tensor:
-        """Compute the layers above the one with the attention, and the deep output."""
+        states, contexts, energies = self.conditional(x, first, self.read(encoded))
         states = self.dropout(states)
         for layer, norm in zip(self.upper, self.norms, strict=True):
             assert isinstance(layer, GatedLayer)
             above = self.dropout(layer.run(norm(states), first))
             states = states + above if self.residual else above
-        return self.join(x, states, contexts)
+        return self.join(x, states, contexts), energies
 
     def step(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Read one embedded piece of each hypothesis [N, K, D]; without dropout."""
@@ -214,7 +206,7 @@ class RecurrentNetwork(SequenceToSequence):
     def decode(self, encoded: Encoded, target_input: Tensor) -> Tensor:
         """Run the decoder over whole targets, as the interface says."""
         x = self.dropout(self.embeddings.embed_target(target_input))
-        outputs: Tensor = self.decoder(x, encoded)
+        outputs: Tensor = self.decoder(x, encoded)[0]
         return outputs
 
     def decode_with_attention(
@@ -223,7 +215,9 @@ class RecurrentNetwork(SequenceToSequence):
         """Run the decoder and return its attention, as the interface says: of its only layer."""
         assert layer is None
         x = self.dropout(self.embeddings.embed_target(target_input))
-        return self.decoder.attend(x, encoded)
+        outputs, energies = self.decoder(x, encoded)
+        sum_dtype = torch.promote_types(energies.dtype, torch.float32)
+        return outputs, torch.log_softmax(energies, dim=2, dtype=sum_dtype)
 
     def start(self, encoded: Encoded) -> RecurrentState:
         """Compute the first states and read the sources for the attention."""

@@ -96,13 +96,7 @@ class Transformer(SequenceToSequence):
 
         Padding of the target needs no mask: it stands after all real pieces.
         """
-        x = self._enter(self.embeddings.embed_target(target_input))
-        bias = attention_bias(encoded.mask, x.dtype)
-        for layer in self.decoder:
-            assert isinstance(layer, DecoderLayer)
-            x = layer(x, layer.cross.read(encoded.states), bias)
-        outputs: Tensor = self.decoder_norm(x)
-        return outputs
+        return self._decode(encoded, target_input, None)[0]
 
     def decode_with_attention(
         self, encoded: Encoded, target_input: Tensor, layer: int | None = None
@@ -113,17 +107,24 @@ class Transformer(SequenceToSequence):
         Source of the choice: Garg et al. 2019, section 4.1.
         """
         chosen = max(0, len(self.decoder) - 2) if layer is None else layer - 1
+        outputs, log_weights = self._decode(encoded, target_input, chosen)
+        assert log_weights is not None
+        return outputs, log_weights
+
+    def _decode(
+        self, encoded: Encoded, target_input: Tensor, chosen: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the decoder; returns also the attention of the layer chosen, counted from 0."""
         x = self._enter(self.embeddings.embed_target(target_input))
         bias = attention_bias(encoded.mask, x.dtype)
         log_weights = None
-        for index, each in enumerate(self.decoder):
-            assert isinstance(each, DecoderLayer)
-            source = each.cross.read(encoded.states)
+        for index, layer in enumerate(self.decoder):
+            assert isinstance(layer, DecoderLayer)
+            source = layer.cross.read(encoded.states)
             if index == chosen:
-                x, log_weights = each.attend(x, source, bias)
+                x, log_weights = layer.attend(x, source, bias)
             else:
-                x = each(x, source, bias)
-        assert log_weights is not None
+                x = layer(x, source, bias)
         return self.decoder_norm(x), log_weights
 
     def start(self, encoded: Encoded) -> TransformerState:

@@ -51,15 +51,14 @@ def test_conditional_layer_equals_its_steps(more: int, cell: CellOptions) -> Non
     layer, (x, state, states), bias = make_conditional(more, cell)
     layer.eval()
     memory = layer.read(states, bias)
-    whole = torch.cat(layer(x, state, memory), dim=2)
+    outputs, contexts, energies = layer(x, state, memory)
+    whole = torch.cat((outputs, contexts), dim=2)
     now, steps = state.unsqueeze(1), []
     for position in range(4):
         now, context = layer.step(x[:, position, None], now, memory)
         steps.append(torch.cat((now, context), dim=2))
     torch.testing.assert_close(whole, torch.cat(steps, dim=1), rtol=0, atol=1e-12)
-    *attending, log_weights = layer.attend(x, state, memory)
-    assert torch.equal(torch.cat(attending, dim=2), whole)
-    torch.testing.assert_close(log_weights.exp() @ states, attending[1])
+    torch.testing.assert_close(energies.softmax(2) @ states, contexts)
 
 
 @cells
@@ -69,8 +68,8 @@ def test_gradients_of_the_conditional_layer(more: int, cell: CellOptions) -> Non
 
     def run(x: Tensor, state: Tensor, states: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
         torch.manual_seed(2)  # the same dropout each time
-        outputs: tuple[Tensor, Tensor] = layer(x, state, layer.read(states, bias))
-        return outputs
+        outputs, contexts, _ = layer(x, state, layer.read(states, bias))
+        return outputs, contexts
 
     assert torch.autograd.gradcheck(run, (*leaves, *layer.parameters()), fast_mode=True)
 
@@ -125,7 +124,7 @@ def test_normalised_cells_do_not_care_for_the_scale_of_matrices() -> None:
     gated = GatedLayer(5, 4, 2, CellOptions(normalised=True)).double()
 
     def run() -> Tensor:
-        conditional = torch.cat(layer(x, state, layer.read(states, bias)), dim=2)
+        conditional = torch.cat(layer(x, state, layer.read(states, bias))[:2], dim=2)
         return torch.cat((conditional, gated.run(x, state)), dim=2)
 
     before = run()
