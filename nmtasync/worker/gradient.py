@@ -62,10 +62,10 @@ class GradientFunction:
         self.config = config
         dtype = compute_type(config.precision)
         self.scale = LossScale() if dtype == torch.float16 else None
-        self._narrow: FlatModel[SequenceToSequence] | None = None
+        self._half: FlatModel[SequenceToSequence] | None = None
         if dtype != torch.float32:
-            self._narrow = FlatModel(copy.deepcopy(flat.model).to(dtype))
-        computing = self._narrow or flat
+            self._half = FlatModel(copy.deepcopy(flat.model).to(dtype))
+        computing = self._half or flat
         computing.model.train()
         if config.compile:
             compile_layers(computing.model)
@@ -89,17 +89,17 @@ class GradientFunction:
 
     def begin(self) -> FlatModel[SequenceToSequence]:
         """Give the model that computes the next batch, with the newest parameters."""
-        if self._narrow is None:
+        if self._half is None:
             return self.flat
-        self._narrow.parameters.copy_(self.flat.parameters)
-        self._narrow.gradients.zero_()
-        return self._narrow
+        self._half.parameters.copy_(self.flat.parameters)
+        self._half.gradients.zero_()
+        return self._half
 
     def end(self) -> None:
         """Add the batch's gradient to the one in float32, where it is not there already."""
-        if self._narrow is not None:
+        if self._half is not None:
             factor = 1.0 if self.scale is None else self.scale.factor
-            self.flat.gradients.add_(self._narrow.gradients, alpha=1.0 / factor)
+            self.flat.gradients.add_(self._half.gradients, alpha=1.0 / factor)
 
 
 def add_gradient(
