@@ -49,10 +49,11 @@ class Memory:
 
 
 Product = Callable[[Tensor], Tensor]
+"""What multiplies by parameters, or by what was computed from the source."""
 
 
 class _Products(NamedTuple):
-    """What a step multiplies by constants, either of one step or of many in a row.
+    """The products of a step: in beam search the layers' own, in training `StepProduct`s.
 
     Attributes:
         first: The first unit's product with the state [N, K, R] to [N, K, 3R].
@@ -152,7 +153,7 @@ class ConditionalGRU(nn.Module):
         return state, torch.softmax(energies, dim=2) @ memory.states
 
     def _over_steps(self, state: Tensor, memory: Memory, num_steps: int) -> _Products:
-        """Prepare products of steps in a row, with dropout, of states like this one [B, 1, R]."""
+        """Prepare the products of all steps, with dropout masks for states like this [B, 1, R]."""
         steps = num_steps, state.shape[0]
         mask = self.dropout.mask(state)  # of the state that both query and second unit read
         return _Products(

@@ -19,10 +19,10 @@ from nmtasync.models.projection import EPSILON
 class StepProduct:
     """Computes x_t @ matrix, step after step.
 
-    Here the matrix is a constant to autograd. To each product a row of zeros is added, the output
-    of an operation on the matrix that all steps share. Its backward runs when all steps are
-    through with theirs, gets the gradients of all products at once, and makes that of the
-    matrix.
+    Autograd is told that the matrix is a constant. To the product of step t a row of zeros is
+    added, row t of a tensor that `_SharedZeros` computes "from the matrix" before the first step.
+    Its backward pass runs after those of all steps; the gradient of the zeros is that of all
+    products, and one product with all inputs makes the matrix's gradient of it.
 
     Args:
         matrix: One for all sentences [K, N], or one for each [B, K, N].
