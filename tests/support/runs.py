@@ -18,10 +18,16 @@ from nmtasync.training.train import train
 from tests.support.toy import TOY_MODEL
 
 
-def train_toy(run: RunDirectory, *, resume: bool = True, **changes: object) -> TrainingSummary:
-    settings = {**TOY_MODEL, **{key.replace("__", "."): v for key, v in changes.items()}}
+def train_with(
+    run: RunDirectory, settings: dict[str, object], *, resume: bool = True
+) -> TrainingSummary:
     console = Console(file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     return train(run, settings, resume=resume, console=console)
+
+
+def train_toy(run: RunDirectory, *, resume: bool = True, **changes: object) -> TrainingSummary:
+    settings = {**TOY_MODEL, **{key.replace("__", "."): v for key, v in changes.items()}}
+    return train_with(run, settings, resume=resume)
 
 
 def events(run: RunDirectory, event: str) -> list[dict]:
