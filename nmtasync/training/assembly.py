@@ -31,7 +31,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
 from nmtasync.training.asynchronous.in_process import InlineDriver, InProcessDriver
 from nmtasync.training.asynchronous.local import LocalDriver
-from nmtasync.training.driver import Driver, DriverKind, WorkerParts
+from nmtasync.training.driver import Driver, DriverKind, RunParts
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedRun
 from nmtasync.training.reporting.reporter import Reporter
@@ -76,8 +76,8 @@ class Assembly:
     ) -> None:
         self.run, self.config, self.kind, self.devices = run, config, kind, devices
         self.resumed = state is not None
-        corpus = ParallelShards.open(run.data / "train")
-        refuse_without_alignments(corpus, config.training)
+        self.corpus = ParallelShards.open(run.data / "train")
+        refuse_without_alignments(self.corpus, config.training)
         self.data_digest = data_digest(run)
         self.recording = None
         self.not_as_recorded: list[str] = []
@@ -96,7 +96,7 @@ class Assembly:
         )
         if model.max_length is not None:
             _refuse_longer_sentences(run, model.max_length)
-        self.parts = WorkerParts(spec, Layout.of(model), corpus, devices, threads)
+        self.parts = RunParts(run, config, spec, Layout.of(model), devices, threads)
         self.server = self._build_server(self.parts.layout.gather(model))
         self.cursor = BatchCursor(self._plan, config.training.max_epochs)
         origin = None if initial_model is None else initial_model.record()
@@ -146,9 +146,8 @@ class Assembly:
         return DataPosition(state.cursor.epoch + 1)
 
     def _plan(self, epoch: int) -> Plan:
-        corpus = self.parts.corpus
         seed, batch_tokens = self.config.training.seed, self.config.data.batch_tokens
-        lengths = corpus.source_lengths, corpus.target_lengths
+        lengths = self.corpus.source_lengths, self.corpus.target_lengths
         return plan_epoch(*lengths, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
 
     def _exchange_log(self) -> ExchangeLog | None:
@@ -169,8 +168,7 @@ class Assembly:
             if exchange_log:
                 stack.enter_context(contextlib.closing(exchange_log))
             session = Session(
-                self.run,
-                self.config,
+                self.parts,
                 self.server,
                 self.cursor,
                 reporter,
@@ -221,21 +219,21 @@ class Assembly:
         driver: InProcessDriver
         match self.kind:
             case DriverKind.LOCAL:
-                return LocalDriver(session, self.parts)
+                return LocalDriver(session)
             case DriverKind.SYNCHRONOUS:
-                return SynchronousDriver(session, self.parts)
+                return SynchronousDriver(session)
             case DriverKind.INLINE:
-                driver = InlineDriver(session, self.parts, num_workers=1)
+                driver = InlineDriver(session, num_workers=1)
             case DriverKind.SIMULATED:
                 assert self.clock
-                driver = SimulatedDriver(session, self.parts, self.clock)
+                driver = SimulatedDriver(session, self.clock)
             case DriverKind.SIMULATED_SYNCHRONOUS:
                 assert self.clock
-                driver = SimulatedSynchronousDriver(session, self.parts, self.clock)
+                driver = SimulatedSynchronousDriver(session, self.clock)
             case DriverKind.REPLAY:
                 assert self.clock and self.recording
                 same = not self.not_as_recorded
-                driver = ReplayDriver(session, self.parts, self.clock, self.recording, same)
+                driver = ReplayDriver(session, self.clock, self.recording, same)
         if self.resumed:
             driver.restore(read_vectors(self.run, self.start.updates), self.start)
         return driver
@@ -255,7 +253,7 @@ def _introduce(assembly: Assembly, display: Display) -> None:
     display.message(
         f"{start}: {assembly.config.model.type}, "
         f"{assembly.parts.layout.num_parameters / 1e6:.1f} million parameters; "
-        f"{len(assembly.parts.corpus):,} pairs; {assembly.num_workers} "
+        f"{len(assembly.corpus):,} pairs; {assembly.num_workers} "
         f"{'simulated ' if assembly.kind.simulated else ''}{plural} ({names}), "
         f"{assembly.parts.threads} thread(s) each, "
         f"delay {assembly.config.asynchronous.optimizer_delay}"

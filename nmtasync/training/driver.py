@@ -7,7 +7,6 @@ from enum import Enum
 from typing import Protocol
 
 from nmtasync.config.schema import Config
-from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
 from nmtasync.machine.device import (
     refuse_allocator_without_ipc,
@@ -17,6 +16,7 @@ from nmtasync.machine.device import (
 )
 from nmtasync.models.build import ModelSpec
 from nmtasync.optim.flat import Layout
+from nmtasync.run_directory import RunDirectory
 
 
 class Driver(Protocol):
@@ -71,20 +71,22 @@ class DriverKind(Enum):
 
 
 @dataclass(frozen=True)
-class WorkerParts:
-    """What the workers of a run are made of.
+class RunParts:
+    """What all processes of a run need to know.
 
     Attributes:
-        spec: Their network.
+        run: The directory.
+        config: The experiment.
+        spec: The network.
         layout: Where its parameters lie in the vector.
-        corpus: The training corpus.
-        devices: Where each computes; one for all of them where the main process computes.
-        threads: CPU threads of each.
+        devices: Where each worker computes; one for all where the main process computes.
+        threads: CPU threads of each worker.
     """
 
+    run: RunDirectory
+    config: Config
     spec: ModelSpec
     layout: Layout
-    corpus: ParallelShards
     devices: list[str]
     threads: int
 

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from nmtasync.checkpoints.history import ValidationHistory
 from nmtasync.checkpoints.state import Numbers, Totals, TrainingState
-from nmtasync.config.schema import Config
 from nmtasync.data.cursor import AssignedBatch, BatchCursor
 from nmtasync.errors import TrainingError
 from nmtasync.optim.schedules import delay_at
-from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Reply
 from nmtasync.server.server import Server
+from nmtasync.training.driver import RunParts
 from nmtasync.training.limits import limit_reached, share_done
 from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedFetch
 from nmtasync.training.reporting.reporter import Reporter
@@ -55,8 +54,7 @@ class Session:
     """One training run.
 
     Args:
-        run: The directory.
-        config: The experiment.
+        parts: What all processes of the run need to know.
         server: The parameters.
         cursor: The data position.
         reporter: Writes and shows figures and events.
@@ -73,8 +71,7 @@ class Session:
 
     def __init__(
         self,
-        run: RunDirectory,
-        config: Config,
+        parts: RunParts,
         server: Server,
         cursor: BatchCursor,
         reporter: Reporter,
@@ -82,14 +79,17 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
         exchange_log: ExchangeLog | None = None,
     ) -> None:
-        self.run = run
-        self.config = config
+        self.parts = parts
+        self.run = parts.run
+        self.config = parts.config
         self.server = server
         self.cursor = cursor
         self.reporter = reporter
         self.start = start
         self.exchange_log = exchange_log
-        self.history = ValidationHistory(run, config.training.validate_metric, start.updates)
+        self.history = ValidationHistory(
+            self.run, self.config.training.validate_metric, start.updates
+        )
         self.totals = start.totals
         self.stop_request: str | None = None
         self._clock = clock

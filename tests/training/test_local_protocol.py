@@ -22,7 +22,6 @@ from nmtasync.machine import processes
 from nmtasync.machine.processes import Child
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.asynchronous import local, worker_process
-from nmtasync.training.driver import WorkerParts
 from nmtasync.training.reporting.summary import TrainingSummary
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.validation.saver import Saver
@@ -129,9 +128,6 @@ class SavingHere(Saver):
     """Saves in this process, at the end."""
 
     connection = None
-
-    def __init__(self, session: Session, parts: WorkerParts) -> None:
-        super().__init__(session, parts.layout)
 
     def save(self, driver: DriverState, *, to_validate: bool) -> None:
         raise AssertionError("nothing is due before the end")

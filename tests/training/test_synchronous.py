@@ -143,7 +143,7 @@ def dying_rank(instants: list[str], setup: RankSetup, connection: Connection) ->
     """A rank 1 that is killed once at each of the instants."""
 
     def die(instant: str) -> None:
-        flag = setup.run.root / f"died {instant}"
+        flag = setup.parts.run.root / f"died {instant}"
         planned = instant in instants
         if setup.index == 1 and planned and not flag.exists():
             flag.touch()
@@ -175,6 +175,30 @@ def dying_rank(instants: list[str], setup: RankSetup, connection: Connection) ->
     OwnedShard.update = dying_update
     shard.smooth = dying_smooth
     run_rank(setup, connection)
+
+
+def rank_failing_after_the_snapshot(setup: RankSetup, connection: Connection) -> None:
+    """A rank whose fifth update always fails."""
+    update = OwnedShard.update
+
+    def failing_update(self, total, target_words, version, progress):
+        if version == 4:
+            raise OSError("a broken device")
+        return update(self, total, target_words, version, progress)
+
+    OwnedShard.update = failing_update
+    run_rank(setup, connection)
+
+
+@pytest.mark.processes
+def test_what_always_fails_after_going_back_is_given_up(toy_run, monkeypatch):
+    """The updates between the snapshot and the failure, made again and again, are no progress."""
+    monkeypatch.setattr(rounds, "works_in_shared_memory", lambda devices: False)
+    monkeypatch.setattr(rounds, "run_rank", rank_failing_after_the_snapshot)
+    options = {"training__max_updates": 7, "training__validate_every": 3, **ranks(2)}
+    with pytest.raises(TrainingError, match="ended 2 times without an update between"):
+        train_toy(toy_run, asynchronous__max_restarts=1, **options)
+    assert store.pointed(toy_run, "latest") == 3
 
 
 @pytest.mark.processes

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.data.cursor import AssignedBatch
+from nmtasync.data.shards import ParallelShards
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
-from nmtasync.training.driver import WorkerParts
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.validation.saver import InProcessSaver
 from nmtasync.worker.worker import Worker
@@ -49,13 +49,12 @@ class InProcessDriver(ABC):
 
     Args:
         session: The run.
-        parts: What the workers are made of.
         num_workers: How many there are.
     """
 
-    def __init__(self, session: Session, parts: WorkerParts, num_workers: int) -> None:
-        self.session = session
-        self.parts = parts
+    def __init__(self, session: Session, num_workers: int) -> None:
+        self.session, parts = session, session.parts
+        self.corpus = ParallelShards.open(session.run.data / "train")
         self.begin_anew = set(range(num_workers))  # workers whose local optimizer begins anew
         self.workers: list[Worker] = []
         for index in range(num_workers):
@@ -64,7 +63,7 @@ class InProcessDriver(ABC):
             self.workers.append(self._new_worker(index, FlatModel(model, gradients=gradients)))
         self.num_slots = session.config.asynchronous.num_slots
         self.fetched = [self._empty_slots(worker.flat.parameters) for worker in self.workers]
-        self.saver = InProcessSaver(session, self.workers[0].flat, parts.devices[0])
+        self.saver = InProcessSaver(session, self.workers[0].flat)
 
     def _new_worker(
         self, index: int, flat: FlatModel[SequenceToSequence], batches: int = 0
@@ -73,7 +72,7 @@ class InProcessDriver(ABC):
         if config.asynchronous.local_write_back:
             write_back = functools.partial(server.write_back, index, flat.parameters)
         sequence = server.last_sequences.get(index, 0)
-        return Worker(index, flat, self.parts.corpus, config, sequence, batches, write_back)
+        return Worker(index, flat, self.corpus, config, sequence, batches, write_back)
 
     def _empty_slots(self, first: Tensor) -> list[Fetched]:
         others = (torch.zeros_like(first) for _ in range(1, self.num_slots))

@@ -21,7 +21,6 @@ from nmtasync.training.asynchronous.worker_process import (
     WrittenBack,
     run_worker,
 )
-from nmtasync.training.driver import WorkerParts
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.validation.validator_client import ValidatorClient
 from nmtasync.worker.window import ComputedWindow
@@ -53,16 +52,14 @@ class LocalDriver:
 
     Args:
         session: The run.
-        parts: What the workers are made of.
     """
 
-    def __init__(self, session: Session, parts: WorkerParts) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self.parts = parts
         slots, size = range(session.config.asynchronous.num_slots), session.server.size
         # all memory before the first process, so that too little of it leaves none behind
-        memory = [[Slot.allocate(size, device) for _ in slots] for device in parts.devices]
-        self.validator = ValidatorClient(session, parts)
+        memory = [[Slot.allocate(size, device) for _ in slots] for device in session.parts.devices]
+        self.validator = ValidatorClient(session)
         self.workers: dict[int, WorkerHandle] = {}
         for index, own in enumerate(memory):
             batches = session.start.batches_of(index)
@@ -72,17 +69,8 @@ class LocalDriver:
 
     def _start(self, index: int, slots: list[Slot], batches: int) -> Child:
         session = self.session
-        setup = WorkerSetup(
-            index=index,
-            device=self.parts.devices[index],
-            threads=self.parts.threads,
-            run=session.run,
-            config=session.config,
-            spec=self.parts.spec,
-            slots=slots,
-            sequence=session.server.last_sequences.get(index, 0),
-            batches=batches,
-        )
+        sequence = session.server.last_sequences.get(index, 0)
+        setup = WorkerSetup(index, session.parts, slots, sequence, batches)
         return Child(run_worker, setup, f"worker {index}")
 
     def train(self) -> str:

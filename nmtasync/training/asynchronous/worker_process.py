@@ -8,14 +8,12 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from nmtasync.config.schema import Config
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.machine.device import allow_tf32
 from nmtasync.machine.processes import serving
-from nmtasync.models.build import ModelSpec
-from nmtasync.run_directory import RunDirectory
 from nmtasync.server.transport import Slot
+from nmtasync.training.driver import RunParts
 from nmtasync.worker.worker import Worker
 
 
@@ -25,22 +23,14 @@ class WorkerSetup:
 
     Attributes:
         index: Which worker it is.
-        device: Where it computes.
-        threads: How many CPU threads it may use.
-        run: Whose data it reads.
-        config: The experiment.
-        spec: The network.
+        parts: Of the run.
         slots: The memory that it shares with the server, for each window under way.
         sequence: The last push that the server took from this worker's predecessor.
         batches: The batches that its predecessors have computed.
     """
 
     index: int
-    device: str
-    threads: int
-    run: RunDirectory
-    config: Config
-    spec: ModelSpec
+    parts: RunParts
     slots: list[Slot]
     sequence: int
     batches: int
@@ -85,8 +75,10 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
             process, `Task` and `WrittenBack` from it.
     """
     with serving(connection):
-        torch.set_num_threads(setup.threads)
-        torch.get_device_module(setup.device).set_device(setup.device)
+        torch.set_num_threads(setup.parts.threads)
+        device = setup.parts.devices[setup.index]
+        torch.get_device_module(device).set_device(device)
+        allow_tf32(device, setup.parts.config.training.tf32)
         worker = _build(setup, connection)
         setup.slots[0].complete()  # or the server's first copy could be overwritten
         connection.send(Ready())
@@ -99,7 +91,7 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
             worker.versions = task.versions
             computed = worker.compute(task.window, task.slot)
             slot.complete()
-            if setup.config.asynchronous.overlap:
+            if setup.parts.config.asynchronous.overlap:
                 computed.figures.idle_seconds = idle_seconds
             connection.send(computed)
 
@@ -110,13 +102,13 @@ def _build(setup: WorkerSetup, connection: Connection) -> Worker:
         connection.send(WriteBack())
         assert isinstance(connection.recv(), WrittenBack)
 
-    allow_tf32(setup.device, setup.config.training.tf32)
+    parts = setup.parts
     return Worker(
         setup.index,
-        setup.slots[0].replica(setup.spec.build()),
-        ParallelShards.open(setup.run.data / "train"),
-        setup.config,
+        setup.slots[0].replica(parts.spec.build()),
+        ParallelShards.open(parts.run.data / "train"),
+        parts.config,
         setup.sequence,
         setup.batches,
-        write_back if setup.config.asynchronous.local_write_back else None,
+        write_back if parts.config.asynchronous.local_write_back else None,
     )

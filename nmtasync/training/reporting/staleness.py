@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 
@@ -27,7 +26,7 @@ class StalenessFigures:
 
     def figures(self) -> dict[str, Any]:
         """Sum up: mean and maximum of all, means by worker and by shard, and a histogram."""
-        everything = _sum(self._by_shard.values())
+        everything = sum(self._by_shard.values(), Counter())
         return {
             "staleness_mean": _mean(everything),
             "staleness_max": max(everything),
@@ -35,13 +34,6 @@ class StalenessFigures:
             "staleness_by_shard": {s: _mean(c) for s, c in sorted(self._by_shard.items())},
             "staleness_histogram": dict(sorted(everything.items())),
         }
-
-
-def _sum(counters: Iterable[Counter[int]]) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for counter in counters:
-        total.update(counter)
-    return total
 
 
 def _mean(counts: Counter[int]) -> float:

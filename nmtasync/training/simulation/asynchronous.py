@@ -20,7 +20,6 @@ from nmtasync.config.simulation import parse_failures, parse_speeds
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.errors import TrainingError
 from nmtasync.training.asynchronous.in_process import InProcessDriver, replica_name
-from nmtasync.training.driver import WorkerParts
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import Timeline, VirtualClock
 from nmtasync.training.simulation.cost_model import CostModel
@@ -64,16 +63,15 @@ class SimulatedDriver(InProcessDriver):
 
     Args:
         session: The run; its clock is `clock`.
-        parts: What the workers are made of.
         clock: The virtual time.
     """
 
-    def __init__(self, session: Session, parts: WorkerParts, clock: VirtualClock) -> None:
+    def __init__(self, session: Session, clock: VirtualClock) -> None:
         options = session.config.simulation
         speeds = parse_speeds(options.speeds)
-        super().__init__(session, parts, len(speeds))
+        super().__init__(session, len(speeds))
         self.clock = clock
-        self.costs = CostModel(session.config, parts.corpus, speeds, parts.layout.size)
+        self.costs = CostModel(session.config, self.corpus, speeds, session.server.size)
         self.windows: list[list[Window]] = [[] for _ in speeds]  # in the order of their pushes
         self.timelines = [self._timeline() for _ in speeds]
         self.dead: set[int] = set()

@@ -13,7 +13,6 @@ from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.simulation import exact
 from nmtasync.errors import UserError
 from nmtasync.training.asynchronous.in_process import InProcessDriver, replica_name
-from nmtasync.training.driver import WorkerParts
 from nmtasync.training.reporting.exchange_log import LoggedFetch, LoggedPush, LoggedRun
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import VirtualClock
@@ -25,7 +24,6 @@ class ReplayDriver(InProcessDriver):
 
     Args:
         session: The run; its clock is `clock`.
-        parts: What the workers are made of.
         clock: Virtual time; it shows the recorded one.
         recording: The log.
         same_settings: Whether the settings are those of the log, so that its versions must come
@@ -35,12 +33,11 @@ class ReplayDriver(InProcessDriver):
     def __init__(
         self,
         session: Session,
-        parts: WorkerParts,
         clock: VirtualClock,
         recording: RecordedRun,
         same_settings: bool,
     ) -> None:
-        super().__init__(session, parts, recording.num_workers)
+        super().__init__(session, recording.num_workers)
         self.clock = clock
         self.recording = recording
         self.same_settings = same_settings

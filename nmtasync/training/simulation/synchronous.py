@@ -11,7 +11,6 @@ import dataclasses
 
 from nmtasync.config.simulation import parse_speeds
 from nmtasync.training.asynchronous.in_process import InProcessDriver
-from nmtasync.training.driver import WorkerParts
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import VirtualClock
 from nmtasync.training.simulation.cost_model import CostModel
@@ -26,15 +25,14 @@ class SimulatedSynchronousDriver(InProcessDriver):
 
     Args:
         session: The run; its clock is `clock`.
-        parts: What the workers are made of.
         clock: The virtual time.
     """
 
-    def __init__(self, session: Session, parts: WorkerParts, clock: VirtualClock) -> None:
-        super().__init__(session, parts, num_workers=1)
+    def __init__(self, session: Session, clock: VirtualClock) -> None:
+        super().__init__(session, num_workers=1)
         speeds = parse_speeds(session.config.simulation.speeds)
         self.clock = clock
-        self.costs = CostModel(session.config, parts.corpus, speeds, parts.layout.size)
+        self.costs = CostModel(session.config, self.corpus, speeds, session.server.size)
         self.ranks = range(len(speeds))
 
     def train(self) -> str:

@@ -11,7 +11,8 @@ Shapes: P is the length of the vector, N the number of ranks, n the length of a 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,7 +37,7 @@ def rank_length(size: int, num_ranks: int) -> int:
     return -(-blocks // num_ranks) * SHARD_ALIGNMENT
 
 
-class Collective(Protocol):
+class Collective(ABC):
     """The meetings of a round, as one rank takes part in them. All ranks must call each in turn.
 
     Attributes:
@@ -47,23 +48,25 @@ class Collective(Protocol):
     gradients: Tensor
     parameters: Tensor
 
+    @abstractmethod
     def sum_gradients(self) -> Tensor:
         """Sum the gradients of all ranks; return the rank's shard [n], which it may overwrite."""
-        ...
 
     def gather(self, figures: Tensor) -> Tensor:
         """Exchange figures [k] in float64; return those of all ranks [N, k], on the CPU.
 
-        After it every rank has its shard of the sum.
+        After it every rank has its shard of the sum. A device and the host wait for each other.
         """
-        ...
+        rows = [torch.empty_like(figures) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, figures)
+        return torch.stack(rows).cpu()
 
+    @abstractmethod
     def share_parameters(self) -> None:
         """Let `parameters` of every rank have what each owner made of its shard."""
-        ...
 
 
-class SharedMemoryCollective:
+class SharedMemoryCollective(Collective):
     """The collective of CPU processes on one machine.
 
     The sum is taken in the order of the ranks, so it does not depend on who computes it.
@@ -88,10 +91,6 @@ class SharedMemoryCollective:
             total.add_(other)
         return total
 
-    def gather(self, figures: Tensor) -> Tensor:
-        """Exchange figures; see `Collective`."""
-        return _gather(figures)
-
     def share_parameters(self) -> None:
         """Wait until all owners have updated what everybody reads."""
         dist.barrier()
@@ -102,7 +101,7 @@ _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", dist.reduce_scatte
 _all_gather: Any = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
 
-class GroupCollective:
+class GroupCollective(Collective):
     """The collective of a process group, for GPUs: reduce-scatter and all-gather.
 
     Args:
@@ -128,16 +127,6 @@ class GroupCollective:
         _reduce_scatter(self._sum, self._gradients)
         return self._sum[: self._own_length]
 
-    def gather(self, figures: Tensor) -> Tensor:
-        """Exchange figures; see `Collective`. The device and the host wait for each other here."""
-        return _gather(figures)
-
     def share_parameters(self) -> None:
         """All-gather, in place."""
         _all_gather(self._parameters, self._own_parameters)
-
-
-def _gather(figures: Tensor) -> Tensor:
-    rows = [torch.empty_like(figures) for _ in range(dist.get_world_size())]
-    dist.all_gather(rows, figures)
-    return torch.stack(rows).cpu()

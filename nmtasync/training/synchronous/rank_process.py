@@ -15,13 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nmtasync.config.schema import Config
 from nmtasync.data.shards import ParallelShards
 from nmtasync.machine.device import allow_tf32
 from nmtasync.machine.processes import serving
-from nmtasync.models.build import ModelSpec
 from nmtasync.optim.flat import FlatModel
-from nmtasync.run_directory import RunDirectory
+from nmtasync.training.driver import RunParts
 from nmtasync.training.synchronous.collectives import (
     Collective,
     GroupCollective,
@@ -42,11 +40,7 @@ class RankSetup:
 
     Attributes:
         index: Which rank it is.
-        devices: Where each rank computes.
-        threads: How many CPU threads it may use.
-        run: Whose data it reads.
-        config: The experiment.
-        spec: The network.
+        parts: Of the run.
         vectors: [P] by name, in shared memory: the state that the ranks update.
         marks: See `OwnedShard`.
         gradients: [P] of each rank, in shared memory; none where ranks keep their vectors, and
@@ -55,15 +49,16 @@ class RankSetup:
     """
 
     index: int
-    devices: list[str]
-    threads: int
-    run: RunDirectory
-    config: Config
-    spec: ModelSpec
+    parts: RunParts
     vectors: dict[str, Tensor]
     marks: Tensor
     gradients: list[Tensor]
     rendezvous: str
+
+    @property
+    def device(self) -> str:
+        """Where the rank computes."""
+        return self.parts.devices[self.index]
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ def run_rank(setup: RankSetup, connection: Connection) -> None:
             `Published`, `Stranded` and `Failure` to it.
     """
     with serving(connection):
-        torch.set_num_threads(setup.threads)
+        torch.set_num_threads(setup.parts.threads)
         try:
             _serve(setup, connection)
         except MeetingError:
@@ -121,7 +116,7 @@ def _serve(setup: RankSetup, connection: Connection) -> None:
 
 def _meet(setup: RankSetup) -> None:
     """Join the process group, over the loopback interface alone."""
-    device = setup.devices[setup.index]
+    device = setup.device
     for library in ("GLOO", "NCCL"):
         os.environ[f"{library}_SOCKET_IFNAME"] = "lo"
     if device != "cpu":
@@ -130,27 +125,27 @@ def _meet(setup: RankSetup) -> None:
         "gloo" if device == "cpu" else "nccl",
         init_method=f"file://{setup.rendezvous}",
         rank=setup.index,
-        world_size=len(setup.devices),
+        world_size=len(setup.parts.devices),
         timeout=_PATIENCE,
     )
 
 
 def _build(setup: RankSetup) -> Rank:
-    device = setup.devices[setup.index]
-    allow_tf32(device, setup.config.training.tf32)
-    num_ranks, parameters = len(setup.devices), setup.vectors["parameters"]
+    parts, device = setup.parts, setup.device
+    allow_tf32(device, parts.config.training.tf32)
+    num_ranks, parameters = len(parts.devices), setup.vectors["parameters"]
     collective: Collective
     if setup.gradients:
         collective = SharedMemoryCollective(setup.index, setup.gradients, parameters)
     else:
         collective = GroupCollective(setup.index, num_ranks, parameters.numel(), device)
         collective.parameters.copy_(parameters)
-    model = setup.spec.build().to(device)
+    model = parts.spec.build().to(device)
     flat = FlatModel(model)
     flat.bind(collective.parameters, collective.gradients)
     bounds = rank_bounds(parameters.numel(), num_ranks)[setup.index]
     shard = OwnedShard(
-        setup.index, bounds, setup.vectors, setup.marks, collective.parameters, setup.config
+        setup.index, bounds, setup.vectors, setup.marks, collective.parameters, parts.config
     )
-    corpus = ParallelShards.open(setup.run.data / "train")
-    return Rank(setup.index, flat, collective, shard, corpus, setup.config)
+    corpus = ParallelShards.open(parts.run.data / "train")
+    return Rank(setup.index, flat, collective, shard, corpus, parts.config)

@@ -26,7 +26,6 @@ from nmtasync.data.cursor import AssignedBatch
 from nmtasync.errors import TrainingError
 from nmtasync.machine.processes import POLL_SECONDS, Child, ChildEndedError, end_all
 from nmtasync.server.transport import share, shared_vector
-from nmtasync.training.driver import WorkerParts
 from nmtasync.training.session import DriverState, Session, restore_server
 from nmtasync.training.synchronous.rank import Round, RoundDone
 from nmtasync.training.synchronous.rank_process import Publish, RankSetup, Stranded, run_rank
@@ -46,26 +45,26 @@ class SynchronousDriver:
 
     Args:
         session: The run.
-        parts: What the ranks are made of.
     """
 
-    def __init__(self, session: Session, parts: WorkerParts) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self.parts = parts
-        num_ranks = len(parts.devices)
+        devices = session.parts.devices
+        num_ranks = len(devices)
         self.batches = [session.start.batches_of(index) for index in range(num_ranks)]
         # all memory before the first process, so that too little of it leaves none behind
         for vector in session.server.vectors.values():
             share(vector)
-        self.in_place = works_in_shared_memory(parts.devices)
-        self.gradients = [shared_vector(parts.layout.size) for _ in parts.devices if self.in_place]
+        self.in_place = works_in_shared_memory(devices)
+        self.gradients = [shared_vector(session.server.size) for _ in devices if self.in_place]
         self.marks = share(torch.zeros(num_ranks, dtype=torch.int64))
-        self.validator = ValidatorClient(session, parts)
+        self.validator = ValidatorClient(session)
         session.server.copy_vectors(self.validator.vectors)
         self.directory = tempfile.TemporaryDirectory(prefix="nmtasync-")
         self.generation = 0
         self.rounds = 0
-        self.deaths = 0
+        self.deaths = 0  # since the last update that had not been made before
+        self.furthest = session.server.updates
         self.upcoming: list[list[AssignedBatch]] | None = None
         self.round_under_way = False
         self.ranks: list[Child] = []
@@ -85,18 +84,14 @@ class SynchronousDriver:
     def _start(self) -> None:
         self.generation += 1
         self.marks.fill_(self.session.server.updates)
-        for index in range(len(self.parts.devices)):
+        for index in range(len(self.batches)):
             setup = RankSetup(
-                index=index,
-                devices=self.parts.devices,
-                threads=self.parts.threads,
-                run=self.session.run,
-                config=self.session.config,
-                spec=self.parts.spec,
-                vectors=self.session.server.vectors,
-                marks=self.marks,
-                gradients=self.gradients,
-                rendezvous=str(Path(self.directory.name) / str(self.generation)),
+                index,
+                self.session.parts,
+                self.session.server.vectors,
+                self.marks,
+                self.gradients,
+                str(Path(self.directory.name) / str(self.generation)),
             )
             self.ranks.append(Child(run_rank, setup, f"rank {index}"))
 
@@ -116,13 +111,12 @@ class SynchronousDriver:
             self.session.cursor.finish(holder)
         for index, window in enumerate(windows):
             self.batches[index] += len(window)
-        self.deaths = 0
         return done
 
     def _holders(self, number: int) -> list[int]:
         """Under whose names the cursor keeps the windows of a round: two rounds are under way."""
-        first = len(self.parts.devices) * (number % 2)
-        return list(range(first, first + len(self.parts.devices)))
+        first = len(self.batches) * (number % 2)
+        return list(range(first, first + len(self.batches)))
 
     def _draw(self) -> list[list[AssignedBatch]]:
         return [self.session.next_window(holder) for holder in self._holders(self.rounds)]
@@ -163,6 +157,8 @@ class SynchronousDriver:
             self.session.reporter.computed(each.figures.worker, each.figures.compute_seconds)
         reply = self.session.server.note_update(done[0].learning_rate)
         self.session.count(done[0].figures, reply)
+        if self.session.server.updates > self.furthest:
+            self.furthest, self.deaths = self.session.server.updates, 0
 
     def _state(self) -> DriverState:
         return DriverState({index: {"batches": n} for index, n in enumerate(self.batches)})

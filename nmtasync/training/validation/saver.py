@@ -11,7 +11,7 @@ from nmtasync.checkpoints import store
 from nmtasync.checkpoints.history import Validation
 from nmtasync.checkpoints.store import Snapshot
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
-from nmtasync.optim.flat import FlatModel, Layout
+from nmtasync.optim.flat import FlatModel
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.validation.validator import Validator
 
@@ -21,15 +21,13 @@ class Saver(ABC):
 
     Args:
         session: The run, which is told the results.
-        layout: Where each parameter lies in the vectors.
 
     Attributes:
         busy: Whether a request is under way.
     """
 
-    def __init__(self, session: Session, layout: Layout) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
-        self.layout = layout
         self.busy = False
         self._snapshot_seconds = session.start.time_seconds
         self._validated_updates = session.server.updates
@@ -70,7 +68,7 @@ class Saver(ABC):
 
     def write(self, snapshot: Snapshot) -> None:
         """Write a checkpoint in this process."""
-        store.save(self.session.run, snapshot, self.layout)
+        store.save(self.session.run, snapshot, self.session.parts.layout)
         self.note_saved(snapshot.state.updates)
 
     def note_saved(self, updates: int) -> None:
@@ -98,13 +96,13 @@ class InProcessSaver(Saver):
 
     Args:
         session: The run.
-        flat: The model; it is given its own parameters back.
-        device: Where it lies.
+        flat: The model, on the workers' device; it is given its own parameters back.
     """
 
-    def __init__(self, session: Session, flat: FlatModel[SequenceToSequence], device: str) -> None:
-        super().__init__(session, flat.layout)
+    def __init__(self, session: Session, flat: FlatModel[SequenceToSequence]) -> None:
+        super().__init__(session)
         self.flat = flat
+        device = session.parts.devices[0]
         self.validator = Validator(session.run, flat.model, session.config, device)
 
     def save(self, driver: DriverState, *, to_validate: bool) -> None:

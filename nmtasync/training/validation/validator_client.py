@@ -9,7 +9,6 @@ from nmtasync.errors import TrainingError
 from nmtasync.machine.device import available_cores
 from nmtasync.machine.processes import POLL_SECONDS, Child, ChildEndedError
 from nmtasync.server.transport import page_lock, shared_vector
-from nmtasync.training.driver import WorkerParts
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.validation.saver import Saver
 from nmtasync.training.validation.validator_process import (
@@ -25,7 +24,6 @@ class ValidatorClient(Saver):
 
     Args:
         session: The run, which is told the results.
-        parts: The network, and the device where to validate: the first worker's.
 
     Attributes:
         vectors: [P] by name, the last snapshot, in shared memory.
@@ -33,17 +31,17 @@ class ValidatorClient(Saver):
         connection: To the process.
     """
 
-    def __init__(self, session: Session, parts: WorkerParts) -> None:
-        super().__init__(session, parts.layout)
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
         self._validating = False
         self._saved = False
         self._cut_off = False
-        device, server = parts.devices[0], session.server
+        server = session.server
         self.vectors = {name: shared_vector(server.size) for name in server.names}
         if any(gpu.type == "cuda" for gpu in server.devices):
             for vector in self.vectors.values():
-                page_lock(vector, device)
-        setup = ValidatorSetup(device, session.run, session.config, parts.spec, self.vectors)
+                page_lock(vector, session.parts.devices[0])
+        setup = ValidatorSetup(session.parts, self.vectors)
         self.state = session.start
         self.child = Child(run_validator, setup, "validator")
         self.connection = self.child.connection

@@ -11,12 +11,10 @@ from torch import Tensor
 from nmtasync.checkpoints import store
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.checkpoints.store import Snapshot
-from nmtasync.config.schema import Config
 from nmtasync.machine.device import allow_tf32
 from nmtasync.machine.processes import serving
-from nmtasync.models.build import ModelSpec
 from nmtasync.optim.flat import FlatModel
-from nmtasync.run_directory import RunDirectory
+from nmtasync.training.driver import RunParts
 from nmtasync.training.validation.validator import Validator
 
 
@@ -25,17 +23,11 @@ class ValidatorSetup:
     """What the process needs to know at its start.
 
     Attributes:
-        device: Where it translates.
-        run: Where it writes.
-        config: The experiment.
-        spec: The network.
+        parts: Of the run; it translates on the first worker's device.
         vectors: [P] by name, in shared memory: the snapshot is copied here by the main process.
     """
 
-    device: str
-    run: RunDirectory
-    config: Config
-    spec: ModelSpec
+    parts: RunParts
     vectors: dict[str, Tensor]
 
 
@@ -68,15 +60,16 @@ def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
             was asked for, or `Failure`, to it.
     """
     with serving(connection):
-        allow_tf32(setup.device, setup.config.training.tf32)
-        model = setup.spec.build().to(setup.device)
-        validator = Validator(setup.run, model, setup.config, setup.device)
+        parts, device = setup.parts, setup.parts.devices[0]
+        allow_tf32(device, parts.config.training.tf32)
+        model = parts.spec.build().to(device)
+        validator = Validator(parts.run, model, parts.config, device)
         flat = FlatModel(model)
         while True:
             request: Request = connection.recv()
             torch.set_num_threads(request.threads)
             snapshot = Snapshot(setup.vectors, request.state)
-            store.save(setup.run, snapshot, flat.layout)
+            store.save(parts.run, snapshot, parts.layout)
             connection.send(Saved(request.state.updates))
             if request.state.to_validate:
                 flat.parameters.copy_(snapshot.scored)
