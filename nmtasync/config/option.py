@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
 
@@ -85,6 +86,13 @@ def option(
     """Declare a field of a config section. Arguments as in `Option`."""
     described = Option(help, unit, minimum, above, maximum, choices, stages, only_if)
     return dataclasses.field(default=default, metadata={"option": described})
+
+
+probability = partial(option, minimum=0.0, maximum=0.9)
+"""Declare a probability. Arguments as of `option`."""
+
+train_flag = partial(option, stages=("train",))
+"""Declare an option that `nmtasync train` has a flag for. Arguments as of `option`."""
 
 
 @dataclass(frozen=True)

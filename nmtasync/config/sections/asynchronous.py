@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-from nmtasync.config.option import has, lacks, option
+from nmtasync.config.option import has, lacks, option, train_flag
 from nmtasync.config.rules import RULES
 
 _APART = (lacks("asynchronous.driver", "synchronous"), has("simulation.synchronous", False))
-_OUTER = has("asynchronous.rule", "outer-nesterov")
 _LOCAL_STEPS = lacks("asynchronous.local_optimizer_batches", 0)
-_DROPPING = lacks("asynchronous.drop_rate", None)
 _LATE = lacks("asynchronous.optimizer_delay", 1)
 
 OPTIMIZER = tuple(
@@ -26,42 +25,46 @@ ADAM = (lacks("optimizer.name", "sgd"), *OPTIMIZER)
 LOCAL_ADAM = _LOCAL_STEPS | has("asynchronous.drop_local_gradient", True)
 """That workers have an Adam of their own."""
 
-_LOCAL = (*_APART, LOCAL_ADAM)
-_LOCAL_FIXED_BETAS = (*_LOCAL, has("asynchronous.local_beta_points", None))
+_asynchronous = partial(option, only_if=_APART)
+_of_outer = partial(option, only_if=(has("asynchronous.rule", "outer-nesterov"),))
+_of_local_steps = partial(option, only_if=(*_APART, _LOCAL_STEPS))
+_of_local_optimizer = partial(option, only_if=(*_APART, LOCAL_ADAM))
+_local_beta = partial(
+    option,
+    minimum=0.0,
+    only_if=(*_APART, LOCAL_ADAM, has("asynchronous.local_beta_points", None)),
+)
+_of_dropping = partial(option, only_if=(*_APART, lacks("asynchronous.drop_rate", None)))
 
 
 @dataclass(frozen=True)
 class AsynchronousConfig:
     """The workers, and how they push and fetch."""
 
-    driver: str = option(
+    driver: str = train_flag(
         "local",
         "How the workers come together: 'local' is asynchronous, in processes of this machine; "
         "'simulated' is asynchronous in one process and virtual time, see [simulation]; "
         "'synchronous' sums the gradients of all workers for each update.",
         choices=("local", "simulated", "synchronous"),
-        stages=("train",),
     )
-    devices: str = option(
+    devices: str = train_flag(
         "auto",
         "One worker for each device named, for example cpu,cpu or cuda:0,cuda:1; a device may "
         "be named more than once. 'auto' is every GPU, else one CPU worker for each core, at the "
         "most four, which share the cores.",
-        stages=("train",),
     )
-    optimizer_delay: int = option(
+    optimizer_delay: int = train_flag(
         1,
         "Mini-batches whose gradients a worker sums for each push.",
         unit="batches",
         minimum=1,
-        stages=("train",),
     )
-    overlap: bool = option(
+    overlap: bool = _asynchronous(
         False,
         "Exchange while computing: each worker has two windows under way. N equal workers are then "
         "2N - 1 updates late instead of N - 1, also a single one, which has a process of its own.",
         stages=("train",),
-        only_if=_APART,
     )
     delay_warmup_updates: int = option(
         0,
@@ -70,13 +73,12 @@ class AsynchronousConfig:
         minimum=0,
         only_if=(_LATE,),
     )
-    rule: str = option(
+    rule: str = _asynchronous(
         "immediate",
         "What the server does with pushes: "
         + "; ".join(f"{name} {rule.help}" for name, rule in RULES.items())
         + "; or several, joined by +.",
         stages=("train",),
-        only_if=_APART,
     )
     momentum_lead: float = option(
         2.0,
@@ -99,26 +101,23 @@ class AsynchronousConfig:
         minimum=0.0,
         only_if=(has("asynchronous.rule", "delay-compensation"),),
     )
-    outer_learning_rate: float = option(
+    outer_learning_rate: float = _of_outer(
         0.7,
         "Outer Nesterov: its learning rate, which follows no schedule.",
         minimum=0.0,
-        only_if=(_OUTER,),
     )
-    outer_momentum: float = option(
+    outer_momentum: float = _of_outer(
         0.9,
         "Outer Nesterov: decay of the momentum.",
         minimum=0.0,
         maximum=0.99999,
-        only_if=(_OUTER,),
     )
-    outer_delay: int | None = option(
+    outer_delay: int | None = _of_outer(
         None,
         "Outer Nesterov: pushes between two refreshes of the momentum; 'none' is one for each "
         "worker, 1 is DiLoCo's own.",
         unit="pushes",
         minimum=1,
-        only_if=(_OUTER,),
     )
     local_optimizer_batches: int | str = option(
         0,
@@ -131,78 +130,65 @@ class AsynchronousConfig:
         stages=("train",),
         only_if=(*_APART, _LATE | has("asynchronous.local_push", "delta")),
     )
-    local_beta1: float = option(
+    local_beta1: float = _local_beta(
         0.93,
         "Local optimizers: decay of the first moment.",
-        minimum=0.0,
         maximum=0.99999,
-        only_if=_LOCAL_FIXED_BETAS,
     )
-    local_beta2: float = option(
+    local_beta2: float = _local_beta(
         0.993,
         "Local optimizers: decay of the second moment.",
-        minimum=0.0,
         maximum=0.999999,
-        only_if=_LOCAL_FIXED_BETAS,
     )
-    local_beta_points: str | None = option(
+    local_beta_points: str | None = _of_local_optimizer(
         None,
         "Local optimizers: let the betas change, as optimizer.beta_points does, by the batches "
         "of the worker.",
         unit="batches of a worker",
-        only_if=_LOCAL,
     )
-    local_learning_rate: float | None = option(
+    local_learning_rate: float | None = _of_local_optimizer(
         None,
         "Local optimizers: a learning rate of their own; 'none' follows the schedule.",
         minimum=0.0,
-        only_if=_LOCAL,
     )
-    local_push: str = option(
+    local_push: str = _of_local_steps(
         "gradient",
         "What is pushed after local steps: the sum of the gradients, or the way they have gone "
         "(times the target words, so that rules treat both alike).",
         choices=("gradient", "delta"),
-        only_if=(*_APART, _LOCAL_STEPS),
     )
-    local_write_back: bool = option(
+    local_write_back: bool = _of_local_steps(
         False,
         "Local optimizers: write the slice of each worker's own shard back to the server after "
         "each local step, as the authors' code does; this erases what others have pushed there.",
-        only_if=(*_APART, _LOCAL_STEPS),
     )
-    drop_rate: float | None = option(
+    drop_rate: float | None = _asynchronous(
         None,
         "Gradient dropping: keep this share of each gradient, its smallest elements, on the "
         "worker until they have grown, and push the rest; 'none' is off.",
         minimum=0.0,
         maximum=0.99999,
-        only_if=_APART,
     )
-    drop_warmup_pushes: int = option(
+    drop_warmup_pushes: int = _of_dropping(
         0,
         "Gradient dropping: raise the rate linearly from 0 for this long.",
         unit="pushes of a worker",
         minimum=0,
-        only_if=(*_APART, _DROPPING),
     )
-    drop_local_gradient: bool = option(
+    drop_local_gradient: bool = _of_dropping(
         False,
         "Gradient dropping: the worker applies what it keeps to its own replica, by an Adam of "
         "its own, after each fetch.",
-        only_if=(*_APART, _DROPPING),
     )
-    num_shards: int | None = option(
+    num_shards: int | None = _asynchronous(
         None,
         "Shards of the parameter vector; 'none' means one for each worker.",
         minimum=1,
-        only_if=_APART,
     )
-    threads: int | None = option(
+    threads: int | None = train_flag(
         None,
         "CPU threads of each worker; 'none' shares the cores out evenly.",
         minimum=1,
-        stages=("train",),
     )
     max_restarts: int = option(
         3,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-from nmtasync.config.option import option
+from nmtasync.config.option import option, train_flag
+
+_of_preprocess = partial(option, stages=("preprocess",))
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """From raw text to mini-batches."""
 
-    source_language: str | None = option(
+    source_language: str | None = _of_preprocess(
         None,
         "Code of the source language, as de: recorded with the corpus and with the scores of test "
         "sets.",
-        stages=("preprocess",),
     )
     target_language: str | None = option(
         None,
@@ -23,18 +25,13 @@ class DataConfig:
         "of test sets. BLEU and TER split languages written without spaces by it.",
         stages=("preprocess", "train", "evaluate"),
     )
-    vocab_size: int = option(
-        8000, "Size of each vocabulary.", unit="pieces", minimum=16, stages=("preprocess",)
-    )
-    vocab_type: str = option(
+    vocab_size: int = _of_preprocess(8000, "Size of each vocabulary.", unit="pieces", minimum=16)
+    vocab_type: str = _of_preprocess(
         "unigram",
         "SentencePiece algorithm.",
         choices=("unigram", "bpe"),
-        stages=("preprocess",),
     )
-    joint_vocabulary: bool = option(
-        True, "Learn one vocabulary for both languages.", stages=("preprocess",)
-    )
+    joint_vocabulary: bool = _of_preprocess(True, "Learn one vocabulary for both languages.")
     byte_fallback: bool = option(
         True, "Spell characters that the vocabulary lacks as bytes, so nothing is unknown."
     )
@@ -44,40 +41,35 @@ class DataConfig:
         minimum=0.9,
         maximum=1.0,
     )
-    normalization: str = option(
+    normalization: str = _of_preprocess(
         "nmt_nfkc",
         "What the vocabulary does to characters: Unicode's NFKC with kinds of spaces made one, "
         "NFKC, or nothing. What NFKC rewrites, as the wide punctuation of Chinese, is in no "
         "translation.",
         choices=("nmt_nfkc", "nfkc", "identity"),
-        stages=("preprocess",),
     )
-    vocab_from: str | None = option(
+    vocab_from: str | None = _of_preprocess(
         None,
         "Use the vocabulary of this run, a directory, instead of learning one.",
-        stages=("preprocess",),
     )
-    max_length: int = option(
+    max_length: int = _of_preprocess(
         200,
         "Drop training pairs with a longer side.",
         unit="pieces",
         minimum=1,
-        stages=("preprocess",),
     )
-    max_ratio: float | None = option(
+    max_ratio: float | None = _of_preprocess(
         4.0,
         "Drop training pairs with one side this many times longer than the other, in pieces; "
         "pairs of at most 15 pieces a side pass.",
         minimum=1.0,
-        stages=("preprocess",),
     )
-    deduplicate: bool = option(
-        True, "Drop a training pair that occurred before, to the letter.", stages=("preprocess",)
+    deduplicate: bool = _of_preprocess(
+        True, "Drop a training pair that occurred before, to the letter."
     )
-    batch_tokens: int = option(
+    batch_tokens: int = train_flag(
         1500,
         "Size of a mini-batch: its sentence pairs times the length of the longest side.",
         unit="tokens, padding counted",
         minimum=1,
-        stages=("train",),
     )

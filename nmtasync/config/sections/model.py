@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-from nmtasync.config.option import has, lacks, option
+from nmtasync.config.option import has, lacks, option, probability
 
 _TRANSFORMER = has("model.type", "transformer")
 _RNN = has("model.type", "rnn")
+
+_of_transformer = partial(option, only_if=(_TRANSFORMER,))
+_of_rnn = partial(option, only_if=(_RNN,))
 
 
 @dataclass(frozen=True)
@@ -19,51 +23,45 @@ class ModelConfig:
         "Transformer, or GRU encoder-decoder with attention.",
         choices=("transformer", "rnn"),
     )
-    preset: str | None = option(
+    preset: str | None = _of_transformer(
         None,
         "Well-known sizes of a Transformer: sets dimension, feed_forward, heads, encoder_layers, "
         "decoder_layers and dropout where the same file or command does not set them.",
         choices=("tiny", "small", "base", "big"),
-        only_if=(_TRANSFORMER,),
     )
     dimension: int = option(
         256, "Width of embeddings and of Transformer layers.", unit="elements", minimum=2
     )
     encoder_layers: int = option(3, "Layers of the encoder.", minimum=1)
     decoder_layers: int = option(3, "Layers of the decoder.", minimum=1)
-    feed_forward: int | None = option(
+    feed_forward: int | None = _of_transformer(
         None,
         "Width inside feed-forward layers; 'none' means four times the dimension, with swiglu "
         "two thirds of that.",
         unit="elements",
         minimum=1,
-        only_if=(_TRANSFORMER,),
     )
-    heads: int | None = option(
+    heads: int | None = _of_transformer(
         None,
         "Attention heads; 'none' means one for each 64 elements of the dimension.",
         minimum=1,
-        only_if=(_TRANSFORMER,),
     )
-    norm: str = option(
+    norm: str = _of_transformer(
         "pre",
         "Normalise the input of each sublayer, which trains more easily, or its sum with the "
         "output, as the first Transformer did.",
         choices=("pre", "post"),
-        only_if=(_TRANSFORMER,),
     )
-    activation: str = option(
+    activation: str = _of_transformer(
         "relu",
         "Inside feed-forward layers; swiglu has gates.",
         choices=("relu", "gelu", "swiglu"),
-        only_if=(_TRANSFORMER,),
     )
-    positions: str = option(
+    positions: str = _of_transformer(
         "sinusoidal",
         "How the order of pieces is told: waves or parameters that are added to embeddings, or "
         "rotations of queries and keys in self-attention.",
         choices=("sinusoidal", "learned", "rotary"),
-        only_if=(_TRANSFORMER,),
     )
     max_positions: int = option(
         512,
@@ -72,39 +70,34 @@ class ModelConfig:
         minimum=2,
         only_if=(has("model.positions", "learned"),),
     )
-    decoder: str = option(
+    decoder: str = _of_transformer(
         "attention",
         "What sees the earlier pieces of the target: self-attention, or the simpler simple "
         "recurrent unit, whose steps are cheaper.",
         choices=("attention", "ssru"),
-        only_if=(_TRANSFORMER,),
     )
-    depth_scaling: bool = option(
+    depth_scaling: bool = _of_transformer(
         False,
         "Begin with weights of the n-th layer of each side divided by the square root of n: deep "
         "encoders, above all with norm = post, may not learn otherwise.",
-        only_if=(_TRANSFORMER,),
     )
-    state_dimension: int | None = option(
+    state_dimension: int | None = _of_rnn(
         None,
         "Width of the recurrent states, in each direction; 'none' means the dimension.",
         unit="elements",
         minimum=1,
-        only_if=(_RNN,),
     )
-    encoder_cell_depth: int = option(
+    encoder_cell_depth: int = _of_rnn(
         1,
         "Gated units that a state goes through at each piece, in layers of the encoder; more than "
         "one is deep transition.",
         minimum=1,
-        only_if=(_RNN,),
     )
-    decoder_base_cell_depth: int = option(
+    decoder_base_cell_depth: int = _of_rnn(
         2,
         "Gated units at each piece in the first layer of the decoder; the attention is after the "
         "first of them.",
         minimum=2,
-        only_if=(_RNN,),
     )
     decoder_high_cell_depth: int = option(
         1,
@@ -117,29 +110,22 @@ class ModelConfig:
         "Add the input of a layer to its output, from the second layer on.",
         only_if=(_RNN, lacks("model.encoder_layers", 1) | lacks("model.decoder_layers", 1)),
     )
-    layer_normalization: str = option(
+    layer_normalization: str = _of_rnn(
         "layers",
         "Where to normalise activations: after layers, inside recurrent cells at each matrix "
         "product, both, or nowhere.",
         choices=("layers", "cells", "both", "none"),
-        only_if=(_RNN,),
     )
-    dropout: float = option(
-        0.1, "Probability with which an activation is dropped.", minimum=0.0, maximum=0.9
-    )
-    attention_dropout: float = option(
+    dropout: float = probability(0.1, "Probability with which an activation is dropped.")
+    attention_dropout: float = probability(
         0.0,
         "Probability with which a weight of an attention is dropped.",
-        minimum=0.0,
-        maximum=0.9,
         only_if=(_TRANSFORMER,),
     )
-    feed_forward_dropout: float | None = option(
+    feed_forward_dropout: float | None = probability(
         None,
         "Probability with which an activation inside feed-forward layers is dropped; 'none' "
         "means that of dropout.",
-        minimum=0.0,
-        maximum=0.9,
         only_if=(_TRANSFORMER,),
     )
     variational_dropout: bool = option(
@@ -147,26 +133,20 @@ class ModelConfig:
         "Let dropout drop the same elements at all pieces of a sentence.",
         only_if=(_RNN, lacks("model.dropout", 0)),
     )
-    dropout_rnn: float = option(
+    dropout_rnn: float = probability(
         0.0,
         "Probability with which an element of a recurrent state is dropped inside a cell, the same "
         "at all pieces of a sentence.",
-        minimum=0.0,
-        maximum=0.9,
         only_if=(_RNN,),
     )
-    dropout_source_words: float = option(
+    dropout_source_words: float = probability(
         0.0,
         "Probability with which the whole embedding of a source piece is dropped.",
-        minimum=0.0,
-        maximum=0.9,
     )
-    dropout_target_words: float = option(
+    dropout_target_words: float = probability(
         0.0,
         "Probability with which the whole embedding of a target piece is dropped, where the "
         "decoder reads it.",
-        minimum=0.0,
-        maximum=0.9,
     )
     tied_embeddings: str = option(
         "all",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from nmtasync.config.option import has, lacks, option
 from nmtasync.config.sections.asynchronous import ADAM, LOCAL_ADAM, OPTIMIZER
 
-_SGD = has("optimizer.name", "sgd")
-_FIXED_BETAS = (*ADAM, has("optimizer.beta_points", None))
+_of_adam = partial(option, only_if=ADAM)
+_beta = partial(option, minimum=0.0, only_if=(*ADAM, has("optimizer.beta_points", None)))
+_of_sgd = partial(option, only_if=(has("optimizer.name", "sgd"),))
 
 
 @dataclass(frozen=True)
@@ -21,34 +23,28 @@ class OptimizerConfig:
         choices=("adam", "adamw", "sgd"),
         only_if=OPTIMIZER,
     )
-    beta1: float = option(
+    beta1: float = _beta(
         0.9,
         "Adam: decay of the first moment.",
-        minimum=0.0,
         maximum=0.99999,
-        only_if=_FIXED_BETAS,
     )
-    beta2: float = option(
+    beta2: float = _beta(
         0.98,
         "Adam: decay of the second moment.",
-        minimum=0.0,
         maximum=0.999999,
-        only_if=_FIXED_BETAS,
     )
-    beta_points: str | None = option(
+    beta_points: str | None = _of_adam(
         None,
         "Adam: let the betas change, instead of beta1 and beta2: points UPDATE:BETA1:BETA2 with "
         "commas between them. They go from point to point linearly, after a point that ends in "
         "'!' in a step: 1:0.9:0.999!,4000:0.92:0.998.",
         unit="updates",
-        only_if=ADAM,
     )
-    betas_by_words: bool = option(
+    betas_by_words: bool = _of_adam(
         False,
         "Adam: let the moments forget by target words, not by updates. The betas are then meant "
         "for an update of schedule.reference_words; one of w words takes them to the power of w "
         "over those. With schedule.words_scaling = sqrt, small updates then train as large ones.",
-        only_if=ADAM,
     )
     weight_decay: float = option(
         0.0,
@@ -57,14 +53,13 @@ class OptimizerConfig:
         maximum=1.0,
         only_if=(has("optimizer.name", "adamw"),),
     )
-    momentum: float = option(
+    momentum: float = _of_sgd(
         0.9,
         "SGD: decay of the velocity.",
         minimum=0.0,
         maximum=0.99999,
-        only_if=(_SGD,),
     )
-    nesterov: bool = option(True, "SGD: Nesterov's momentum.", only_if=(_SGD,))
+    nesterov: bool = _of_sgd(True, "SGD: Nesterov's momentum.")
     epsilon: float = option(
         1e-9,
         "Adam: added to the denominator, which is 0 for parameters without a gradient yet.",

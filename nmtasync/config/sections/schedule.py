@@ -4,36 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nmtasync.config.option import has, lacks, option
+from nmtasync.config.option import has, lacks, option, train_flag
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """The learning rate. Its clock is the updates of a shard; a linear decay has the limits."""
 
-    learning_rate: float = option(
-        1e-3, "Learning rate at its peak.", minimum=0.0, stages=("train",)
-    )
-    warmup_updates: int = option(
+    learning_rate: float = train_flag(1e-3, "Learning rate at its peak.", minimum=0.0)
+    warmup_updates: int = train_flag(
         400,
         "Raise the learning rate linearly for this long.",
         unit="updates",
         minimum=0,
-        stages=("train",),
     )
-    decay: str = option(
+    decay: str = train_flag(
         "inverse-sqrt",
         "What follows the warm-up: peak times sqrt(warmup / updates); or a straight line to 0 at "
         "the end of training, which needs training.max_minutes, max_epochs or max_updates; or the "
         "peak for good.",
         choices=("inverse-sqrt", "linear", "none"),
-        stages=("train",),
     )
-    words_scaling: str = option(
+    words_scaling: str = train_flag(
         "none",
         "Scale the learning rate of an update with its target words over reference_words.",
         choices=("linear", "sqrt", "none"),
-        stages=("train",),
     )
     reference_words: int = option(
         1920,

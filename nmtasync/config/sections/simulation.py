@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from nmtasync.config.option import has, option
 
 _SIMULATED = has("asynchronous.driver", "simulated")
 _CHOSEN = (_SIMULATED, has("simulation.replay", None))
 
+_of_simulation = partial(option, only_if=_CHOSEN)
+_seconds = partial(_of_simulation, unit="seconds", minimum=0.0)
+
 
 @dataclass(frozen=True)
 class SimulationConfig:
     """Simulated workers: how fast they are, when they fail, what takes how much virtual time."""
 
-    speeds: str = option(
+    speeds: str = _of_simulation(
         "1",
         "One number for each worker, for example 1,1,2,4; a worker of speed 2 computes twice as "
         "fast. asynchronous.devices names the one device on which all of them are computed.",
         stages=("train",),
-        only_if=_CHOSEN,
     )
-    synchronous: bool = option(
+    synchronous: bool = _of_simulation(
         False,
         "Simulate synchronous workers: for each update all of them wait for the slowest, and "
         "their gradients are summed.",
-        only_if=_CHOSEN,
     )
-    speed_jitter: float = option(
+    speed_jitter: float = _of_simulation(
         0.0,
         "Relative standard deviation of the time that a batch takes; log-normal, seeded.",
         minimum=0.0,
         maximum=10.0,
         stages=("train",),
-        only_if=_CHOSEN,
     )
     failures: str | None = option(
         None,
@@ -42,33 +43,23 @@ class SimulationConfig:
         stages=("train",),
         only_if=(*_CHOSEN, has("simulation.synchronous", False)),
     )
-    seconds_per_batch: float = option(
+    seconds_per_batch: float = _seconds(
         1.0,
         "Time of a batch at speed 1, besides that of its words.",
-        unit="seconds",
-        minimum=0.0,
-        only_if=_CHOSEN,
     )
-    seconds_per_target_word: float = option(
+    seconds_per_target_word: float = _seconds(
         0.0,
         "Time of each target word of a batch at speed 1.",
-        unit="seconds",
-        minimum=0.0,
-        only_if=_CHOSEN,
     )
-    exchange_latency_seconds: float = option(
+    exchange_latency_seconds: float = _seconds(
         0.0,
         "Time until a message between worker and server begins to arrive, in each direction.",
-        unit="seconds",
-        minimum=0.0,
-        only_if=_CHOSEN,
     )
-    exchange_bytes_per_second: float | None = option(
+    exchange_bytes_per_second: float | None = _of_simulation(
         None,
         "Bandwidth between a worker and the server, in each direction; 'none' is infinite.",
         unit="bytes per second",
         minimum=1.0,
-        only_if=_CHOSEN,
     )
     replay: str | None = option(
         None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nmtasync.config.option import has, lacks, option
+from nmtasync.config.option import has, lacks, option, probability, train_flag
 
 _TRANSFORMER = has("model.type", "transformer")
 
@@ -13,28 +13,23 @@ _TRANSFORMER = has("model.type", "transformer")
 class TrainingConfig:
     """What is optimised, for how long, and what is kept."""
 
-    seed: int = option(
+    seed: int = train_flag(
         1,
         "Seed of initialisation, order and dropout.",
         minimum=0,
         maximum=2**32 - 1,
-        stages=("train",),
     )
-    init_from: str | None = option(
+    init_from: str | None = train_flag(
         None,
         "Start from the parameters of another run: its directory (which means its best "
         "checkpoint), or one of its checkpoints. Unset options of [model] follow that run.",
-        stages=("train",),
     )
-    label_smoothing: float = option(
-        0.1, "Probability mass spread over the vocabulary.", minimum=0.0, maximum=0.9
-    )
-    guided_alignment_weight: float | None = option(
+    label_smoothing: float = probability(0.1, "Probability mass spread over the vocabulary.")
+    guided_alignment_weight: float | None = train_flag(
         None,
         "Add this times the cross-entropy of the decoder's attention with the alignments that "
         "preprocess was given to the loss; 'none' is off.",
         above=0.0,
-        stages=("train",),
     )
     guided_alignment_layer: int | None = option(
         None,
@@ -60,21 +55,20 @@ class TrainingConfig:
         stages=("train", "profile"),
         only_if=(_TRANSFORMER,),
     )
-    max_minutes: float | None = option(
+    max_minutes: float | None = train_flag(
         None,
         "Stop after this time, counted over resumes.",
         unit="minutes",
         minimum=0.0,
-        stages=("train",),
     )
-    max_epochs: int | None = option(
-        None, "Stop after this many epochs.", unit="epochs", minimum=1, stages=("train",)
+    max_epochs: int | None = train_flag(
+        None, "Stop after this many epochs.", unit="epochs", minimum=1
     )
-    max_updates: int | None = option(
-        None, "Stop after this many updates.", unit="updates", minimum=1, stages=("train",)
+    max_updates: int | None = train_flag(
+        None, "Stop after this many updates.", unit="updates", minimum=1
     )
-    validate_every: int = option(
-        500, "Validate and save this often.", unit="updates", minimum=1, stages=("train",)
+    validate_every: int = train_flag(
+        500, "Validate and save this often.", unit="updates", minimum=1
     )
     validate_metric: str = option(
         "bleu",
@@ -84,19 +78,16 @@ class TrainingConfig:
     validate_bleu: bool = option(
         True, "Translate the validation set (greedily) and measure BLEU, not only cross-entropy."
     )
-    patience: int | None = option(
+    patience: int | None = train_flag(
         10,
         "Stop after this many validations without a better one; 'none' is never.",
         unit="validations",
         minimum=1,
-        stages=("train",),
     )
     save_every_minutes: float = option(
         10.0, "Save at least this often, also between validations.", unit="minutes", minimum=0.0
     )
-    keep_checkpoints: int = option(
-        3, "Checkpoints that are kept, besides the best.", minimum=1, stages=("train",)
-    )
+    keep_checkpoints: int = train_flag(3, "Checkpoints that are kept, besides the best.", minimum=1)
     log_every_seconds: float = option(
         5.0, "How often a line of figures is written.", unit="seconds", minimum=0.0
     )
