@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,50 +19,31 @@ from nmtasync.errors import NmtasyncError, UserError
 MANIFEST_FORMAT = 1
 
 
-@dataclass(frozen=True)
 class RunDirectory:
     """The paths of one experiment.
 
-    Attributes:
+    Args:
         root: The directory that the user names.
+
+    Attributes:
+        config: The resolved configuration.
+        manifest: What preprocessing read and wrote, with SHA-256 of both.
+        vocab: The SentencePiece models.
+        data: The binarised corpora.
+        checkpoints: One directory for each checkpoint, and the pointers `latest` and `best`.
+        logs: TensorBoard's event files, metrics.jsonl and the workers' logs.
+        evaluation: Hypotheses and scores of the test sets.
     """
 
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.root / "config.toml"
-
-    @property
-    def manifest(self) -> Path:
-        """What preprocessing read and wrote, with SHA-256 of both."""
-        return self.root / "manifest.json"
-
-    @property
-    def vocab(self) -> Path:
-        """The SentencePiece models."""
-        return self.root / "vocab"
-
-    @property
-    def data(self) -> Path:
-        """The binarised corpora."""
-        return self.root / "data"
-
-    @property
-    def checkpoints(self) -> Path:
-        """One directory for each checkpoint, and the pointers `latest` and `best`."""
-        return self.root / "checkpoints"
-
-    @property
-    def logs(self) -> Path:
-        """TensorBoard's event files, metrics.jsonl and the workers' logs."""
-        return self.root / "logs"
-
-    @property
-    def evaluation(self) -> Path:
-        """Hypotheses and scores of the test sets."""
-        return self.root / "evaluation"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.toml"
+        self.manifest = root / "manifest.json"
+        self.vocab = root / "vocab"
+        self.data = root / "data"
+        self.checkpoints = root / "checkpoints"
+        self.logs = root / "logs"
+        self.evaluation = root / "evaluation"
 
     def read_manifest(self) -> dict[str, Any]:
         """Read what preprocessing has recorded.
@@ -129,26 +109,23 @@ def explain_write_errors(place: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None:
-            raise  # it is not the file system's
-        where = error.filename or place
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise NmtasyncError(
-                f"the disk or its quota is full: {os.strerror(error.errno)}",
-                where=where,
-                remedy="free some and run the same command again",
-            ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"can't be written: {error.strerror}", where=where, remedy="choose another place"
-            ) from None
-        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            raise UserError(f"is in the way: {error.strerror}", where=where) from None
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise UserError(
-                f"can't be used: {error.strerror}", where=where, remedy="choose another place"
-            ) from None
-        raise NmtasyncError(f"input or output failed: {error.strerror}", where=where) from None
+        remedy = None
+        match error.errno:
+            case None:
+                raise  # it is not the file system's
+            case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+                kind, message = NmtasyncError, "the disk or its quota is full"
+                remedy = "free some and run the same command again"
+            case errno.EACCES | errno.EPERM | errno.EROFS:
+                kind, message, remedy = UserError, "can't be written", "choose another place"
+            case errno.EEXIST | errno.ENOTDIR | errno.EISDIR:
+                kind, message = UserError, "is in the way"
+            case errno.ENAMETOOLONG | errno.ELOOP:
+                kind, message, remedy = UserError, "can't be used", "choose another place"
+            case _:
+                kind, message = NmtasyncError, "input or output failed"
+        reason, where = error.strerror or os.strerror(error.errno), error.filename or place
+        raise kind(f"{message}: {reason}", where=where, remedy=remedy) from None
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
