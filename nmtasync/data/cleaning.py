@@ -31,13 +31,7 @@ class Verdict(enum.IntEnum):
     @property
     def reason(self) -> str:
         """The words of the report."""
-        return {
-            Verdict.KEPT: "kept",
-            Verdict.EMPTY: "empty side",
-            Verdict.DUPLICATE: "duplicate",
-            Verdict.TOO_LONG: "too long",
-            Verdict.RATIO: "length ratio",
-        }[self]
+        return ("kept", "empty side", "duplicate", "too long", "length ratio")[self]
 
 
 def clean_line(text: str) -> str:
@@ -56,9 +50,9 @@ def judge_text(source: str, target: str, max_length: int | None) -> Verdict:
     """
     if not source or not target:
         return Verdict.EMPTY
-    if max_length is not None:
-        longest = max(len(source), len(target))
-        return Verdict.TOO_LONG if longest > max_length * _CHARACTERS_PER_PIECE else Verdict.KEPT
+    longest = max(len(source), len(target))
+    if max_length is not None and longest > max_length * _CHARACTERS_PER_PIECE:
+        return Verdict.TOO_LONG
     return Verdict.KEPT
 
 

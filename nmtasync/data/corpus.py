@@ -80,31 +80,27 @@ class TextReader:
         with open_input(self.path) as file:
             buffered = io.BufferedReader(_HashingFile(file, self._hash), _BUFFER_BYTES)
             magic = buffered.peek(8)[:8]
-            self._refuse_unknown_compression(magic)
+            for start, name in _OTHER_MAGIC.items():
+                if magic.startswith(start):
+                    message = f"is compressed with {name}; only plain text and gzip are read"
+                    raise UserError(message, where=self.path, remedy="decompress it first")
             if magic.startswith(_GZIP_MAGIC):
                 with gzip.GzipFile(fileobj=buffered) as unzipped:
                     yield from self._lines(io.BufferedReader(unzipped, _BUFFER_BYTES))
             else:
                 yield from self._lines(buffered)
 
-    def _refuse_unknown_compression(self, magic: bytes) -> None:
-        for start, name in _OTHER_MAGIC.items():
-            if magic.startswith(start):
-                message = f"is compressed with {name}; only plain text and gzip are read"
-                raise UserError(message, where=self.path, remedy="decompress it first")
-
     def _lines(self, file: Iterable[bytes]) -> Iterator[str]:
         try:
             for raw in file:
                 self.num_lines += 1
                 yield self._decode(raw)
-        except EOFError:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            message = f"is damaged: {error}"
+            if isinstance(error, EOFError):
+                message = "the file is cut off in the middle: its gzip stream has no end"
             where, remedy = f"{self.path}:{self.num_lines + 1}", "copy or download it again"
-            message = "the file is cut off in the middle: its gzip stream has no end"
             raise UserError(message, where=where, remedy=remedy) from None
-        except (gzip.BadGzipFile, zlib.error) as error:
-            where, remedy = f"{self.path}:{self.num_lines + 1}", "copy or download it again"
-            raise UserError(f"is damaged: {error}", where=where, remedy=remedy) from None
         except OSError as error:
             raise UserError(f"can't be read: {error.strerror}", where=self.path) from None
 

@@ -41,23 +41,24 @@ class ParallelShards:
     Cheap to open and to pickle: another process opens the same files again.
 
     Args:
-        directory: Where the files are; `open` checks them.
-        description: The content of shards.json.
+        directory: Where the files are.
+        description: The content of shards.json, which `open` reads.
 
     Attributes:
         alignment: If the corpus has one, the links of pieces, with the fields `source` and
             `target` [L], and of each pair the first of its links, and at last L: [N + 1].
+
+    Raises:
+        UserError: A file is missing or damaged.
     """
 
     def __init__(self, directory: Path, description: dict[str, Any]) -> None:
         self.directory = directory
         self._num_pairs = int(description["pairs"])
-        self.source_tokens, self.source_offsets = self._map("source", description)
-        self.target_tokens, self.target_offsets = self._map("target", description)
-        self.alignment: tuple[Ids, Ids] | None = None
-        if "alignment" in description:
-            links = _map_file(directory / "alignment.links", _LINK)
-            self.alignment = links, _map_file(_offsets_path(directory, "alignment"), _OFFSET)
+        self.source_tokens, self.source_offsets = self._map_tokens("source", description)
+        self.target_tokens, self.target_offsets = self._map_tokens("target", description)
+        links = description.get("alignment")
+        self.alignment = self._map("alignment.links", _LINK, links["links"]) if links else None
 
     @classmethod
     def open(cls, directory: Path) -> ParallelShards:
@@ -78,22 +79,19 @@ class ParallelShards:
             raise UserError(
                 f"has format {version}, not {SHARDS_FORMAT}", where=where, remedy="preprocess again"
             )
-        for path, size_bytes in _sizes(directory, description).items():
-            if not path.exists() or path.stat().st_size != size_bytes:
-                raise UserError(
-                    f"is missing or damaged: it should have {size_bytes} bytes",
-                    where=path,
-                    remedy="preprocess again",
-                )
         return cls(directory, description)
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
         return ParallelShards.open, (self.directory,)
 
-    def _map(self, side: str, description: dict[str, Any]) -> tuple[Ids, Ids]:
-        dtype = np.dtype(description[side]["dtype"])
-        tokens = _map_file(_tokens_path(self.directory, side), dtype)
-        return tokens, _map_file(_offsets_path(self.directory, side), _OFFSET)
+    def _map_tokens(self, side: str, description: dict[str, Any]) -> tuple[Ids, Ids]:
+        about = description[side]
+        return self._map(f"{side}.tokens", np.dtype(about["dtype"]), about["tokens"])
+
+    def _map(self, name: str, dtype: np.dtype[Any], num_items: int) -> tuple[Ids, Ids]:
+        items = _map_file(self.directory / name, dtype, num_items)
+        offsets = (self.directory / name).with_suffix(".offsets")
+        return items, _map_file(offsets, _OFFSET, self._num_pairs + 1)
 
     def __len__(self) -> int:
         """Count the sentence pairs."""
@@ -125,12 +123,11 @@ class ShardsWriter:
     ) -> None:
         self.num_pairs = 0
         self._sides = [
-            _SequenceWriter(_tokens_path(directory, side), _token_dtype(size))
+            _SequenceWriter(directory / f"{side}.tokens", _token_dtype(size))
             for side, size in zip(SIDES, (source_size, target_size), strict=True)
         ]
-        self._alignment: _SequenceWriter | None = None
-        if aligned:
-            self._alignment = _SequenceWriter(directory / "alignment.links", _LINK)
+        links = directory / "alignment.links"
+        self._alignment = _SequenceWriter(links, _LINK) if aligned else None
 
     def append(
         self,
@@ -212,29 +209,14 @@ def _token_dtype(vocabulary_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocabulary_size <= 1 << 16 else "<u4")
 
 
-def _tokens_path(directory: Path, side: str) -> Path:
-    return directory / f"{side}.tokens"
-
-
-def _offsets_path(directory: Path, name: str) -> Path:
-    return directory / f"{name}.offsets"
-
-
-def _sizes(directory: Path, description: dict[str, Any]) -> dict[Path, int]:
-    sizes = {}
-    offsets_bytes = (description["pairs"] + 1) * _OFFSET.itemsize
-    for side in SIDES:
-        about = description[side]
-        token_bytes = np.dtype(about["dtype"]).itemsize
-        sizes[_tokens_path(directory, side)] = about["tokens"] * token_bytes
-        sizes[_offsets_path(directory, side)] = offsets_bytes
-    if "alignment" in description:
-        sizes[directory / "alignment.links"] = description["alignment"]["links"] * _LINK.itemsize
-        sizes[_offsets_path(directory, "alignment")] = offsets_bytes
-    return sizes
-
-
-def _map_file(path: Path, dtype: np.dtype[Any]) -> Ids:
-    if path.stat().st_size == 0:  # an empty file can't be mapped
+def _map_file(path: Path, dtype: np.dtype[Any], num_items: int) -> Ids:
+    size_bytes = num_items * dtype.itemsize
+    if not path.exists() or path.stat().st_size != size_bytes:
+        raise UserError(
+            f"is missing or damaged: it should have {size_bytes} bytes",
+            where=path,
+            remedy="preprocess again",
+        )
+    if size_bytes == 0:  # an empty file can't be mapped
         return np.empty(0, dtype)
     return np.memmap(path, dtype=dtype, mode="r")

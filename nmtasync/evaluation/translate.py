@@ -54,7 +54,7 @@ class Translator:
 
     def translate(self, lines: Sequence[str], on_progress: Progress | None = None) -> list[str]:
         """Translate lines, in their order; a blank line gives a blank line."""
-        return [best[0][0] for best in self._run(lines, 1, on_progress)]
+        return [best[0][0] for best in self.translate_n_best(lines, 1, on_progress)]
 
     def translate_n_best(
         self, lines: Sequence[str], num_best: int, on_progress: Progress | None = None
@@ -70,11 +70,6 @@ class Translator:
             Of each line, translations with their scores, log probabilities normalised by length
             as the configuration says; of a blank line, a blank one with score 0.
         """
-        return self._run(lines, num_best, on_progress)
-
-    def _run(
-        self, lines: Sequence[str], num_best: int, on_progress: Progress | None
-    ) -> list[list[tuple[str, float]]]:
         self.model.eval()
         results: list[list[tuple[str, float]]] = [[("", 0.0)] for _ in lines]
         sources = self._segment(lines)
