@@ -122,17 +122,17 @@ def _print_report(run: Path, report: PreprocessReport) -> None:
     _add_corpus(table, "validation", report.valid)
     width = None if sys.stdout.isatty() else 160  # a pipe has none, and paths are long
     rich.console.Console(highlight=False, width=width).print(table)
-    sizes = " and ".join(f"{n:,}" for n in report.vocabulary_sizes)
-    vocabulary = f"{report.vocabulary_sizes[0]:,} joint" if report.joint else sizes
-    lender = f", of {report.vocabulary_from}" if report.vocabulary_from else ""
-    train = report.train
-    click.echo(f"vocabulary       {vocabulary} pieces{lender}")
-    click.echo(
-        f"pieces per word  {train.source_pieces / train.source_words:.2f} source, "
-        f"{train.target_pieces / train.target_words:.2f} target"
-    )
-    click.echo(f"training words   {train.source_words:,} source, {train.target_words:,} target")
-    click.echo(f"time             {report.seconds:.1f} s")
+    train, pair, lender = report.train, report.vocabularies, report.config.vocab_from
+    size = f"{pair.source.size:,} {'joint' if pair.joint else f'and {pair.target.size:,}'} pieces"
+    per_word = train.source_pieces / train.source_words, train.target_pieces / train.target_words
+    rows = [
+        ("vocabulary", f"{size}, of {lender}" if lender else size),
+        ("pieces per word", f"{per_word[0]:.2f} source, {per_word[1]:.2f} target"),
+        ("training words", f"{train.source_words:,} source, {train.target_words:,} target"),
+        ("time", f"{report.seconds:.1f} s"),
+    ]
+    for label, value in rows:
+        click.echo(f"{label:17}{value}")
     for note in report.notes:
         click.echo(f"note: {click.format_filename(note)}")  # it may name a file
     click.echo(f"\nNext: nmtasync train {click.format_filename(run)}")

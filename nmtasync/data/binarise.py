@@ -120,7 +120,6 @@ def _report(
 ) -> CorpusReport:
     longest = np.maximum(shards.source_lengths, shards.target_lengths).max(initial=0)
     return CorpusReport(
-        files=corpus.files,
         num_read=len(corpus),
         num_kept=corpus.num_kept,
         dropped=corpus.dropped(),

@@ -64,16 +64,7 @@ def preprocess(
         NmtasyncError: The disk is full.
     """
     start = time.perf_counter()
-    for paths in (*train, *valid):  # before RUN is touched
-        for path in paths.all():
-            check_input(path)
-    if train[0].alignment is not None and config.max_length > MAX_PIECES:
-        raise UserError(
-            f"is {config.max_length}, but sentences with alignments have at most {MAX_PIECES} "
-            "pieces",
-            where="data.max_length",
-            remedy="lower it, or leave out --alignments",
-        )
+    _refuse_unusable(train, valid, config)
     vocabularies = None
     if config.vocab_from is not None:
         vocabularies, config = borrow_vocabulary(config, config.vocab_from)
@@ -82,16 +73,8 @@ def preprocess(
         run.lock(),
         all_or_nothing(run, overwrite=overwrite) as out,
     ):
-        training = stage_corpus(
-            "train",
-            train,
-            out / "train",
-            max_length=config.max_length,
-            on_progress=on_progress,
-        )
-        validation = stage_corpus(
-            "valid", valid, out / "valid", max_length=None, on_progress=on_progress
-        )
+        training = stage_corpus("train", train, out, config.max_length, on_progress)
+        validation = stage_corpus("valid", valid, out, None, on_progress)
         if config.deduplicate:
             mark_duplicates(training.verdicts, training.keys)
         for corpus in (training, validation):
@@ -109,32 +92,36 @@ def preprocess(
             train=reports[0],
             valid=reports[1],
             overlap=validation.count_shared(training),
-            vocabulary_sizes=(vocabularies.source.size, vocabularies.target.size),
-            joint=vocabularies.joint,
-            vocabulary_digest=vocabularies.digest(),
-            vocabulary_from=config.vocab_from,
-            max_length=config.max_length,
-            target_language=config.target_language,
+            config=config,
+            vocabularies=vocabularies,
             lost_characters=lost,
             seconds=time.perf_counter() - start,
         )
         (out / "config.toml").write_text(to_toml(Config(data=config), only=["data"]), "utf-8")
-        write_manifest(out, config, report)
+        write_manifest(out, {"train": training.files, "valid": validation.files}, report)
     return report
+
+
+def _refuse_unusable(
+    train: Sequence[PairPaths], valid: Sequence[PairPaths], config: DataConfig
+) -> None:
+    """Refuse inputs that can't be used before RUN is touched."""
+    for paths in (*train, *valid):
+        for path in paths.all():
+            check_input(path)
+    if train[0].alignment is not None and config.max_length > MAX_PIECES:
+        raise UserError(
+            f"is {config.max_length}, but sentences with alignments have at most {MAX_PIECES} "
+            "pieces",
+            where="data.max_length",
+            remedy="lower it, or leave out --alignments",
+        )
 
 
 def _learn(corpus: StagedCorpus, config: DataConfig, on_progress: OnProgress) -> VocabularyPair:
     def learn(lines: Iterable[str], name: str) -> Vocabulary:
         on_progress(f"learning the {name} vocabulary", 0, None)
-        return learn_vocabulary(
-            lines,
-            size=config.vocab_size,
-            algorithm=config.vocab_type,
-            byte_fallback=config.byte_fallback,
-            character_coverage=config.character_coverage,
-            normalization=config.normalization,
-            where=f"{name} vocabulary",
-        )
+        return learn_vocabulary(lines, config, where=f"{name} vocabulary")
 
     if config.joint_vocabulary:
         both = itertools.chain.from_iterable(corpus.sample(VOCABULARY_SAMPLE_PAIRS))

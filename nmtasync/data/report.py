@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nmtasync
 from nmtasync.config.schema import DataConfig
-from nmtasync.data.staging import Dropped, InputFile
-from nmtasync.data.vocabulary import SENTENCEPIECE_VERSION
+from nmtasync.data.corpus import TextReader
+from nmtasync.data.staging import Dropped
+from nmtasync.data.vocabulary import SENTENCEPIECE_VERSION, VocabularyPair
 from nmtasync.run_directory import MANIFEST_FORMAT, sha256, write_json
 
 LOST_SHARE = 0.01
@@ -26,7 +27,6 @@ class CorpusReport:
     """One corpus, before and after cleaning.
 
     Attributes:
-        files: What was read, the files of each corpus together: both sides, and their alignment.
         num_read: Pairs that were read.
         num_kept: Pairs that were written.
         dropped: The rest, by reason.
@@ -37,7 +37,6 @@ class CorpusReport:
         longest: Pieces of the longest side of any pair.
     """
 
-    files: Sequence[tuple[InputFile, ...]]
     num_read: int
     num_kept: int
     dropped: Sequence[Dropped]
@@ -46,13 +45,6 @@ class CorpusReport:
     source_pieces: int
     target_pieces: int
     longest: int
-
-    @property
-    def counts(self) -> dict[str, Any]:
-        """All of it but the files, for JSON."""
-        fields = dataclasses.asdict(self)
-        del fields["files"]
-        return fields
 
 
 @dataclass(frozen=True)
@@ -78,12 +70,8 @@ class PreprocessReport:
         train: The training corpus.
         valid: The validation corpus.
         overlap: Validation pairs that are also in the training files.
-        vocabulary_sizes: Pieces of the source and the target vocabulary.
-        joint: Whether they are one.
-        vocabulary_digest: SHA-256 of the vocabulary.
-        vocabulary_from: The run that it was taken from; None if it was learned.
-        max_length: The most pieces of a side of a training pair.
-        target_language: Its code, if it is known.
+        config: The options.
+        vocabularies: What was learned, or taken from another run.
         lost_characters: Those that the target vocabulary can't give back.
         seconds: How long it took.
     """
@@ -91,12 +79,8 @@ class PreprocessReport:
     train: CorpusReport
     valid: CorpusReport
     overlap: int
-    vocabulary_sizes: tuple[int, int]
-    joint: bool
-    vocabulary_digest: str
-    vocabulary_from: str | None
-    max_length: int
-    target_language: str | None
+    config: DataConfig
+    vocabularies: VocabularyPair
     lost_characters: LostCharacters
     seconds: float
 
@@ -109,10 +93,10 @@ class PreprocessReport:
                 f"{dropped.num_pairs:,} validation pairs were dropped ({dropped.reason}), the "
                 f"first at {dropped.example}."
             )
-        if self.valid.longest > self.max_length:
+        if self.valid.longest > self.config.max_length:
             notes.append(
                 f"The longest validation sentence has {self.valid.longest:,} pieces, more than "
-                f"any training sentence may have ({self.max_length:,}); it was kept."
+                f"any training sentence may have ({self.config.max_length:,}); it was kept."
             )
         if self.overlap:
             notes.append(
@@ -128,9 +112,8 @@ class PreprocessReport:
                 f"characters that the vocabulary can't give back, so no translation will have "
                 f"them: {' '.join(lost.examples)}. --normalization identity rewrites none."
             )
-        if self.target_language is None and self.train.target_words * PIECES_WITHOUT_SPACES <= (
-            self.train.target_pieces
-        ):
+        fewest_pieces = PIECES_WITHOUT_SPACES * self.train.target_words
+        if self.config.target_language is None and self.train.target_pieces >= fewest_pieces:
             notes.append(
                 "The target side has hardly any spaces. BLEU must know its language: add "
                 "--target-language zh, ja, th or the like, here or in training."
@@ -140,8 +123,8 @@ class PreprocessReport:
     def to_json(self) -> dict[str, Any]:
         """The whole report, for `--json`."""
         return {
-            "train": self.train.counts,
-            "valid": self.valid.counts,
+            "train": dataclasses.asdict(self.train),
+            "valid": dataclasses.asdict(self.valid),
             "overlap": self.overlap,
             "vocabulary": self.vocabulary,
             "notes": self.notes,
@@ -151,24 +134,27 @@ class PreprocessReport:
     @property
     def vocabulary(self) -> dict[str, Any]:
         """The vocabularies, for JSON."""
-        source_size, target_size = self.vocabulary_sizes
+        lender = self.config.vocab_from
         return {
-            "digest": self.vocabulary_digest,
-            "from": self.vocabulary_from and str(Path(self.vocabulary_from).absolute()),
-            "joint": self.joint,
-            "source_size": source_size,
-            "target_size": target_size,
+            "digest": self.vocabularies.digest(),
+            "from": lender and str(Path(lender).absolute()),
+            "joint": self.vocabularies.joint,
+            "source_size": self.vocabularies.source.size,
+            "target_size": self.vocabularies.target.size,
         }
 
 
-def write_manifest(directory: Path, config: DataConfig, report: PreprocessReport) -> None:
+def write_manifest(
+    directory: Path, files: Mapping[str, Sequence[Sequence[TextReader]]], report: PreprocessReport
+) -> None:
     """Write manifest.json: what was read and made, with hashes; equal inputs give an equal one.
 
     Args:
         directory: Holds what was made.
-        config: The options.
-        report: The figures.
+        files: What was read for "train" and "valid": of each corpus both sides, and the alignment.
+        report: The options and figures.
     """
+    config = report.config
     languages = {"source": config.source_language, "target": config.target_language}
     inputs = [
         {
@@ -179,9 +165,9 @@ def write_manifest(directory: Path, config: DataConfig, report: PreprocessReport
             "sha256": file.sha256,
             "lines": file.num_lines,
         }
-        for name, corpus in (("train", report.train), ("valid", report.valid))
-        for files in corpus.files
-        for side, file in zip(("source", "target", "alignment"), files, strict=False)
+        for name, corpora in files.items()
+        for sides in corpora
+        for side, file in zip(("source", "target", "alignment"), sides, strict=False)
     ]
     made = sorted(path for name in ("data", "vocab") for path in (directory / name).rglob("*.*"))
     write_json(
@@ -193,8 +179,8 @@ def write_manifest(directory: Path, config: DataConfig, report: PreprocessReport
             "options": dataclasses.asdict(config),
             "inputs": inputs,
             "vocabulary": report.vocabulary,
-            "train": report.train.counts,
-            "valid": report.valid.counts,
+            "train": dataclasses.asdict(report.train),
+            "valid": dataclasses.asdict(report.valid),
             "outputs": {path.relative_to(directory).as_posix(): sha256(path) for path in made},
         },
     )

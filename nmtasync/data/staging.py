@@ -32,21 +32,6 @@ _REPORT_PAIRS = 10_000
 
 
 @dataclass(frozen=True)
-class InputFile:
-    """A file that was read.
-
-    Attributes:
-        path: Its path, as the user named it.
-        sha256: The hash of its bytes.
-        num_lines: Its lines.
-    """
-
-    path: Path
-    sha256: str
-    num_lines: int
-
-
-@dataclass(frozen=True)
 class Dropped:
     """Pairs that were dropped for one reason.
 
@@ -69,14 +54,14 @@ class StagedCorpus:
         name: "train" or "valid".
         directory: Holds source.txt and target.txt, and alignment.txt if there are alignments, with
             a line for every pair that was read.
-        files: What was read, the files of each corpus together: both sides, and their alignment.
+        files: The readers of what was read, by corpus: both sides, and their alignment.
         verdicts: A `Verdict` for each pair; later passes add theirs: [N].
         keys: A hash of each pair: [N].
     """
 
     name: str
     directory: Path
-    files: list[tuple[InputFile, ...]]
+    files: list[list[TextReader]]
     verdicts: Verdicts
     keys: Keys
 
@@ -145,8 +130,7 @@ class StagedCorpus:
 def stage_corpus(
     name: str,
     corpora: Sequence[PairPaths],
-    directory: Path,
-    *,
+    parent: Path,
     max_length: int | None,
     on_progress: OnProgress,
 ) -> StagedCorpus:
@@ -155,7 +139,7 @@ def stage_corpus(
     Args:
         name: "train" or "valid".
         corpora: Its files; all have alignments, or none has.
-        directory: Where to put the copy.
+        parent: Where to make the directory of the copy.
         max_length: The most pieces of a side, to drop what is too long for any vocabulary; None
             keeps everything but empty sides.
         on_progress: Told how far it is.
@@ -163,8 +147,9 @@ def stage_corpus(
     Raises:
         UserError: A file can't be used, or all of them are empty.
     """
+    directory = parent / name
     directory.mkdir()
-    files: list[tuple[InputFile, ...]] = []
+    files = [[TextReader(path) for path in paths.all()] for paths in corpora]
     verdicts, keys = bytearray(), array("Q")
     aligned = corpora[0].alignment is not None
     assert all((paths.alignment is not None) == aligned for paths in corpora)
@@ -176,11 +161,10 @@ def stage_corpus(
 
         sources, targets = write(SOURCE_TEXT), write(TARGET_TEXT)
         alignments = write(_ALIGNMENT_TEXT) if aligned else None
-        for paths in corpora:
-            readers = [TextReader(path) for path in paths.all()]
+        for readers in files:
             for left, right, *links in read_together(*readers):
                 if alignments:
-                    where = f"{paths.alignment}:{readers[2].num_lines}"
+                    where = f"{readers[2].path}:{readers[2].num_lines}"
                     parse_alignment(links[0], left, right, where)  # only to complain early
                     alignments.write(clean_line(links[0]) + "\n")
                 source, target = clean_line(left), clean_line(right)
@@ -193,17 +177,7 @@ def stage_corpus(
                 verdicts.append(verdict)
                 if len(verdicts) % _REPORT_PAIRS == 0:
                     on_progress(f"reading ({name})", len(verdicts), None)
-            files.append(tuple(map(_input_file, readers)))
     if not verdicts:
         raise UserError("is empty", where=corpora[0].source, remedy="give a file with sentences")
-    return StagedCorpus(
-        name,
-        directory,
-        files,
-        np.frombuffer(verdicts, dtype=np.uint8),
-        np.frombuffer(keys, dtype=np.uint64),
-    )
-
-
-def _input_file(reader: TextReader) -> InputFile:
-    return InputFile(reader.path, reader.sha256, reader.num_lines)
+    judged, hashed = np.frombuffer(verdicts, np.uint8), np.frombuffer(keys, np.uint64)
+    return StagedCorpus(name, directory, files, judged, hashed)

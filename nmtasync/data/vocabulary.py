@@ -18,6 +18,7 @@ from typing import Any
 import sentencepiece
 from sentencepiece import sentencepiece_pb2
 
+from nmtasync.config.schema import DataConfig
 from nmtasync.data.alignment import Segmented
 from nmtasync.errors import UserError
 
@@ -172,24 +173,13 @@ class VocabularyPair:
 
 
 def learn_vocabulary(
-    lines: Iterable[str],
-    *,
-    size: int,
-    algorithm: str = "unigram",
-    byte_fallback: bool = True,
-    character_coverage: float = 0.9999,
-    normalization: str = "nmt_nfkc",
-    where: object = "data.vocab_size",
+    lines: Iterable[str], config: DataConfig, *, where: object = "data.vocab_size"
 ) -> Vocabulary:
     """Learn a vocabulary from text; the same lines give the same vocabulary.
 
     Args:
         lines: The text, read once.
-        size: Number of pieces, the control pieces and the 256 bytes of the fallback counted.
-        algorithm: "unigram" or "bpe".
-        byte_fallback: Whether what the vocabulary lacks is spelled in bytes instead of UNK.
-        character_coverage: Share of the characters that become pieces.
-        normalization: What is done to text before it is segmented: "nmt_nfkc", "nfkc", "identity".
+        config: How. The control pieces and the 256 bytes of the fallback count among the pieces.
         where: What an error names as its place.
 
     Raises:
@@ -200,11 +190,11 @@ def learn_vocabulary(
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_writer=model,
-            vocab_size=size,
-            model_type=algorithm,
-            byte_fallback=byte_fallback,
-            character_coverage=character_coverage,
-            normalization_rule_name=normalization,
+            vocab_size=config.vocab_size,
+            model_type=config.vocab_type,
+            byte_fallback=config.byte_fallback,
+            character_coverage=config.character_coverage,
+            normalization_rule_name=config.normalization,
             pad_id=PAD,
             unk_id=UNK,
             bos_id=BOS,
@@ -214,7 +204,7 @@ def learn_vocabulary(
             minloglevel=_NO_LOGS,
         )
     except RuntimeError as error:
-        raise _explain(str(error), size, where) from None
+        raise _explain(str(error), config.vocab_size, where) from None
     return Vocabulary(model.getvalue())
 
 

@@ -15,6 +15,7 @@ from nmtasync.checkpoints import store
 from nmtasync.checkpoints.initialise_from import InitialModel
 from nmtasync.checkpoints.load import find_checkpoint, load_model
 from nmtasync.config.experiment import experiment_config
+from nmtasync.config.schema import DataConfig
 from nmtasync.data.vocabulary import VocabularyPair, learn_vocabulary
 from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
@@ -103,7 +104,7 @@ def other_vocabularies(corpus: Path, **options: object) -> VocabularyPair:
     sides = []
     for side in ("src", "tgt"):
         lines = (corpus / f"train.{side}").read_text("utf-8").splitlines()
-        sides.append(learn_vocabulary([*lines, "xylo quiz"] * 2, **options))
+        sides.append(learn_vocabulary([*lines, "xylo quiz"] * 2, DataConfig(**options)))
     return VocabularyPair(*sides, joint=False)
 
 
@@ -113,7 +114,7 @@ def test_embeddings_follow_the_text_of_their_pieces(toy_run, base, toy_corpus, t
         train_toy(base, resume=False, training__max_updates=3, model__tied_embeddings=tied)
     trained = scored(base, find_checkpoint(base, "best"))
     old = VocabularyPair.load(base.vocab).source
-    new = other_vocabularies(toy_corpus, size=54, algorithm="bpe", byte_fallback=False)
+    new = other_vocabularies(toy_corpus, vocab_size=54, vocab_type="bpe", byte_fallback=False)
     if tied == "all":
         new = VocabularyPair(new.target, new.target, joint=True)
     initial = InitialModel(base.root, toy_run)
@@ -233,7 +234,7 @@ def test_vocabularies_that_do_not_fit_are_refused(toy_run, base, toy_corpus, tmp
 
 def cyrillic() -> VocabularyPair:
     lines = ["раз два три четыре пять", "шесть семь восемь девять"] * 20
-    vocabulary = learn_vocabulary(lines, size=25, byte_fallback=False)
+    vocabulary = learn_vocabulary(lines, DataConfig(vocab_size=25, byte_fallback=False))
     return VocabularyPair(vocabulary, vocabulary, joint=True)
 
 

@@ -58,7 +58,7 @@ def test_links_out_of_the_pair_are_refused(line: str) -> None:
     ],
 )
 def test_pieces_belong_to_their_words(line: str, words: list[list[str]]) -> None:
-    vocabulary = learn_vocabulary(TEXT, size=290)
+    vocabulary = learn_vocabulary(TEXT, DataConfig(vocab_size=290))
     (segmented,) = vocabulary.segment([line])
     assert segmented.ids == vocabulary.encode([line])[0]
     numbers = segmented.words(line)

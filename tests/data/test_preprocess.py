@@ -327,7 +327,7 @@ def test_a_borrowed_vocabulary_is_the_same_and_the_manifest_says_whose(
     assert shards.source_tokens[: shards.source_offsets[1]].tolist() == ids
     manifest = json.loads(run.manifest.read_text("utf-8"))
     assert manifest["vocabulary"]["from"] == str(lender.root)
-    assert manifest["vocabulary"]["digest"] == report.vocabulary_digest
+    assert manifest["vocabulary"]["digest"] == report.vocabularies.digest()
     learned = {"data.vocab_size": 310, "data.joint_vocabulary": False, "data.vocab_type": "bpe"}
     assert learned.items() <= read_toml(run.config).items(), "what later stages rely on"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nmtasync.config.schema import DataConfig
 from nmtasync.data.vocabulary import (
     BOS,
     EOS,
@@ -26,14 +27,13 @@ def make_text(num_lines: int = 200, seed: int = 1) -> list[str]:
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    return learn_vocabulary(make_text(), size=340)
+    return learn_vocabulary(make_text(), DataConfig(vocab_size=340))
 
 
 @pytest.mark.parametrize("algorithm", ["unigram", "bpe"])
 def test_the_same_text_gives_the_same_model(algorithm: str) -> None:
-    first, second = (
-        learn_vocabulary(iter(make_text()), size=340, algorithm=algorithm) for _ in range(2)
-    )
+    config = DataConfig(vocab_size=340, vocab_type=algorithm)
+    first, second = (learn_vocabulary(iter(make_text()), config) for _ in range(2))
     assert first.model == second.model
     assert first.size == 340
 
@@ -52,7 +52,7 @@ def test_many_lines_are_encoded_as_one_by_one(vocabulary: Vocabulary) -> None:
 
 def test_text_that_looks_like_control_pieces_stays_text() -> None:
     text = ["so <s> it </s> goes <pad> and <unk> on <0x41>"] * 50 + make_text()
-    vocabulary = learn_vocabulary(text, size=320)
+    vocabulary = learn_vocabulary(text, DataConfig(vocab_size=320))
     line = "<s></s><pad><unk><0x41> </s>"
     (ids,) = vocabulary.encode([line])
     assert min(ids) > max(PAD, UNK, BOS, EOS)
@@ -69,7 +69,7 @@ def test_control_pieces_vanish_and_line_breaks_do_not_break_lines(vocabulary: Vo
 
 
 def test_without_byte_fallback_the_unseen_is_unknown() -> None:
-    vocabulary = learn_vocabulary(make_text(), size=60, byte_fallback=False)
+    vocabulary = learn_vocabulary(make_text(), DataConfig(vocab_size=60, byte_fallback=False))
     assert UNK in vocabulary.encode(["漢"])[0]
 
 
@@ -77,29 +77,31 @@ def test_without_byte_fallback_the_unseen_is_unknown() -> None:
 def test_the_largest_possible_size_is_told_and_works(algorithm: str) -> None:
     text = make_text(20)
     with pytest.raises(UserError, match="too small for a vocabulary of 9000") as caught:
-        learn_vocabulary(text, size=9000, algorithm=algorithm)
+        learn_vocabulary(text, DataConfig(vocab_size=9000, vocab_type=algorithm))
     largest = int(str(caught.value).split("--vocab-size ")[1].split()[0])
-    assert learn_vocabulary(text, size=largest, algorithm=algorithm).size == largest
+    assert (
+        learn_vocabulary(text, DataConfig(vocab_size=largest, vocab_type=algorithm)).size == largest
+    )
     with pytest.raises(UserError):
-        learn_vocabulary(text, size=largest + 1, algorithm=algorithm)
+        learn_vocabulary(text, DataConfig(vocab_size=largest + 1, vocab_type=algorithm))
 
 
 def test_sizes_too_small_and_no_text() -> None:
     with pytest.raises(UserError, match="too few"):
-        learn_vocabulary(make_text(), size=100)
+        learn_vocabulary(make_text(), DataConfig(vocab_size=100))
     with pytest.raises(UserError, match="no text"):
-        learn_vocabulary([], size=300)
+        learn_vocabulary([], DataConfig(vocab_size=300))
 
 
 def test_sentencepiece_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    learn_vocabulary(make_text(), size=340)
+    learn_vocabulary(make_text(), DataConfig(vocab_size=340))
     with pytest.raises(UserError):
-        learn_vocabulary(make_text(), size=9000)
+        learn_vocabulary(make_text(), DataConfig(vocab_size=9000))
     assert capfd.readouterr() == ("", "")
 
 
 def test_pairs_are_saved_loaded_and_told_apart(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    other = learn_vocabulary(make_text(seed=3), size=320)
+    other = learn_vocabulary(make_text(seed=3), DataConfig(vocab_size=320))
     pairs = [
         VocabularyPair(vocabulary, vocabulary, joint=True),
         VocabularyPair(other, other, joint=True),
@@ -139,7 +141,7 @@ def test_broken_model_files(tmp_path: Path) -> None:
 def test_normalization_rewrites_what_no_translation_can_have_then(rule: str, lost: str) -> None:
     lines = ["他来了，真好！", "½ cup", "plain\u00a0 text"] * 40
     more = ["the old house stands by the wide river", "we walk there every single day"] * 40
-    vocabulary = learn_vocabulary([*lines, *more], size=296, normalization=rule)
+    vocabulary = learn_vocabulary([*lines, *more], DataConfig(vocab_size=296, normalization=rule))
     (decoded, *_) = vocabulary.decode(vocabulary.encode(lines[:1]))
     assert (decoded == lines[0]) == (rule == "identity")
     found = vocabulary.lost_characters(lines[:3])
