@@ -50,12 +50,6 @@ class _Value(click.ParamType[Any]):
         return [click.shell_completion.CompletionItem(word) for word in words]
 
 
-def _metavar(field: OptionField) -> str | None:
-    """Show the choices where there is nothing else; what click makes of the type otherwise."""
-    choices = field.about.choices if field.type is str else None
-    return f"[{'|'.join(choices)}]" if choices else None
-
-
 class GroupedCommand(click.Command):
     """A command whose `--help` lists its own and the most used options first, then by section.
 
@@ -110,6 +104,7 @@ def config_options(stage: str, section: str | None = None) -> Callable[[F], Call
             return command(settings=settings, **arguments)
 
         for field in reversed(fields):
+            choices = field.about.choices
             default = "none" if field.default is None else field.default
             about = f"{field.about.help} {describe_range(field, choices=False)}".rstrip()
             text = f"{about} (default: {default})"
@@ -119,7 +114,7 @@ def config_options(stage: str, section: str | None = None) -> Callable[[F], Call
                 type=None if field.type is bool else _Value(field),
                 default=None,
                 help=text,
-                metavar=_metavar(field),
+                metavar=f"[{'|'.join(choices)}]" if choices and field.type is str else None,
             )(function)
         function = click.option(
             "--set",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nmtasync.config.load import Settings, read_toml, resolve
-from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS, Config
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory
@@ -25,16 +24,13 @@ def experiment_config(
     manifest = run.read_manifest()
     kept = read_toml(run.config)
     for name, value in settings.items():
-        if _belongs_to_preprocessing(OPTIONS[name]) and value != (
-            there := manifest["options"].get(OPTIONS[name].key, OPTIONS[name].default)
-        ):
+        field = OPTIONS[name]
+        there = manifest["options"].get(field.key, field.default)
+        of_preprocessing = field.section == "data" and "train" not in field.about.stages
+        if of_preprocessing and value != there:
             raise UserError(
                 f"is {value!r}, but {run.root} was preprocessed with {there!r}",
                 where=name,
                 remedy="leave it out or preprocess again",
             )
     return resolve(inherited or {}, kept, settings)
-
-
-def _belongs_to_preprocessing(field: OptionField) -> bool:
-    return field.section == "data" and "train" not in field.about.stages

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nmtasync.config.consistency import refuse_inconsistent
-from nmtasync.config.option import OptionField
+from nmtasync.config.option import OptionField, spelled
 from nmtasync.config.presets import with_preset
 from nmtasync.config.schema import OPTIONS, SECTIONS, Config, get
 from nmtasync.config.simulation import refuse_impossible_simulation
@@ -114,16 +114,16 @@ def _is_unicode(text: str) -> bool:
 
 
 def _refuse_out_of_bounds(field: OptionField, value: float, *, where: object) -> None:
-    low = -math.inf if field.about.minimum is None else field.about.minimum
-    high = math.inf if field.about.maximum is None else field.about.maximum
-    above = -math.inf if field.about.above is None else field.about.above
+    about = field.about
+    low = -math.inf if about.minimum is None else about.minimum
+    high = math.inf if about.maximum is None else about.maximum
+    above = -math.inf if about.above is None else about.above
     # not a number is not between them either
     if low <= value <= high and value > above and not math.isinf(value):
         return
-    if field.about.above is not None:
+    bounds = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+    if about.above is not None:
         bounds = f"more than {above:g}"
-    else:
-        bounds = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
     alternative = ' or "none"' if field.optional else ""
     raise UserError(f"{field.name} must be {bounds}{alternative}, not {value}", where=where)
 
@@ -151,12 +151,11 @@ def resolve(*layers: Settings) -> Config:
         UserError: An option is set that has no effect beside the others.
     """
     settings = merge(*layers)
-    sections = {}
-    for section, section_type in SECTIONS.items():
-        prefix = section + "."
-        given = {n.removeprefix(prefix): v for n, v in settings.items() if n.startswith(prefix)}
-        sections[section] = section_type(**given)
-    config = Config(**sections)
+    given: dict[str, Settings] = {section: {} for section in SECTIONS}
+    for name, value in settings.items():
+        section, key = name.split(".")
+        given[section][key] = value
+    config = Config(**{section: SECTIONS[section](**values) for section, values in given.items()})
     refuse_inconsistent(config, settings)
     refuse_impossible_simulation(config)
     return config
@@ -204,14 +203,10 @@ def describe_range(field: OptionField, *, choices: bool = True) -> str:
 
 
 def _toml_value(value: Any) -> str:
-    if value is None:
-        return '"none"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
+    if value is None or isinstance(value, str):
         # a JSON string is a TOML string, but for the one control character that JSON lets pass
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+        return json.dumps(spelled(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return spelled(value)
 
 
 def as_dict(config: Config) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ L links between their pieces.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,16 +70,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy the tensors to a device, without waiting for it."""
-        return Batch(
-            self.source.to(device, non_blocking=True),
-            self.source_mask.to(device, non_blocking=True),
-            self.target_input.to(device, non_blocking=True),
-            self.target.to(device, non_blocking=True),
-            self.real_targets.to(device, non_blocking=True),
-            self.source_words,
-            self.target_words,
-            self.alignment and self.alignment.to(device),
-        )
+        copies: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        alignment = self.alignment and self.alignment.to(device)
+        return dataclasses.replace(self, **copies, alignment=alignment)
 
 
 def plan_epoch(

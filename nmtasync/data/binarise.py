@@ -40,8 +40,6 @@ def binarise(
     directory = data / corpus.name
     source_words = target_words = done = 0
     total = corpus.num_kept
-    max_length = filters.max_length if filters else None
-    max_ratio = filters.max_ratio if filters else None
     sizes = vocabularies.source.size, vocabularies.target.size
     with write_shards(directory, *sizes, aligned=corpus.aligned) as shards:
         for pairs, sources, targets, alignments in _chunks(corpus):
@@ -52,12 +50,7 @@ def binarise(
             else:
                 source_ids = vocabularies.source.encode(sources)
                 target_ids = vocabularies.target.encode(targets)
-            verdicts = judge_lengths(
-                _lengths(source_ids),
-                _lengths(target_ids),
-                max_length=max_length,
-                max_ratio=max_ratio,
-            )
+            verdicts = judge_lengths(_lengths(source_ids), _lengths(target_ids), filters)
             corpus.verdicts[pairs] = verdicts
             kept = (verdicts == Verdict.KEPT).tolist()
             shards.append(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nmtasync.config.schema import DataConfig
+
 Verdicts = npt.NDArray[np.uint8]
 Keys = npt.NDArray[np.uint64]
 
@@ -80,26 +82,23 @@ def mark_duplicates(verdicts: Verdicts, keys: Keys) -> None:
 
 
 def judge_lengths(
-    source_lengths: npt.NDArray[Any],
-    target_lengths: npt.NDArray[Any],
-    *,
-    max_length: int | None,
-    max_ratio: float | None,
+    source_lengths: npt.NDArray[Any], target_lengths: npt.NDArray[Any], filters: DataConfig | None
 ) -> Verdicts:
     """Judge pairs by their lengths in pieces: [N].
 
     Args:
         source_lengths: Pieces of each source sentence: [N].
         target_lengths: Pieces of each target sentence: [N].
-        max_length: The most pieces of a side; None is no limit.
-        max_ratio: How many times longer than the other a side may be; None is no limit.
+        filters: Say how long a side may be, and how many times longer than the other; None keeps
+            all but empty sides.
     """
     shorter = np.minimum(source_lengths, target_lengths)
     longer = np.maximum(source_lengths, target_lengths)
     verdicts = np.full(len(longer), Verdict.KEPT, dtype=np.uint8)
-    if max_ratio is not None:
-        verdicts[(longer > max_ratio * shorter) & (longer > RATIO_FREE_PIECES)] = Verdict.RATIO
-    if max_length is not None:
-        verdicts[longer > max_length] = Verdict.TOO_LONG
+    if filters is not None:
+        if filters.max_ratio is not None:
+            unequal = longer > filters.max_ratio * shorter
+            verdicts[unequal & (longer > RATIO_FREE_PIECES)] = Verdict.RATIO
+        verdicts[longer > filters.max_length] = Verdict.TOO_LONG
     verdicts[shorter == 0] = Verdict.EMPTY  # nothing but characters that are normalised away
     return verdicts

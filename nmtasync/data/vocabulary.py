@@ -210,20 +210,18 @@ def learn_vocabulary(
 
 def _explain(message: str, size: int, where: object) -> UserError:
     """Build an error that says in the user's terms what SentencePiece has refused."""
+    reason, remedy = f"SentencePiece failed: {message}", None
     if limit := re.search(r"too high.*<= (\d+)", message):
-        return UserError(
+        reason = (
             f"the corpus is too small for a vocabulary of {size} pieces; the largest possible is "
-            f"{limit[1]}",
-            where=where,
-            remedy=f"use --vocab-size {limit[1]} or less, or more text",
+            f"{limit[1]}"
         )
-    if needed := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return UserError(
-            f"{size} pieces are too few; single characters and control pieces alone are "
-            f"{needed[1]}",
-            where=where,
-            remedy=f"use a --vocab-size well over {needed[1]}",
+        remedy = f"use --vocab-size {limit[1]} or less, or more text"
+    elif needed := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        reason = (
+            f"{size} pieces are too few; single characters and control pieces alone are {needed[1]}"
         )
-    if "sentences_.empty()" in message or "all_chars_count" in message:
-        return UserError("there is no text to learn a vocabulary from", where=where)
-    return UserError(f"SentencePiece failed: {message}", where=where)
+        remedy = f"use a --vocab-size well over {needed[1]}"
+    elif "sentences_.empty()" in message or "all_chars_count" in message:
+        reason = "there is no text to learn a vocabulary from"
+    return UserError(reason, where=where, remedy=remedy)

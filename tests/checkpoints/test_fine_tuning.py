@@ -220,7 +220,10 @@ def test_options_that_nobody_has_set_are_not_blamed(toy_run, base):
 def test_vocabularies_that_do_not_fit_are_refused(toy_run, base, toy_corpus, tmp_path):
     start = {"training__init_from": str(base.root)}
     for vocabularies, words in (
-        (other_vocabularies(toy_corpus, size=34, byte_fallback=False), "matrix for both languages"),
+        (
+            other_vocabularies(toy_corpus, vocab_size=34, byte_fallback=False),
+            "matrix for both languages",
+        ),
         (cyrillic(), "the source vocabulary has no piece in common"),
     ):
         directory = tmp_path / "vocab"

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nmtasync.config.schema import DataConfig
 from nmtasync.data.cleaning import (
     Verdict,
     clean_line,
@@ -15,10 +16,8 @@ from nmtasync.data.cleaning import (
 
 
 def judge(source: int, target: int, max_length: int | None, max_ratio: float | None) -> Verdict:
-    verdicts = judge_lengths(
-        np.array([source]), np.array([target]), max_length=max_length, max_ratio=max_ratio
-    )
-    return Verdict(verdicts[0])
+    filters = max_length and DataConfig(max_length=max_length, max_ratio=max_ratio)
+    return Verdict(judge_lengths(np.array([source]), np.array([target]), filters)[0])
 
 
 def test_length_and_ratio_at_their_bounds() -> None:
