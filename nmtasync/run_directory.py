@@ -145,7 +145,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def directory_written_atomically(path: Path) -> Iterator[Path]:
-    """Give a directory to fill; it takes its name, replacing what had it, only when it is whole.
+    """Open a directory to fill; it takes its name, replacing what had it, only when it is whole.
 
     Yields:
         The directory to write to, beside the final one.
@@ -169,7 +169,7 @@ def directory_written_atomically(path: Path) -> Iterator[Path]:
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames in a directory survive a power cut."""
+    """Write the names in a directory to the disk, so that renames survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

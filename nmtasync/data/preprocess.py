@@ -27,10 +27,10 @@ from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, explain_write_errors
 
 VOCABULARY_SAMPLE_PAIRS = 1_000_000
-"""The vocabulary is learned from so many pairs at the most, spread evenly over the corpus."""
+"""The vocabulary is learned from at most this many pairs, spread evenly over the corpus."""
 
 LOST_CHARACTERS_SAMPLE = 10_000
-"""So many references are looked through for what the vocabulary can't give back."""
+"""At most this many references are searched for characters that the vocabulary can't produce."""
 
 
 def preprocess(

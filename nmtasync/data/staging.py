@@ -107,7 +107,7 @@ class StagedCorpus:
                     yield i, source[:-1].decode(), target[:-1].decode(), alignment[:-1].decode()
 
     def sample(self, most: int) -> Iterator[tuple[str, str]]:
-        """Yield the kept pairs, or so many of them, spread evenly over the corpus."""
+        """Yield the kept pairs, or at most a number of them, spread evenly over the corpus."""
         total = self.num_kept
         size = min(most, total)
         for j, (_, source, target, _) in enumerate(self.kept_pairs()):

@@ -66,10 +66,9 @@ class Server:
 
     @property
     def vectors(self) -> dict[str, Tensor]:
-        """Everything [P] that belongs to the state, by name.
+        """The state [P] by name: "parameters", the rule's vectors, "average" with smoothing.
 
-        These are "parameters", the rule's vectors, and "average" where smoothing is on: the
-        vectors of which shards are slices, or copies where shards have memory of their own.
+        Copies where shards have memory of their own.
         """
         return {name: vector.gather() for name, vector in self._state.items()}
 
@@ -106,13 +105,13 @@ class Server:
     def fetch(self, landing: Tensor, worker: int, slot: int = 0) -> tuple[int, ...]:
         """Copy the parameters to the `landing` [P] of a worker's slot; return their versions."""
         with self._streams.completed():
-            self._hand_out(landing, worker, slot)
-        return self.versions
+            return self._hand_out(landing, worker, slot)
 
-    def _hand_out(self, landing: Tensor, worker: int, slot: int) -> None:
+    def _hand_out(self, landing: Tensor, worker: int, slot: int) -> tuple[int, ...]:
         self._state["parameters"].copy_to(landing)
         for shard in self.shards:
             shard.rule.fetched(worker, slot)
+        return self.versions
 
     def exchange(
         self, push: Push, payload: Tensor, landing: Tensor, *, measure_update: bool = False
@@ -157,9 +156,9 @@ class Server:
                 slot=push.slot,
             )
             rate = shard.apply(arriving)
-        norm = None
-        if before is not None and rate is not None:
-            norm = float(before.sub_(self.parameters).norm())
+        if rate is None or before is None:
+            return Reply(self.versions, True, staleness, rate)
+        norm = float(before.sub_(self.parameters).norm())
         return Reply(self.versions, True, staleness, rate, norm)
 
     def _dense_like(self, payload: Tensor) -> Tensor:
@@ -169,16 +168,12 @@ class Server:
         return self._unpacked[payload.device]
 
     def note_update(self, learning_rate: float | None) -> Reply:
-        """Count an update that the owners of the shards have made by themselves, none of it late.
-
-        Args:
-            learning_rate: What it was made with; None if the gradient was of no use, and none was.
-        """
-        applied = learning_rate is not None
-        if applied:
-            for shard in self.shards:
-                shard.version += 1
-        return Reply(self.versions, applied, (0,) * len(self.shards), learning_rate)
+        """Count an update that the owners of the shards have made by themselves, if they have."""
+        if learning_rate is None:
+            return Reply(self.versions)
+        for shard in self.shards:
+            shard.version += 1
+        return Reply(self.versions, True, (0,) * len(self.shards), learning_rate)
 
     def write_back(self, worker: int, replica: Tensor) -> None:
         """Write a worker's replica [P] over the shard of the worker's own number.

@@ -23,7 +23,7 @@ class Driver(Protocol):
     """Runs the workers of one training run and has its state saved and validated."""
 
     def validate_restored(self) -> None:
-        """Make up for the validation that the resumed checkpoint was saved for."""
+        """Validate the resumed checkpoint, which was saved for that, after all."""
         ...
 
     def train(self) -> str:

@@ -87,9 +87,8 @@ class Session:
         self.reporter = reporter
         self.start = start
         self.exchange_log = exchange_log
-        self.history = ValidationHistory(
-            self.run, self.config.training.validate_metric, start.updates
-        )
+        metric = self.config.training.validate_metric
+        self.history = ValidationHistory(self.run, metric, start.updates)
         self.totals = start.totals
         self.stop_request: str | None = None
         self._clock = clock
@@ -154,10 +153,8 @@ class Session:
         if exchange_seconds is None:
             exchange_seconds = time.perf_counter() - start
         if self.exchange_log:
-            batches = self.cursor.held(push.worker, push.slot)
-            self.exchange_log.pushed(
-                computed, batches, reply.versions, exchange_seconds, self.seconds
-            )
+            held, versions = self.cursor.held(push.worker, push.slot), reply.versions
+            self.exchange_log.pushed(computed, held, versions, exchange_seconds, self.seconds)
         self.cursor.finish(push.worker, push.slot)
         self.count(computed.figures, reply, exchange_seconds)
         return reply
@@ -190,8 +187,7 @@ class Session:
 
     def _count_unusable(self, worker: int) -> None:
         self._unusable_pushes += 1
-        what = "dropped a gradient that is not finite"
-        self.reporter.worker_event(worker, what, self.clocks())
+        self.reporter.worker_event(worker, "dropped a non-finite gradient", self.clocks())
         if self._unusable_pushes >= MAX_UNUSABLE_PUSHES:
             raise TrainingError(
                 f"training diverged: {self._unusable_pushes} gradients in a row are not finite",

@@ -17,13 +17,13 @@ OPTIMIZER = tuple(
     for name, rule in RULES.items()
     if rule.innermost and name != "immediate"
 )
-"""That the server has an optimizer, in whose place no rule makes the updates."""
+"""The server has an optimizer: no rule makes the updates in its place."""
 
 ADAM = (lacks("optimizer.name", "sgd"), *OPTIMIZER)
-"""That the server has an Adam."""
+"""The server has an Adam."""
 
 LOCAL_ADAM = _LOCAL_STEPS | has("asynchronous.drop_local_gradient", True)
-"""That workers have an Adam of their own."""
+"""Workers have an Adam of their own."""
 
 _asynchronous = partial(option, only_if=_APART)
 _of_outer = partial(option, only_if=(has("asynchronous.rule", "outer-nesterov"),))

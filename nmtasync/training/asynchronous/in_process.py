@@ -157,7 +157,7 @@ class InProcessDriver(ABC):
         self.saver.finish(self.state(), validate=validate)
 
     def validate_restored(self) -> None:
-        """Make up for the validation that the resumed checkpoint was saved for."""
+        """Validate the resumed checkpoint, which was saved for that, after all."""
         self.saver.save(self.state(), to_validate=True)
 
     def close(self) -> None:

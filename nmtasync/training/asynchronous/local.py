@@ -179,5 +179,5 @@ class LocalDriver:
         self.validator.stop()
 
     def validate_restored(self) -> None:
-        """Make up for the validation that the resumed checkpoint was saved for."""
+        """Validate the resumed checkpoint, which was saved for that, after all."""
         self.validator.save(self.state(), to_validate=True)

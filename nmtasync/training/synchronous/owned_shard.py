@@ -52,7 +52,7 @@ class OwnedShard:
         self._shard = Shard(bounds, RuleSetup(config, 1, self._state.__getitem__))
 
     def update(self, gradient: Tensor, target_words: int, version: int, progress: float) -> float:
-        """Make one update.
+        """Apply one update.
 
         Args:
             gradient: [n], summed over the target words; it may be overwritten.

@@ -226,5 +226,5 @@ class SynchronousDriver:
         self.directory.cleanup()
 
     def validate_restored(self) -> None:
-        """Make up for the validation that the resumed checkpoint was saved for."""
+        """Validate the resumed checkpoint, which was saved for that, after all."""
         self.validator.save(self._state(), to_validate=True)
