@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -16,6 +17,7 @@ Numbers = dict[str, int]
 """Integers by name: the clocks of a worker, or what a rule counts."""
 
 _OF_DRIVERS = ("simulation", "replay")
+_AS_THEY_ARE = ("vocabulary", "time_seconds", "updates", "epoch", "rule", "to_validate")
 
 
 @dataclass(frozen=True)
@@ -81,24 +83,15 @@ class TrainingState:
 
     def to_json(self) -> dict[str, Any]:
         """Return what a checkpoint's state.json holds."""
-        virtual = self.virtual_seconds
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del content["totals"], content["driver"]
         return {
-            "time_seconds": self.time_seconds,
-            "batches": self.totals.batches,
-            "updates": self.updates,
-            "epoch": self.epoch,
-            "rule": self.rule,
-            "versions": self.versions,
-            "to_validate": self.to_validate,
-            "vocabulary": self.vocabulary,
-            "initialised_from": self.initialised_from,
-            "cursor": asdict(self.cursor),
-            "progress": asdict(self.totals),
-            "last_sequences": self.last_sequences,
-            "workers": self.workers,
-            "exchange_log_bytes": self.exchange_log_bytes,
-            **({} if virtual is None else {"virtual_seconds": str(virtual)}),
+            **content,
             **self.driver,
+            "batches": self.totals.batches,
+            "progress": asdict(self.totals),
+            "cursor": asdict(self.cursor),
+            "virtual_seconds": None if self.virtual_seconds is None else str(self.virtual_seconds),
             "config": as_dict(self.config),
         }
 
@@ -117,18 +110,13 @@ class TrainingState:
         virtual = content.get("virtual_seconds")
         return cls(
             config=_read_config(content["config"], where),
-            vocabulary=content["vocabulary"],
+            **{name: content[name] for name in _AS_THEY_ARE},
             initialised_from=content.get("initialised_from"),
-            time_seconds=float(content["time_seconds"]),
-            updates=int(content["updates"]),
-            epoch=float(content["epoch"]),
             totals=Totals(**content["progress"]),
             cursor=DataPosition.from_json(content["cursor"]),
             versions=tuple(content["versions"]),
-            rule=dict(content["rule"]),
             last_sequences={int(k): int(v) for k, v in content["last_sequences"].items()},
             workers={int(k): dict(v) for k, v in content["workers"].items()},
-            to_validate=bool(content["to_validate"]),
             exchange_log_bytes=content.get("exchange_log_bytes"),
             virtual_seconds=None if virtual is None else Fraction(virtual),
             driver={name: content[name] for name in _OF_DRIVERS if name in content},

@@ -66,10 +66,7 @@ class Server:
 
     @property
     def vectors(self) -> dict[str, Tensor]:
-        """The state [P] by name: "parameters", the rule's vectors, "average" with smoothing.
-
-        Copies where shards have memory of their own.
-        """
+        """The state [P] by name: "parameters" and the rest; copies if shards lie apart."""
         return {name: vector.gather() for name, vector in self._state.items()}
 
     @property
