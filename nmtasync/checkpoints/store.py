@@ -102,7 +102,10 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _sweep(run: RunDirectory) -> None:
     for leftover in (*run.checkpoints.glob(".*.tmp"), *run.checkpoints.glob(".*.old")):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def point(run: RunDirectory, name: str, updates: int) -> None:

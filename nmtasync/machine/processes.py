@@ -117,14 +117,14 @@ class Child:
             log: Where to keep it.
 
         Returns:
-            What follows "was", for example "killed by signal 9".
+            What follows its name, for example "was killed by signal 9".
         """
         if self.last_words:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{self.last_words}\n")
             return f"failed: {self.last_words.strip().splitlines()[-1]}"
         code = self.process.exitcode
-        return f"killed by signal {-code}" if code is not None and code < 0 else "failed"
+        return f"was killed by signal {-code}" if code is not None and code < 0 else "failed"
 
 
 def end_all(children: Iterable[Child]) -> None:

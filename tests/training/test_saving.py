@@ -86,6 +86,14 @@ def test_what_was_only_about_to_be_saved_is_saved_all_the_same(toy_run, monkeypa
     assert updates and store.pointed(toy_run, "latest") == updates[-1] < 9
 
 
+def test_what_killed_processes_left_half_written_is_swept_away(toy_run):
+    (toy_run.checkpoints / ".3.77.tmp").mkdir(parents=True)
+    (toy_run.checkpoints / ".3.77.old").mkdir()
+    (toy_run.checkpoints / ".latest.77.tmp").write_text("3")
+    train_toy(toy_run, training__max_updates=2)
+    assert not [path for path in toy_run.checkpoints.iterdir() if path.name.startswith(".")]
+
+
 def test_a_checkpoint_that_latest_does_not_name_is_of_another_course(tmp_path, toy_run):
     """As after a kill between the two: written again, although its directory is there."""
     reference = RunDirectory(shutil.copytree(toy_run.root, tmp_path / "reference"))

@@ -138,7 +138,7 @@ class LocalDriver:
         worker.child.connection.close()
         worker.child.process.join()
         cause = worker.child.cause_of_death(session.run.logs / f"worker-{worker.index}.log")
-        session.reporter.worker_event(worker.index, f"was {cause}", session.clocks())
+        session.reporter.worker_event(worker.index, cause, session.clocks())
         worker.deaths += 1
         if worker.deaths > session.config.asynchronous.max_restarts:
             self._give_up(worker)

@@ -175,7 +175,7 @@ class SynchronousDriver:
         """Take the state back to where it is whole; the ranks will be started again there."""
         rank.process.join(STRANDED_SECONDS)
         index = self.ranks.index(rank)
-        cause = f"was {rank.cause_of_death(self.session.run.logs / f'worker-{index}.log')}"
+        cause = rank.cause_of_death(self.session.run.logs / f"worker-{index}.log")
         self.session.reporter.worker_event(index, cause, self.session.clocks())
         self._stop_ranks()
         self.deaths += 1
