@@ -1,4 +1,8 @@
-"""The validations so far: which checkpoint is the best, and whether to go on."""
+"""The validations so far: which checkpoint is the best, and whether to go on.
+
+The history is a file of its own, from which patience and the best are derived. A validation is
+noted there last, so that one that was cut off is made up for.
+"""
 
 from __future__ import annotations
 

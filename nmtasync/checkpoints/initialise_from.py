@@ -3,6 +3,9 @@
 Only the parameters come along, those that validation scored; optimizer, clocks and data position
 begin anew. The vocabularies may differ: an embedding goes to the piece of the same text.
 
+This is done once, to the model that the server is made of, so no driver knows of it. The checkpoint
+that `training.init_from` came to is in RUN/config.toml, and with its hash in every checkpoint.
+
 Shapes: V pieces of a vocabulary, D dimension, K pieces that both vocabularies have.
 """
 

@@ -1,4 +1,8 @@
-"""The configuration of an experiment: what RUN/config.toml keeps, and what a call sets over it."""
+"""The configuration of an experiment: what RUN/config.toml keeps, and what a call sets over it.
+
+RUN/config.toml is what was used last. Each stage starts from it, so that the same command goes on,
+and later flags need not be repeated.
+"""
 
 from __future__ import annotations
 

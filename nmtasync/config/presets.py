@@ -1,4 +1,8 @@
-"""Well-known sizes of a Transformer, each a name for several settings."""
+"""Well-known sizes of a Transformer, each a name for several settings.
+
+A preset is a shorthand in the place where it stands; RUN/config.toml holds the sizes that came of
+it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,10 @@
 """Word alignments: read from their usual format, and carried over from words to pieces.
 
 A link (i, j) says that source i and target j translate each other, both counted from 0.
+
+Alignments stay sparse: the links of pieces lie beside the tokens, and a batch carries places in its
+tensor [B, T, S] of sentences, target and source pieces, not the tensor; without guided alignment
+nobody reads them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Which worker computes which batch: one cursor over deterministic epochs, each batch used once."""
+"""Which worker computes which batch: one cursor over deterministic epochs, each batch used once.
+
+The windows of a worker that died are drawn again; those under way at a checkpoint count as not
+drawn.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,10 @@
 
 Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, through PyTorch's own fused kernel;
     the lead is quasi-hyperbolic momentum, Ma and Yarats 2019 (arXiv 1810.06801), section 4.
+
+The lead is for late pushes, as far as they are late. The paper's method of asynchronous training
+has no such thing; it is on because a staleness of one otherwise costs half of the progress. A push
+that is not late makes the step of plain Adam, to the bit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The server: all shards of the parameter vector, and the only writer of them.
 
-It is a plain object, free of processes and clocks; a driver brings the pushes to it.
+A plain object, free of processes, that decides nothing by a clock; drivers bring the pushes to it.
 
 Shapes: P is the length of the parameter vector.
 """

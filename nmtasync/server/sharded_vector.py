@@ -1,5 +1,9 @@
 """A vector of the server's state in pieces, one for each shard, wherever they lie.
 
+With several workers on GPUs, shard i lies, with its optimizer's state, on GPU i modulo their
+number, in memory of its own; elsewhere the shards are slices of one vector. Pieces with memory of
+their own are tested on CPUs, too.
+
 Shapes: P is the length of the parameter vector, n that of a shard.
 """
 

@@ -2,7 +2,8 @@
 
 A worker tells the server of a push when its device has finished it. The server queues copies and
 updates on streams of its own, one on each GPU, and answers when they have been done: so neither
-reads what the other is still writing, and no other work on the devices is waited for.
+reads what the other is still writing, and no other work on the devices is waited for. The versions
+in an answer are those of what has landed. The order of waits is tested with stand-ins for streams.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Who runs the workers of a training run: which driver, where, and what all drivers can do."""
+"""Who runs the workers of a training run: which driver, where, and what all drivers can do.
+
+An allocator whose memory processes can't share (`expandable_segments`, `cudaMallocAsync`) is
+refused where workers on GPUs have processes of their own.
+"""
 
 from __future__ import annotations
 

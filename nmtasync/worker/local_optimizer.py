@@ -1,5 +1,12 @@
 """Local optimizers: a worker's own steps between two pushes.
 
+They move only the worker's replica, but for `asynchronous.local_write_back`, which writes each step
+over the worker's own shard, as the authors' code does: it erases what others pushed there, is off,
+and can't be replayed. A delta of local steps is pushed times its words, so that every rule can
+treat it as a sum of gradients. The optimizer is a warm-up: its state survives a resume with one
+worker beside the server, and in a simulation; it begins anew with each worker in a process of its
+own, and with one that takes another's place.
+
 Shapes: P is the length of the parameter vector.
 """
 

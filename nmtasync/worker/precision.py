@@ -1,4 +1,11 @@
-"""`training.precision`: the type that the workers compute in, all of a run in the same."""
+"""`training.precision`: the type that the workers compute in, all of a run in the same.
+
+Precision ends at the gradient: the network computes on a copy of the vector of that type, made in
+one pass for each batch, and its gradient is added to the one in float32. Nothing else knows. A copy
+of the whole, not autocast: one kernel instead of two for each matrix, and functions with gradients
+of their own need no cases. Validation stays in float32, so that what is logged is what `evaluate`
+finds. TF32 is off unless asked for: fp32 is what others are compared with.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 """A worker: it turns a window of batches into one push, on its own replica of the parameters.
 
-A plain object, free of processes: drivers run it in this process or in another.
+A plain object, free of processes, that decides nothing by a clock: drivers run it in this process
+or in another. It asks its device for values only at the end of a window, the loss and the norm,
+and, with local optimizers, for the norm of each local step. Clipping is its affair: on the global
+norm of the gradient per word, before the push.
 
 Shapes: P is the length of the parameter vector.
 """

@@ -1,4 +1,9 @@
-"""From the configuration to the rule of a shard."""
+"""From the configuration to the rule of a shard.
+
+Rules compose from the outside in: compensation corrects a push, the buffer merges pushes, staleness
+scales the learning rate, the optimizer steps. Combinations without a meaning are refused with the
+configuration.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """What the drivers share that run their workers, save and validate in this process.
 
+No server process is needed: workers and the server take turns.
+
 Shapes: P is the length of the parameter vector.
 """
 

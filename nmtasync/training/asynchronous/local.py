@@ -2,6 +2,14 @@
 
 This process is the only writer of the shards. It starts the workers, takes their pushes one
 after another, replaces workers that die, and has a further process save and validate.
+
+With overlap a worker has two slots, each with a window under way. Its pushes go out one after
+another; the server answers a push into the slot that it came from while the worker computes in the
+other. So the parameters of a window are those of the answer to the push before last.
+
+On GPUs the slots are memory of the worker's GPU that this process allocates; with N workers there
+are a context of this process on each GPU and one of each worker, and the validator's. None of that
+has run on a GPU yet: `tests/house/test_cuda.py` holds the equivalences for a machine that has one.
 """
 
 from __future__ import annotations

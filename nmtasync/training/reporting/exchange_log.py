@@ -6,7 +6,7 @@ A line is an object with an `event`:
     push    a worker's push was taken, and the worker handed the parameters after it
 This is enough to repeat a run exactly, since a gradient is a pure function of parameters, batch
 and seed. A checkpoint knows the length of the log at its moment; a run that goes on from there
-goes on with the log from there, too.
+goes on with the log from there, too, and cuts off what came after.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Who fetches and pushes when follows from speeds, costs and failures alone, so that the same
 settings give the same parameters, bit for bit on a CPU, and the staleness of a schedule can be
-told exactly.
+told exactly. Times are fractions, so that ties are ties. A checkpoint keeps all that is under way.
 """
 
 from __future__ import annotations

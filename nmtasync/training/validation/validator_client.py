@@ -1,4 +1,8 @@
-"""The main process's side of the validator process: snapshots out, results in."""
+"""The main process's side of the validator process: snapshots out, results in.
+
+The last state is saved whatever happens: by the validator process or, if that has died or is busy
+when training is stopped, by this one. Snapshots of what lies on GPUs go to page-locked host memory.
+"""
 
 from __future__ import annotations
 
