@@ -92,7 +92,7 @@ class Worker:
             self.local.begin_window()
         figures = [self._compute_batch(assigned) for assigned in window]
         target_words = sum(figure.target_words for figure in figures)
-        # the only place where the device and the host wait for each other
+        # the host waits for the device here, and for the norm below
         cross_entropy = float(torch.stack([f.cross_entropy for f in figures]).double().sum())
         if self.local is not None:
             self.local.end_window(target_words)
