@@ -96,8 +96,7 @@ class SelfAttention(nn.Module):
 
     def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """Compute queries, keys and values of the positions from `start` on."""
-        batch, length, dimension = x.shape
-        projected = self.inputs(x).view(batch, length, 3, self.heads, dimension // self.heads)
+        projected = self.inputs(x).unflatten(2, (3, self.heads, -1))
         if self.rotary is None:
             queries, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
         else:
@@ -128,9 +127,8 @@ class CrossAttention(nn.Module):
 
     def read(self, memory: Tensor) -> KeysValues:
         """Compute keys and values of encoded sources [B, S, D], once for all target pieces."""
-        batch, length, dimension = memory.shape
-        split = (batch, length, 2, self.heads, dimension // self.heads)
-        keys, values = self.keys_values(memory).view(split).permute(2, 0, 3, 1, 4).unbind(0)
+        projected = self.keys_values(memory).unflatten(2, (2, self.heads, -1))
+        keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
         return keys, values
 
     def forward(self, x: Tensor, keys_values: KeysValues, bias: Tensor) -> Tensor:
@@ -188,14 +186,12 @@ def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """View [B, Q, D] as [B, H, Q, E]."""
-    batch, length, dimension = x.shape
-    return x.view(batch, length, heads, dimension // heads).transpose(1, 2)
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
     """Turn [B, H, Q, E] back into [B, Q, D]."""
-    batch, heads, length, width = x.shape
-    return x.transpose(1, 2).reshape(batch, length, heads * width)
+    return x.transpose(1, 2).flatten(2)
 
 
 def initialise(layer: nn.Linear) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nmtasync.config.schema import ModelConfig
 from nmtasync.models.dropout import Dropout
 
 VOCABULARY_OF = {
@@ -34,25 +35,14 @@ class Embeddings(nn.Module):
     Vaswani et al. 2017, section 3.4.
 
     Args:
+        config: Which matrices are one, D, and the dropout of whole pieces.
         source_size: Pieces of the source vocabulary.
         target_size: Pieces of the target vocabulary.
-        dimension: Width of an embedding, D.
-        tied: "all" (one matrix for everything), "target" (target input and output) or "none".
-        dropout_source_words: Probability with which a source piece is dropped as a whole.
-        dropout_target_words: The same of a piece of the target that the decoder reads.
     """
 
-    def __init__(
-        self,
-        source_size: int,
-        target_size: int,
-        dimension: int,
-        tied: str,
-        *,
-        dropout_source_words: float = 0.0,
-        dropout_target_words: float = 0.0,
-    ) -> None:
+    def __init__(self, config: ModelConfig, source_size: int, target_size: int) -> None:
         super().__init__()
+        tied, dimension = config.tied_embeddings, config.dimension
         assert tied != "all" or source_size == target_size
         self.scale = math.sqrt(dimension)
 
@@ -63,8 +53,8 @@ class Embeddings(nn.Module):
         self.source = None if tied == "all" else matrix(source_size)
         self.output = matrix(target_size) if tied == "none" else None
         self.output_bias = nn.Parameter(torch.zeros(target_size))
-        self.source_dropout = Dropout(dropout_source_words, shared=-1)
-        self.target_dropout = Dropout(dropout_target_words, shared=-1)
+        self.source_dropout = Dropout(config.dropout_source_words, shared=-1)
+        self.target_dropout = Dropout(config.dropout_target_words, shared=-1)
 
     @property
     def output_weight(self) -> Tensor:

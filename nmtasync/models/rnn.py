@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nmtasync.config.schema import ModelConfig
 from nmtasync.models.attention import attention_bias, initialise
 from nmtasync.models.conditional_gru import ConditionalGRU, Memory
 from nmtasync.models.dropout import Dropout
@@ -22,51 +23,6 @@ from nmtasync.models.embeddings import Embeddings
 from nmtasync.models.gru import CellOptions, GatedLayer
 from nmtasync.models.projection import Projection
 from nmtasync.models.sequence_to_sequence import DecoderState, Encoded, SequenceToSequence
-
-
-@dataclass(frozen=True)
-class RecurrentOptions:
-    """Sizes of a recurrent network, and what it is like.
-
-    Attributes:
-        dimension: Width of embeddings, D.
-        state_size: R.
-        encoder_layers: Layers of the encoder, each with both directions.
-        decoder_layers: Layers of the decoder; the first one has the attention.
-        encoder_depth: Units a step in each layer of the encoder.
-        decoder_base_depth: The same of the decoder's first layer, at least 2.
-        decoder_high_depth: The same of the decoder's other layers.
-        normalised_layers: Whether there is a layer normalisation after each layer of the encoder,
-            between those of the decoder, and in the deep output.
-        normalised_cells: Whether there is one at each product in cells, in the first state and in
-            the deep output.
-        residual: Whether the output of a layer is added to its input, from the second on.
-        dropout: Probability, for embeddings, the outputs of layers and the deep output.
-        variational_dropout: Whether that drops the same elements at all pieces of a sentence.
-        state_dropout: Probability, for states inside cells; always variational.
-    """
-
-    dimension: int
-    state_size: int
-    encoder_layers: int
-    decoder_layers: int
-    encoder_depth: int
-    decoder_base_depth: int
-    decoder_high_depth: int
-    normalised_layers: bool
-    normalised_cells: bool
-    residual: bool
-    dropout: float
-    variational_dropout: bool
-    state_dropout: float
-
-    def cell(self) -> CellOptions:
-        """Select what the cells are like."""
-        return CellOptions(self.normalised_cells, self.state_dropout)
-
-    def build_dropout(self) -> Dropout:
-        """Build the dropout of sequences [B, T, ...]."""
-        return Dropout(self.dropout, shared=1 if self.variational_dropout else None)
 
 
 @dataclass(frozen=True)
@@ -85,16 +41,17 @@ class RecurrentState(DecoderState):
 class RecurrentEncoder(nn.Module):
     """Bidirectional GRUs, R wide in either direction."""
 
-    def __init__(self, options: RecurrentOptions) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = 2 * options.state_size
-        sizes = [options.dimension] + [width] * (options.encoder_layers - 1)
-        same = (options.state_size, options.encoder_depth, options.cell())
+        size = state_size(config)
+        width = 2 * size
+        sizes = [config.dimension] + [width] * (config.encoder_layers - 1)
+        same = (size, config.encoder_cell_depth, cell_options(config))
         self.forwards = nn.ModuleList(GatedLayer(size, *same) for size in sizes)
         self.backwards = nn.ModuleList(GatedLayer(size, *same) for size in sizes)
-        self.norms = nn.ModuleList(build_norm(width, options.normalised_layers) for _ in sizes)
-        self.residual = options.residual
-        self.dropout = options.build_dropout()
+        self.norms = nn.ModuleList(build_norm(width, config) for _ in sizes)
+        self.residual = config.residual_connections
+        self.dropout = build_dropout(config)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Read embedded sources [B, S, D] to states [B, S, 2R].
@@ -121,22 +78,23 @@ class RecurrentEncoder(nn.Module):
 class RecurrentDecoder(nn.Module):
     """A conditional GRU, GRUs above it, and the deep output."""
 
-    def __init__(self, options: RecurrentOptions) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        dimension, size, cell = options.dimension, options.state_size, options.cell()
-        memory_size, upper = 2 * size, range(options.decoder_layers - 1)
+        dimension, size, cell = config.dimension, state_size(config), cell_options(config)
+        memory_size, upper = 2 * size, range(config.decoder_layers - 1)
         self.initial = Projection(memory_size, size, normalised=cell.normalised)
         self.conditional = ConditionalGRU(
-            dimension, size, memory_size, options.decoder_base_depth, cell
+            dimension, size, memory_size, config.decoder_base_cell_depth, cell
         )
         self.upper = nn.ModuleList(
-            GatedLayer(size, size, options.decoder_high_depth, cell) for _ in upper
+            GatedLayer(size, size, config.decoder_high_cell_depth, cell) for _ in upper
         )
-        self.norms = nn.ModuleList(build_norm(size, options.normalised_layers) for _ in upper)
+        self.norms = nn.ModuleList(build_norm(size, config) for _ in upper)
         self.output = nn.Linear(dimension + size + memory_size, dimension)
-        self.output_norm = build_norm(dimension, options.normalised_layers or cell.normalised)
-        self.residual = options.residual
-        self.dropout = options.build_dropout()
+        normalised = config.layer_normalization != "none"
+        self.output_norm = nn.LayerNorm(dimension) if normalised else nn.Identity()
+        self.residual = config.residual_connections
+        self.dropout = build_dropout(config)
         initialise(self.initial)
         initialise(self.output)
 
@@ -155,7 +113,7 @@ class RecurrentDecoder(nn.Module):
         """Run over embedded targets [B, T, D].
 
         Returns:
-            The deep output [B, T, D], and the energies of the attention [B, T, S].
+            The deep output [B, T, D], and the energies of `ConditionalGRU` [B, T, S].
         """
         first = self.begin(encoded)
         states, contexts, energies = self.conditional(x, first, self.read(encoded))
@@ -189,14 +147,14 @@ class RecurrentNetwork(SequenceToSequence):
 
     Args:
         embeddings: The embeddings of both sides, of width D.
-        options: Its sizes and what it is like.
+        config: Its sizes and what it is like.
     """
 
-    def __init__(self, embeddings: Embeddings, options: RecurrentOptions) -> None:
+    def __init__(self, embeddings: Embeddings, config: ModelConfig) -> None:
         super().__init__(embeddings)
-        self.encoder = RecurrentEncoder(options)
-        self.decoder = RecurrentDecoder(options)
-        self.dropout = options.build_dropout()
+        self.encoder = RecurrentEncoder(config)
+        self.decoder = RecurrentDecoder(config)
+        self.dropout = build_dropout(config)
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Encoded:
         """Read the source, as the interface says; the states are [B, S, 2R]."""
@@ -205,19 +163,21 @@ class RecurrentNetwork(SequenceToSequence):
 
     def decode(self, encoded: Encoded, target_input: Tensor) -> Tensor:
         """Run the decoder over whole targets, as the interface says."""
-        x = self.dropout(self.embeddings.embed_target(target_input))
-        outputs: Tensor = self.decoder(x, encoded)[0]
-        return outputs
+        return self._run_decoder(encoded, target_input)[0]
 
     def decode_with_attention(
         self, encoded: Encoded, target_input: Tensor, layer: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Run the decoder and return its attention, as the interface says: of its only layer."""
         assert layer is None
-        x = self.dropout(self.embeddings.embed_target(target_input))
-        outputs, energies = self.decoder(x, encoded)
+        outputs, energies = self._run_decoder(encoded, target_input)
         sum_dtype = torch.promote_types(energies.dtype, torch.float32)
         return outputs, torch.log_softmax(energies, dim=2, dtype=sum_dtype)
+
+    def _run_decoder(self, encoded: Encoded, target_input: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.dropout(self.embeddings.embed_target(target_input))
+        outputs, energies = self.decoder(x, encoded)
+        return outputs, energies
 
     def start(self, encoded: Encoded) -> RecurrentState:
         """Compute the first states and read the sources for the attention."""
@@ -243,6 +203,22 @@ class RecurrentNetwork(SequenceToSequence):
         return RecurrentState(states, memory)
 
 
-def build_norm(width: int, normalised: bool) -> nn.Module:
-    """Build a layer normalisation, or what does nothing."""
+def state_size(config: ModelConfig) -> int:
+    """R."""
+    return config.state_dimension or config.dimension
+
+
+def cell_options(config: ModelConfig) -> CellOptions:
+    """Select what the cells are like."""
+    return CellOptions(config.layer_normalization in ("cells", "both"), config.dropout_rnn)
+
+
+def build_dropout(config: ModelConfig) -> Dropout:
+    """Build the dropout of sequences [B, T, ...]."""
+    return Dropout(config.dropout, shared=1 if config.variational_dropout else None)
+
+
+def build_norm(width: int, config: ModelConfig) -> nn.Module:
+    """Build the layer normalisation between layers, or what does nothing."""
+    normalised = config.layer_normalization in ("layers", "both")
     return nn.LayerNorm(width) if normalised else nn.Identity()

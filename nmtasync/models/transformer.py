@@ -14,12 +14,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nmtasync.config.schema import ModelConfig
+from nmtasync.errors import UserError
 from nmtasync.models.attention import KeysValues, Past, attention_bias
 from nmtasync.models.dropout import Dropout
 from nmtasync.models.embeddings import Embeddings
-from nmtasync.models.positions import Positions
+from nmtasync.models.positions import (
+    LearnedPositions,
+    Positions,
+    RotaryPositions,
+    SinusoidalPositions,
+)
 from nmtasync.models.sequence_to_sequence import DecoderState, Encoded, SequenceToSequence
-from nmtasync.models.transformer_layers import DecoderLayer, EncoderLayer, LayerOptions
+from nmtasync.models.transformer_layers import DecoderLayer, EncoderLayer, num_heads
 
 
 @dataclass(frozen=True)
@@ -46,40 +53,31 @@ class Transformer(SequenceToSequence):
 
     Args:
         embeddings: The embeddings of both sides, of width D.
-        options: What all layers have in common.
-        encoder_layers: Layers of the encoder.
-        decoder_layers: Layers of the decoder.
-        positions: What is added to embeddings of both sides, if anything.
-        recurrent_decoder: Let SSRUs take the place of the decoder's self-attention.
-        depth_scaling: Initialise as `scale_by_depth` says.
+        config: Its sizes and what it is like.
+
+    Raises:
+        UserError: The sizes don't fit each other.
     """
 
-    def __init__(
-        self,
-        embeddings: Embeddings,
-        options: LayerOptions,
-        *,
-        encoder_layers: int,
-        decoder_layers: int,
-        positions: Positions | None,
-        recurrent_decoder: bool,
-        depth_scaling: bool,
-    ) -> None:
+    def __init__(self, embeddings: Embeddings, config: ModelConfig) -> None:
         super().__init__(embeddings)
 
         def final_norm() -> nn.Module:
-            return nn.LayerNorm(options.dimension) if options.norm == "pre" else nn.Identity()
+            return nn.LayerNorm(config.dimension) if config.norm == "pre" else nn.Identity()
 
+        rotary, positions = _build_positions(config)
         self.max_length = None if positions is None else positions.max_length
         self.positions = positions
-        self.encoder = nn.ModuleList(EncoderLayer(options) for _ in range(encoder_layers))
+        self.encoder = nn.ModuleList(
+            EncoderLayer(config, rotary) for _ in range(config.encoder_layers)
+        )
         self.encoder_norm = final_norm()
         self.decoder = nn.ModuleList(
-            DecoderLayer(options, recurrent=recurrent_decoder) for _ in range(decoder_layers)
+            DecoderLayer(config, rotary) for _ in range(config.decoder_layers)
         )
         self.decoder_norm = final_norm()
-        self.dropout = Dropout(options.dropout)
-        if depth_scaling:
+        self.dropout = Dropout(config.dropout)
+        if config.depth_scaling:
             scale_by_depth(self.encoder)
             scale_by_depth(self.decoder)
 
@@ -166,6 +164,35 @@ class Transformer(SequenceToSequence):
         placed = embedded if self.positions is None else self.positions(embedded)
         entered: Tensor = self.dropout(placed)
         return entered
+
+
+def _build_positions(config: ModelConfig) -> tuple[RotaryPositions | None, Positions | None]:
+    """Build the positions: for queries and keys, or for embeddings."""
+    width, left = divmod(config.dimension, num_heads(config))
+    if left:
+        raise UserError(
+            f"{config.dimension} can't be divided among {num_heads(config)} attention heads",
+            where="model.dimension",
+            remedy="choose a multiple of model.heads",
+        )
+    match config.positions:
+        case "sinusoidal":
+            if config.dimension % 2:
+                raise UserError("must be even", where="model.dimension")
+            return None, SinusoidalPositions(config.dimension)
+        case "learned":
+            return None, LearnedPositions(config.max_positions, config.dimension)
+        case "rotary":
+            if width % 2:
+                raise UserError(
+                    f"{config.dimension} among {num_heads(config)} attention heads is {width} for "
+                    "each, but rotary positions turn pairs of elements",
+                    where="model.dimension",
+                    remedy="choose an even multiple of model.heads",
+                )
+            return RotaryPositions(width), None
+        case unknown:
+            raise AssertionError(unknown)
 
 
 @torch.no_grad()

@@ -8,10 +8,11 @@ with K hypotheses each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 from torch import Tensor, nn
 
+from nmtasync.config.schema import ModelConfig
 from nmtasync.models.attention import CrossAttention, KeysValues, Past, SelfAttention
 from nmtasync.models.dropout import Dropout
 from nmtasync.models.feed_forward import FeedForward
@@ -19,40 +20,17 @@ from nmtasync.models.positions import RotaryPositions
 from nmtasync.models.ssru import SSRU
 
 
-@dataclass(frozen=True)
-class LayerOptions:
-    """What all layers of a network have in common.
+class _Layer(nn.Module):
+    """What layers of both sides do around each sublayer.
 
-    Attributes:
-        dimension: D.
-        heads: Of each attention, a divisor of D.
-        feed_forward: Width inside feed-forward layers.
-        activation: See `FeedForward`.
-        norm: "pre" (x + dropout(sublayer(norm(x)))) or "post" (norm(x + dropout(sublayer(x)))).
-        dropout: Probability, for the outputs of sublayers.
-        attention_dropout: Probability, for the weights of attentions.
-        feed_forward_dropout: Probability, inside feed-forward layers.
-        rotary: What tells self-attention of positions, if embeddings don't.
+    With `model.norm` "pre" that is x + dropout(sublayer(norm(x))), with "post"
+    norm(x + dropout(sublayer(x))).
     """
 
-    dimension: int
-    heads: int
-    feed_forward: int
-    activation: str
-    norm: str
-    dropout: float
-    attention_dropout: float
-    feed_forward_dropout: float
-    rotary: RotaryPositions | None
-
-
-class _Layer(nn.Module):
-    """What layers of both sides do around each sublayer."""
-
-    def __init__(self, options: LayerOptions) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.pre_norm = options.norm == "pre"
-        self.dropout = Dropout(options.dropout)
+        self.pre_norm = config.norm == "pre"
+        self.dropout = Dropout(config.dropout)
 
     def sublayer_input(self, norm: nn.Module, x: Tensor) -> Tensor:
         """Return what a sublayer reads, given the layer's state x."""
@@ -66,14 +44,19 @@ class _Layer(nn.Module):
 
 
 class EncoderLayer(_Layer):
-    """Self-attention and feed-forward."""
+    """Self-attention and feed-forward.
 
-    def __init__(self, options: LayerOptions) -> None:
-        super().__init__(options)
-        self.attention_norm = nn.LayerNorm(options.dimension)
-        self.attention = build_self_attention(options, causal=False)
-        self.feed_forward_norm = nn.LayerNorm(options.dimension)
-        self.feed_forward = build_feed_forward(options)
+    Args:
+        config: What all layers have in common.
+        rotary: What tells self-attention of positions, if embeddings don't.
+    """
+
+    def __init__(self, config: ModelConfig, rotary: RotaryPositions | None) -> None:
+        super().__init__(config)
+        self.attention_norm = nn.LayerNorm(config.dimension)
+        self.attention = build_self_attention(config, rotary, causal=False)
+        self.feed_forward_norm = nn.LayerNorm(config.dimension)
+        self.feed_forward = build_feed_forward(config)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Transform sources [B, S, D], with the padding hidden by `bias` [B, 1, 1, S]."""
@@ -87,21 +70,23 @@ class DecoderLayer(_Layer):
     """Causal self-attention or what takes its place, attention to the source, feed-forward.
 
     Args:
-        options: What all layers have in common.
-        recurrent: Let an SSRU take the place of self-attention.
+        config: What all layers have in common.
+        rotary: As of `EncoderLayer`.
     """
 
-    def __init__(self, options: LayerOptions, *, recurrent: bool) -> None:
-        super().__init__(options)
-        dimension = options.dimension
+    def __init__(self, config: ModelConfig, rotary: RotaryPositions | None) -> None:
+        super().__init__(config)
+        dimension = config.dimension
         self.attention_norm = nn.LayerNorm(dimension)
-        self.attention: SelfAttention | SSRU = (
-            SSRU(dimension) if recurrent else build_self_attention(options, causal=True)
-        )
+        self.attention: SelfAttention | SSRU
+        if config.decoder == "ssru":
+            self.attention = SSRU(dimension)
+        else:
+            self.attention = build_self_attention(config, rotary, causal=True)
         self.cross_norm = nn.LayerNorm(dimension)
-        self.cross = CrossAttention(dimension, options.heads, options.attention_dropout)
+        self.cross = CrossAttention(dimension, num_heads(config), config.attention_dropout)
         self.feed_forward_norm = nn.LayerNorm(dimension)
-        self.feed_forward = build_feed_forward(options)
+        self.feed_forward = build_feed_forward(config)
 
     def forward(self, x: Tensor, source: KeysValues, bias: Tensor) -> Tensor:
         """Transform whole targets [B, T, D]; `source` and `bias` as in `CrossAttention`."""
@@ -140,19 +125,34 @@ class DecoderLayer(_Layer):
         return self.add_sublayer(self.feed_forward_norm, x, fed)
 
 
-def build_self_attention(options: LayerOptions, *, causal: bool) -> SelfAttention:
+def num_heads(config: ModelConfig) -> int:
+    """The heads of each attention; where `model.heads` is not given, 64 elements wide."""
+    return config.heads or max(1, config.dimension // 64)
+
+
+def build_self_attention(
+    config: ModelConfig, rotary: RotaryPositions | None, *, causal: bool
+) -> SelfAttention:
     """Build a layer's self-attention."""
     return SelfAttention(
-        options.dimension,
-        options.heads,
+        config.dimension,
+        num_heads(config),
         causal=causal,
-        dropout=options.attention_dropout,
-        rotary=options.rotary,
+        dropout=config.attention_dropout,
+        rotary=rotary,
     )
 
 
-def build_feed_forward(options: LayerOptions) -> FeedForward:
+def build_feed_forward(config: ModelConfig) -> FeedForward:
     """Build a layer's feed-forward."""
-    return FeedForward(
-        options.dimension, options.feed_forward, options.activation, options.feed_forward_dropout
-    )
+    width = config.feed_forward or _usual_feed_forward(config)
+    inside = config.feed_forward_dropout
+    dropout = config.dropout if inside is None else inside
+    return FeedForward(config.dimension, width, config.activation, dropout)
+
+
+def _usual_feed_forward(config: ModelConfig) -> int:
+    """Choose the width that gives all activations about as many parameters."""
+    if config.activation == "swiglu":  # three matrices, not two
+        return 8 * math.ceil(config.dimension / 3)
+    return 4 * config.dimension

@@ -174,7 +174,7 @@ class Generated(DecoderState):
 
 def test_search_does_not_end_while_a_longer_hypothesis_can_still_win() -> None:
     """After one piece it is worse, at any length up to 2; at its own length it is better."""
-    model = Scripted(Embeddings(SIZE, SIZE, 2, "all"))
+    model = Scripted(Embeddings(ModelConfig(dimension=2, tied_embeddings="all"), SIZE, SIZE))
     source, mask = make_source([3])
     assert search(model, source, mask, beam_size=2)[0][0].ids == [4] * 7
     not_normalized = search(model, source, mask, beam_size=2, length_normalization=0.0)

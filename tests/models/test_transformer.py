@@ -16,7 +16,7 @@ from nmtasync.models.attention import SelfAttention, attention_bias
 from nmtasync.models.build import build_model
 from nmtasync.models.feed_forward import FeedForward
 from nmtasync.models.positions import RotaryPositions, rotations, sinusoids
-from nmtasync.models.transformer_layers import DecoderLayer, EncoderLayer, LayerOptions
+from nmtasync.models.transformer_layers import DecoderLayer, EncoderLayer
 
 SIZE = 23
 SMALL = ModelConfig(
@@ -25,18 +25,8 @@ SMALL = ModelConfig(
 VARIANTS = [(norm, activation) for norm in ("pre", "post") for activation in ("relu", "gelu")]
 
 
-def layer_options(norm: str, activation: str) -> LayerOptions:
-    return LayerOptions(
-        dimension=8,
-        heads=2,
-        feed_forward=12,
-        activation=activation,
-        norm=norm,
-        dropout=0.0,
-        attention_dropout=0.0,
-        feed_forward_dropout=0.0,
-        rotary=None,
-    )
+def layer_config(norm: str, activation: str) -> ModelConfig:
+    return dataclasses.replace(SMALL, activation=activation, norm=norm)
 
 
 @torch.no_grad()
@@ -70,7 +60,7 @@ def copy_parameters(ours: EncoderLayer | DecoderLayer, theirs: nn.Module) -> Non
 @pytest.mark.parametrize(("norm", "activation"), VARIANTS)
 def test_the_encoder_s_layer_is_pytorch_s(norm: str, activation: str) -> None:
     torch.manual_seed(1)
-    ours = EncoderLayer(layer_options(norm, activation)).double()
+    ours = EncoderLayer(layer_config(norm, activation), rotary=None).double()
     theirs = nn.TransformerEncoderLayer(
         8, 2, 12, 0.0, activation, batch_first=True, norm_first=norm == "pre", dtype=torch.float64
     )
@@ -85,7 +75,7 @@ def test_the_encoder_s_layer_is_pytorch_s(norm: str, activation: str) -> None:
 @pytest.mark.parametrize(("norm", "activation"), VARIANTS)
 def test_the_decoder_s_layer_is_pytorch_s(norm: str, activation: str) -> None:
     torch.manual_seed(1)
-    ours = DecoderLayer(layer_options(norm, activation), recurrent=False).double()
+    ours = DecoderLayer(layer_config(norm, activation), rotary=None).double()
     theirs = nn.TransformerDecoderLayer(
         8, 2, 12, 0.0, activation, batch_first=True, norm_first=norm == "pre", dtype=torch.float64
     )
