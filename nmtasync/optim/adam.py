@@ -10,6 +10,8 @@ that is not late makes the step of plain Adam, to the bit.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.optim.adam import adam as torch_adam
@@ -21,10 +23,11 @@ MAX_GRADIENT_SHARE = 0.5
 """A step is made of the gradient by no more than this, however long the lead."""
 
 
+@dataclass(frozen=True)
 class Adam:
     """Adam's state for a slice of parameters, and its update.
 
-    Args:
+    Attributes:
         parameters: [n] of float32, updated in place.
         first_moment: [n], the moving average of gradients.
         second_moment: [n], the moving average of squared gradients.
@@ -33,19 +36,11 @@ class Adam:
             shrinks the parameters by this share times the learning rate. 0 is plain Adam.
     """
 
-    def __init__(
-        self,
-        parameters: Tensor,
-        first_moment: Tensor,
-        second_moment: Tensor,
-        epsilon: float,
-        weight_decay: float = 0.0,
-    ) -> None:
-        self.parameters = parameters
-        self.first_moment = first_moment
-        self.second_moment = second_moment
-        self.epsilon = epsilon
-        self.weight_decay = weight_decay
+    parameters: Tensor
+    first_moment: Tensor
+    second_moment: Tensor
+    epsilon: float
+    weight_decay: float = 0.0
 
     def update(self, gradient: Tensor, update: Update) -> None:
         """Apply one gradient.

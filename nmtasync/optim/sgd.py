@@ -5,28 +5,28 @@ Source: Sutskever, Martens, Dahl and Hinton 2013, as PyTorch writes it: v ← μ
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from nmtasync.optim.update import Update
 
 
+@dataclass(frozen=True)
 class Sgd:
     """SGD's state for a slice of parameters, and its update.
 
-    Args:
+    Attributes:
         parameters: [n] of float32, updated in place.
         velocity: [n], zero at first; None without momentum.
         momentum: μ.
         nesterov: Whether to look ahead.
     """
 
-    def __init__(
-        self, parameters: Tensor, velocity: Tensor | None, momentum: float, nesterov: bool
-    ) -> None:
-        self.parameters = parameters
-        self.velocity = velocity
-        self.momentum = momentum
-        self.nesterov = nesterov
+    parameters: Tensor
+    velocity: Tensor | None
+    momentum: float
+    nesterov: bool
 
     def update(self, gradient: Tensor, update: Update) -> None:
         """Apply one gradient [n], which is overwritten."""

@@ -7,6 +7,7 @@ GPU their sum is more than a batch takes there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import resource
 import statistics
 import time
@@ -15,13 +16,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 from torch.utils.flop_counter import FlopCounterMode
 
 from nmtasync.config.experiment import experiment_config
 from nmtasync.config.load import Settings
 from nmtasync.config.schema import Config
-from nmtasync.data.batches import Batch, Int64s, collate, plan_epoch
+from nmtasync.data.batches import Int64s, plan_epoch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.machine.device import (
@@ -32,6 +32,7 @@ from nmtasync.machine.device import (
     resolve_devices,
 )
 from nmtasync.machine.matrix_products import layer_seconds
+from nmtasync.machine.processes import Child, serving
 from nmtasync.models.build import build_model
 from nmtasync.optim.flat import FlatModel
 from nmtasync.profiling.figures import BatchCost, ExchangeCost, Profile
@@ -39,9 +40,8 @@ from nmtasync.run_directory import RunDirectory, explain_write_errors, write_ato
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
 from nmtasync.server.transport import Slot
-from nmtasync.worker.compilation import running_compiled
-from nmtasync.worker.gradient import GradientFunction
-from nmtasync.worker.objective import refuse_without_alignments, run_network, sum_losses
+from nmtasync.worker.gradient import WindowGradient, add_gradient
+from nmtasync.worker.objective import refuse_without_alignments
 from nmtasync.worker.precision import (
     choose_precision,
     compute_type,
@@ -133,7 +133,7 @@ class _Measuring:
         self.server = Server(initial, 1, config, 1, shard_devices)
         self.slot = Slot.allocate(self.server.size, device)
         self.flat = self.slot.replica(model)
-        self.gradient = GradientFunction(self.flat, config.training)
+        self.gradient = WindowGradient(self.flat, self.corpus, config)
 
     def plan(self) -> list[Int64s]:
         """The batches of the first epoch."""
@@ -147,34 +147,14 @@ class _Measuring:
 
     def measure(self, ids: Int64s) -> BatchCost:
         """Compute the gradient of a batch in phases, and once more to count its operations."""
-        seconds: dict[str, float] = {}
+        training, seconds = self.config.training, dict[str, float]()
         with self._timed(seconds, "data"):
-            aligned = self.config.training.guides_alignment
-            batch = collate(self.corpus, ids, aligned=aligned).to(self.device)
-        compiled = (
-            running_compiled(batch) if self.config.training.compile else contextlib.nullcontext()
-        )
-        with compiled:
-            self._compute(batch, seconds)
+            batch = self.gradient.collate(ids)
+        self.gradient.add(batch, training.seed, functools.partial(self._timed, seconds))
         with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
-            self._compute(batch, {})
+            add_gradient(self.gradient.begin(), batch, training, training.seed)  # uncompiled
         operations = counter.get_total_flops()
         return BatchCost(batch.target_words, batch.source_words, seconds, operations)
-
-    def _compute(self, batch: Batch, seconds: dict[str, float]) -> None:
-        """Do what `GradientFunction.add` does, phase by phase."""
-        gradient, training = self.gradient, self.config.training
-        torch.manual_seed(training.seed)
-        with self._timed(seconds, "cast"):
-            model = gradient.begin().model
-        with self._timed(seconds, "forward"):
-            outputs, log_weights = run_network(model, batch, training)
-        with self._timed(seconds, "loss"):
-            loss, _ = sum_losses(model, batch, outputs, log_weights, training)
-        with self._timed(seconds, "backward"):
-            loss.backward()  # type: ignore[no-untyped-call]
-        with self._timed(seconds, "cast"):
-            gradient.end()
 
     def exchange(self) -> ExchangeCost:
         """Push and fetch some times over, in this process, and headers to another and back."""
@@ -209,26 +189,21 @@ class _Measuring:
 
 def _latency_seconds() -> float:
     """Half the time that a header takes to another process and back; the median of many."""
-    context = mp.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=echo, args=(there,), daemon=True)
-    process.start()
-    there.close()
+    child = Child(echo, None, "echo")
     push = Push(0, 1, (0,), target_words=1000, gradient_norm=1.0)
     times = []
     for _ in range(_HEADERS):
         start = time.perf_counter()
-        here.send(push)
-        here.recv()
+        child.send(push)
+        child.receive()
         times.append(time.perf_counter() - start)
-    here.close()
-    process.join()
+    child.end()
     return statistics.median(times) / 2
 
 
-def echo(connection: Connection) -> None:
-    """Send everything back until the other end is closed."""
-    with contextlib.suppress(EOFError):
+def echo(_: None, connection: Connection) -> None:
+    """Send everything back until the main process is gone."""
+    with serving(connection):
         while True:
             connection.send(connection.recv())
 

@@ -1,4 +1,4 @@
-"""The gradient of a mini-batch: a pure function of parameters, batch and seed.
+"""The gradient of a mini-batch, a pure function of parameters, batch and seed; and of a window.
 
 Shapes: P is the length of the parameter vector.
 """
@@ -8,19 +8,25 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nmtasync.config.schema import TrainingConfig
-from nmtasync.data.batches import Batch
+from nmtasync.config.schema import Config, TrainingConfig
+from nmtasync.data.batches import Batch, Int64s, collate
+from nmtasync.data.cursor import AssignedBatch
+from nmtasync.data.shards import ParallelShards
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.worker.compilation import compile_layers, running_compiled
 from nmtasync.worker.loss_scale import LossScale
 from nmtasync.worker.objective import run_network, sum_losses
 from nmtasync.worker.precision import compute_type
+
+Phase = Callable[[str], contextlib.AbstractContextManager[object]]
+"""The context in which a phase of a batch runs, by the phase's name."""
 
 
 @dataclass(frozen=True)
@@ -70,36 +76,80 @@ class GradientFunction:
         if config.compile:
             compile_layers(computing.model)
 
-    def add(self, batch: Batch, seed: int) -> BatchFigures:
+    def add(self, batch: Batch, seed: int, phase: Phase = contextlib.nullcontext) -> BatchFigures:
         """Add the batch's gradient, summed over its target words, to `flat.gradients`.
 
         Args:
             batch: On the model's device.
             seed: Of the dropout; see `batch_seed`.
+            phase: The context of each phase; measures them when profiling.
         """
         compiled = running_compiled(batch) if self.config.compile else contextlib.nullcontext()
         with compiled:
-            return self._add(batch, seed)
-
-    def _add(self, batch: Batch, seed: int) -> BatchFigures:
-        factor = 1.0 if self.scale is None else self.scale.factor
-        figures = add_gradient(self.begin(), batch, self.config, seed, factor)
-        self.end()
+            with phase("cast"):
+                computing = self.begin()
+            factor = 1.0 if self.scale is None else self.scale.factor
+            figures = add_gradient(computing, batch, self.config, seed, factor, phase)
+            with phase("cast"):
+                self._end(factor)
         return figures
 
     def begin(self) -> FlatModel[SequenceToSequence]:
-        """Give the model that computes the next batch, with the newest parameters."""
+        """Return the model that computes the next batch, with the newest parameters."""
         if self._half is None:
             return self.flat
         self._half.parameters.copy_(self.flat.parameters)
         self._half.gradients.zero_()
         return self._half
 
-    def end(self) -> None:
+    def _end(self, factor: float) -> None:
         """Add the batch's gradient to the one in float32, where it is not there already."""
         if self._half is not None:
-            factor = 1.0 if self.scale is None else self.scale.factor
             self.flat.gradients.add_(self._half.gradients, alpha=1.0 / factor)
+
+
+class WindowGradient(GradientFunction):
+    """Sums the gradients of the batches that a worker or rank is assigned, and clips the sum.
+
+    Args:
+        flat: As of `GradientFunction`.
+        corpus: The training corpus.
+        config: The experiment.
+    """
+
+    def __init__(
+        self, flat: FlatModel[SequenceToSequence], corpus: ParallelShards, config: Config
+    ) -> None:
+        super().__init__(flat, config.training)
+        self.corpus = corpus
+        self.clip_norm = config.optimizer.clip_norm
+
+    def collate(self, sentences: Int64s | Sequence[int]) -> Batch:
+        """Put sentences of the corpus together, on the model's device."""
+        batch = collate(self.corpus, sentences, aligned=self.config.guides_alignment)
+        return batch.to(self.flat.parameters.device)
+
+    def add_assigned(self, assigned: AssignedBatch, batch: Batch | None = None) -> BatchFigures:
+        """Add the gradient of an assigned batch, as `add`; `batch` is it, if it was collated."""
+        if batch is None:
+            batch = self.collate(assigned.sentences)
+        return self.add(batch, batch_seed(self.config.seed, assigned.epoch, assigned.index))
+
+    def finish(self, gradient: Tensor, norm: float, *, clip: bool = True) -> bool:
+        """Clip a window's gradient in place, and let the scale of the loss follow it.
+
+        Args:
+            gradient: The sum over the window, or a part of it.
+            norm: Of the whole sum, per target word.
+            clip: Whether there is anything to clip.
+
+        Returns:
+            Whether the gradient overflowed, as of `LossScale.adapt`.
+        """
+        factor = clip_factor(norm, self.clip_norm) if clip else 1.0
+        if factor < 1.0:
+            gradient.mul_(factor)
+        return self.scale is not None and self.scale.adapt(norm)
 
 
 def add_gradient(
@@ -108,6 +158,7 @@ def add_gradient(
     config: TrainingConfig,
     seed: int,
     scale: float = 1.0,
+    phase: Phase = contextlib.nullcontext,
 ) -> BatchFigures:
     """Add the batch's gradient, summed over its target words, to `flat.gradients`.
 
@@ -117,12 +168,16 @@ def add_gradient(
         config: Label smoothing and guided alignment.
         seed: Of the dropout; see `batch_seed`.
         scale: What the gradient is multiplied by; a power of two, which rounds nothing.
+        phase: As of `GradientFunction.add`: here "forward", "loss", "backward".
     """
     torch.manual_seed(seed)
-    outputs, log_weights = run_network(flat.model, batch, config)
-    loss, cross_entropy = sum_losses(flat.model, batch, outputs, log_weights, config)
-    scaled = loss if scale == 1.0 else scale * loss
-    scaled.backward()  # type: ignore[no-untyped-call]
+    with phase("forward"):
+        outputs, log_weights = run_network(flat.model, batch, config)
+    with phase("loss"):
+        loss, cross_entropy = sum_losses(flat.model, batch, outputs, log_weights, config)
+        scaled = loss if scale == 1.0 else scale * loss
+    with phase("backward"):
+        scaled.backward()  # type: ignore[no-untyped-call]
     return BatchFigures(cross_entropy, batch.target_words, batch.source_words)
 
 

@@ -8,7 +8,7 @@ FIRST_EXPONENT = 7
 MIN_EXPONENT, MAX_EXPONENT = -14, 24
 
 WINDOWS_TO_GROW = 2000
-"""So many windows in a row without an overflow double the scale; that of `torch.amp.GradScaler`."""
+"""The scale doubles after this many windows without an overflow, as `torch.amp.GradScaler`'s."""
 
 
 class LossScale:
@@ -34,14 +34,14 @@ class LossScale:
         """What the loss is multiplied by."""
         return math.ldexp(1.0, self.exponent)
 
-    def counts(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
         """What a checkpoint must keep."""
         return {"scale_exponent": self.exponent, "scale_windows": self.windows}
 
-    def restore(self, counts: dict[str, int]) -> None:
-        """Go on from `counts`, if it was kept: not by a run in another precision."""
-        self.exponent = counts.get("scale_exponent", self.exponent)
-        self.windows = counts.get("scale_windows", self.windows)
+    def restore(self, numbers: dict[str, int]) -> None:
+        """Go on from `numbers`, if they were kept: not by a run in another precision."""
+        self.exponent = numbers.get("scale_exponent", self.exponent)
+        self.windows = numbers.get("scale_windows", self.windows)
 
     def adapt(self, gradient_norm: float) -> bool:
         """Take note of a window's gradient.

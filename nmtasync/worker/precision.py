@@ -21,8 +21,8 @@ from nmtasync.machine.matrix_products import layer_seconds
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-WORTH_IT = 1.2
-"""bf16 is chosen where its products are at least so many times as fast: not all is products."""
+MIN_SPEEDUP = 1.2
+"""bf16 is chosen where its products are at least this many times as fast: not all is products."""
 
 _CPU_WORDS = 64
 """Words of the trial on a CPU; enough for its matrix units."""
@@ -68,7 +68,7 @@ def choose_precision(
     shape = (words, *layer_shape(config.model))
     ratio = trial(device, torch.float32, *shape) / trial(device, torch.bfloat16, *shape)
     return PrecisionChoice(
-        "bf16" if ratio >= WORTH_IT else "fp32",
+        "bf16" if ratio >= MIN_SPEEDUP else "fp32",
         f"bf16 computes a layer of {'x'.join(map(str, shape))} {ratio:.2g} times as fast as fp32",
     )
 

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from nmtasync.config.schema import Config
-from nmtasync.data.batches import collate
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.server.messages import Push
 from nmtasync.server.sparse import pack
-from nmtasync.worker.gradient import BatchFigures, GradientFunction, batch_seed, clip_factor
+from nmtasync.worker.gradient import BatchFigures, WindowGradient
 from nmtasync.worker.gradient_dropping import GradientDropper, drop_rate_at
 from nmtasync.worker.local_optimizer import LocalOptimizer
 from nmtasync.worker.window import ComputedWindow, WindowFigures
@@ -58,8 +57,7 @@ class Worker:
     ) -> None:
         self.index = index
         self.flat = flat
-        self.gradient = GradientFunction(flat, config.training)
-        self.corpus = corpus
+        self.gradient = WindowGradient(flat, corpus, config)
         self.config = config
         self.sequence = sequence
         self.batches = batches
@@ -92,15 +90,13 @@ class Worker:
             self.local.begin_window()
         figures = [self._compute_batch(assigned) for assigned in window]
         target_words = sum(figure.target_words for figure in figures)
-        # the host waits for the device here, and for the norm below
+        # the host waits for the device here and for the norm below
         cross_entropy = float(torch.stack([f.cross_entropy for f in figures]).double().sum())
         if self.local is not None:
             self.local.end_window(target_words)
         norm = float(self.flat.gradients.norm()) / max(target_words, 1)
         whole = self.config.asynchronous.local_push == "delta"  # each local step was clipped
-        factor = 1.0 if whole else clip_factor(norm, self.config.optimizer.clip_norm)
-        if factor < 1.0:
-            self.flat.gradients.mul_(factor)
+        overflowed = self.gradient.finish(self.flat.gradients, norm, clip=not whole)
         self._pushed_words = target_words
         num_values = None
         if self.dropper is not None and math.isfinite(norm):
@@ -108,8 +104,6 @@ class Worker:
                 self.flat.gradients, drop_rate_at(self.sequence, self.config.asynchronous)
             )
             num_values = pack(self.flat.gradients)
-        scale = self.gradient.scale
-        overflowed = scale is not None and scale.adapt(norm)
         self.sequence += 1
         push = Push(
             worker=self.index,
@@ -142,17 +136,12 @@ class Worker:
             self.local.update(self._pushed_words, max(self.versions, default=0) + 1, progress)
 
     def _compute_batch(self, assigned: AssignedBatch) -> BatchFigures:
-        training = self.config.training
-        batch = collate(self.corpus, assigned.sentences, aligned=training.guides_alignment).to(
-            self.flat.parameters.device
-        )
-        seed = batch_seed(training.seed, assigned.epoch, assigned.index)
         local = self.local if self.local_batches_left > 0 else None  # it may serve dropping only
         if local is None:
-            figures = self.gradient.add(batch, seed)
+            figures = self.gradient.add_assigned(assigned)
         else:
             with local.separate_gradient():
-                figures = self.gradient.add(batch, seed)
+                figures = self.gradient.add_assigned(assigned)
             shard_updates = max(self.versions, default=0) + 1
             local.update(figures.target_words, shard_updates, assigned.progress)
             if self.write_back is not None:
@@ -170,28 +159,28 @@ class Worker:
             vectors[f"residual.{self.index}"] = self.dropper.residual
         return vectors
 
-    def counts(self) -> dict[str, int]:
+    def numbers(self) -> dict[str, int]:
         """The clocks that a checkpoint must keep besides the vectors."""
-        counts = {
+        numbers = {
             "batches": self.batches,
             "local_updates": self.local.updates if self.local else 0,
             "pushed_words": self._pushed_words,
         }
         if self.gradient.scale is not None:
-            counts.update(self.gradient.scale.counts())
-        return counts
+            numbers.update(self.gradient.scale.numbers())
+        return numbers
 
-    def restore(self, vectors: dict[str, Tensor], counts: dict[str, int]) -> None:
-        """Go on from what `state_vectors` and `counts` gave.
+    def restore(self, vectors: dict[str, Tensor], numbers: dict[str, int]) -> None:
+        """Go on from what `state_vectors` and `numbers` returned.
 
         What was not kept, as by the driver of several workers, begins anew.
         """
-        self.batches = counts["batches"]
-        self._pushed_words = counts.get("pushed_words", 0)
+        self.batches = numbers["batches"]
+        self._pushed_words = numbers.get("pushed_words", 0)
         own = self.state_vectors()
         for name in own.keys() & vectors.keys():
             own[name].copy_(vectors[name])
         if self.local is not None and f"local_first_moment.{self.index}" in vectors:
-            self.local.updates = counts["local_updates"]
+            self.local.updates = numbers["local_updates"]
         if self.gradient.scale is not None:
-            self.gradient.scale.restore(counts)
+            self.gradient.scale.restore(numbers)

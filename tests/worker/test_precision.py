@@ -156,9 +156,9 @@ def test_auto_stays_what_it_was_when_training_goes_on():
 
 def test_a_resumed_run_keeps_what_auto_was(toy_run, monkeypatch):
     monkeypatch.setattr(precision, "cpu_flags", lambda: {"amx_bf16"})
-    monkeypatch.setattr(precision, "WORTH_IT", 0.0)
+    monkeypatch.setattr(precision, "MIN_SPEEDUP", 0.0)
     train_toy(toy_run, training__max_updates=1, training__precision="auto")
-    monkeypatch.setattr(precision, "WORTH_IT", float("inf"))
+    monkeypatch.setattr(precision, "MIN_SPEEDUP", float("inf"))
     train_toy(toy_run, training__max_updates=2, training__precision="auto")
     state = json.loads((toy_run.checkpoints / "2" / "state.json").read_text("utf-8"))
     assert state["config"]["training"]["precision"] == "bf16"
@@ -196,8 +196,8 @@ def test_the_scale_halves_at_once_and_doubles_slowly():
     scale.adapt(1.0)
     assert scale.factor == 8.0
     other = LossScale()
-    other.restore(scale.counts())
-    assert other.counts() == scale.counts()
+    other.restore(scale.numbers())
+    assert other.numbers() == scale.numbers()
 
 
 def test_the_scale_that_can_shrink_no_more_says_so():

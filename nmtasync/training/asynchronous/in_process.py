@@ -171,7 +171,7 @@ class InProcessDriver(ABC):
         vectors: dict[str, Tensor] = {}
         for worker in self.workers:
             vectors.update(worker.state_vectors())
-        return DriverState({worker.index: worker.counts() for worker in self.workers}, vectors)
+        return DriverState({worker.index: worker.numbers() for worker in self.workers}, vectors)
 
 
 class InlineDriver(InProcessDriver):

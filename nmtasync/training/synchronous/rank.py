@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from nmtasync.config.schema import Config
-from nmtasync.data.batches import Batch, collate
+from nmtasync.data.batches import Batch
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.training.synchronous.collectives import Collective
 from nmtasync.training.synchronous.owned_shard import OwnedShard
-from nmtasync.worker.gradient import BatchFigures, GradientFunction, batch_seed, clip_factor
+from nmtasync.worker.gradient import BatchFigures, WindowGradient
 from nmtasync.worker.window import WindowFigures
 
 
@@ -50,8 +50,8 @@ class RoundDone:
     """What has come of a round.
 
     Attributes:
-        figures: Of the windows of all ranks together, the same on every rank, but for the worker,
-            which is this rank, and the time, which it has computed its own gradient.
+        figures: Of the windows of all ranks together. All fields but `worker`, which is this rank,
+            and `compute_seconds`, which are its own, are the same on every rank.
         learning_rate: Of the update; None if there was none, as the gradient was not finite.
     """
 
@@ -65,7 +65,7 @@ class MeetingError(Exception):
 
 @contextlib.contextmanager
 def meeting() -> Iterator[None]:
-    """Tell what fails between the ranks from what fails in this one."""
+    """Turn a collective's RuntimeError into a `MeetingError`, to tell it from this rank's own."""
     try:
         yield
     except RuntimeError as error:
@@ -95,11 +95,9 @@ class Rank:
     ) -> None:
         self.index = index
         self.flat = flat
-        self.gradient = GradientFunction(flat, config.training)
+        self.gradient = WindowGradient(flat, corpus, config)
         self.collective = collective
         self.shard = shard
-        self.corpus = corpus
-        self.config = config
         self.device = flat.parameters.device
         self._prepared: dict[tuple[int, int], Batch] = {}
 
@@ -107,10 +105,14 @@ class Rank:
         """Compute the window's gradient, meet the others, update the own shard."""
         stopwatch = _Stopwatch(self.device)
         self.flat.gradients.zero_()
-        figures = [self._add_gradient(assigned) for assigned in task.window]
+        figures = [
+            self.gradient.add_assigned(assigned, self._prepared.pop(_key(assigned), None))
+            for assigned in task.window
+        ]
         stopwatch.stop()
         if task.upcoming:  # the device still computes, or the others do
-            self._prepare(task.upcoming[0])
+            first = task.upcoming[0]
+            self._prepared = {_key(first): self.gradient.collate(first.sentences)}
         with meeting():
             total = self.collective.sum_gradients()
             table = self.collective.gather(self._figures(figures, total))
@@ -118,13 +120,9 @@ class Rank:
         batches, target_words, source_words, cross_entropy, square = table.sum(0).tolist()
         norm = math.sqrt(square) / max(target_words, 1) if square >= 0 else math.nan
         applied = target_words > 0 and math.isfinite(norm)
-        scale = self.gradient.scale
-        overflowed = scale is not None and scale.adapt(norm)
+        overflowed = self.gradient.finish(total, norm, clip=applied)
         rate = None
         if applied:
-            factor = clip_factor(norm, self.config.optimizer.clip_norm)
-            if factor < 1.0:
-                total.mul_(factor)
             rate = self.shard.update(total, int(target_words), task.version, task.progress)
             with meeting():
                 self.collective.share_parameters()
@@ -140,20 +138,6 @@ class Rank:
         )
         return RoundDone(together, rate)
 
-    def _add_gradient(self, assigned: AssignedBatch) -> BatchFigures:
-        batch = self._prepared.pop((assigned.epoch, assigned.index), None)
-        if batch is None:
-            batch = self._collate(assigned)
-        seed = batch_seed(self.config.training.seed, assigned.epoch, assigned.index)
-        return self.gradient.add(batch, seed)
-
-    def _prepare(self, assigned: AssignedBatch) -> None:
-        self._prepared = {(assigned.epoch, assigned.index): self._collate(assigned)}
-
-    def _collate(self, assigned: AssignedBatch) -> Batch:
-        aligned = self.config.training.guides_alignment
-        return collate(self.corpus, assigned.sentences, aligned=aligned).to(self.device)
-
     def _figures(self, batches: list[BatchFigures], total: Tensor) -> Tensor:
         """Batches, target words, source words, cross-entropy, and the shard's squared norm: [5]."""
         counts = [
@@ -168,6 +152,10 @@ class Rank:
             figures[3] = torch.stack([b.cross_entropy for b in batches]).double().sum()
         figures[4] = total.norm().double().square()
         return figures
+
+
+def _key(assigned: AssignedBatch) -> tuple[int, int]:
+    return assigned.epoch, assigned.index
 
 
 class _Stopwatch:
@@ -187,7 +175,7 @@ class _Stopwatch:
         self._end = time.perf_counter()
 
     def seconds(self) -> float:
-        """Say how long it took; on a GPU, once the device has come that far."""
+        """Return how long it took; on a GPU, once the device has come that far."""
         if self._events:
             start, end = self._events
             return float(start.elapsed_time(end)) / 1000
