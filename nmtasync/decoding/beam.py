@@ -72,7 +72,7 @@ def beam_search(
     limits = [int(max_length_ratio * n) + EXTRA_LENGTH for n in source_mask.sum(1).tolist()]
     if model.max_length is not None:
         limits = [min(limit, model.max_length) for limit in limits]
-    search = _Search(limits, beam_size, length_normalization, num_best)
+    search = _Search([[] for _ in limits], limits, beam_size, length_normalization, num_best)
     state = model.start(model.encode(source, source_mask))
     live = _Live.begin(source.shape[0], source.device)
     while live.sentences:
@@ -103,17 +103,15 @@ class _Live:
         return cls(list(range(sentences)), torch.zeros(sentences, 1, device=device), history)
 
 
+@dataclass(frozen=True)
 class _Search:
-    """The finished hypotheses of a batch, and the rules by which others go on."""
+    """The finished hypotheses of each sentence of a batch, and the rules by which others go on."""
 
-    def __init__(
-        self, limits: list[int], beam_size: int, length_normalization: float, num_best: int
-    ) -> None:
-        self.limits = limits
-        self.beam_size = beam_size
-        self.length_normalization = length_normalization
-        self.num_best = num_best
-        self.finished: list[list[Hypothesis]] = [[] for _ in limits]
+    finished: list[list[Hypothesis]]
+    limits: list[int]
+    beam_size: int
+    length_normalization: float
+    num_best: int
 
     def advance(
         self, model: SequenceToSequence, logits: Tensor, live: _Live, state: DecoderState

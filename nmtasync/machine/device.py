@@ -28,6 +28,11 @@ def available_cores() -> int:
     return cores
 
 
+def cores_per_worker(num_workers: int) -> int:
+    """Divide the cores among workers that run at the same time: one each at least."""
+    return max(1, available_cores() // num_workers)
+
+
 def resolve_devices(text: str) -> list[str]:
     """Parse the devices that the user wrote into a list, one for each worker.
 
@@ -37,11 +42,10 @@ def resolve_devices(text: str) -> list[str]:
     Raises:
         UserError: A name is no device, or the machine does not have it.
     """
-    num_gpus = torch.cuda.device_count()
     if text == "auto":
         cpus = ["cpu"] * min(available_cores(), MAX_CPU_WORKERS)
-        return [f"cuda:{i}" for i in range(num_gpus)] or cpus
-    devices = [resolve_device(name.strip(), num_gpus) for name in text.split(",")]
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or cpus
+    devices = [resolve_device(name.strip()) for name in text.split(",")]
     if len({name.split(":")[0] for name in devices}) > 1:
         raise UserError(
             f"{text!r} mixes CPUs and GPUs, and the CPUs would only make updates staler",
@@ -51,21 +55,17 @@ def resolve_devices(text: str) -> list[str]:
     return devices
 
 
-def resolve_device(
-    name: str, num_gpus: int | None = None, where: str = "asynchronous.devices"
-) -> str:
+def resolve_device(name: str, where: str = "asynchronous.devices") -> str:
     """Check the name of one device; "cuda" is "cuda:0", "auto" the first GPU or the CPU.
 
     Args:
         name: What the user wrote.
-        num_gpus: Number of GPUs of this machine, if that is known.
         where: The option that names it.
 
     Raises:
         UserError: It is no device, or the machine does not have it.
     """
-    if num_gpus is None:
-        num_gpus = torch.cuda.device_count()
+    num_gpus = torch.cuda.device_count()
     if name == "auto":
         return "cuda:0" if num_gpus else "cpu"
     name = "cuda:0" if name == "cuda" else name

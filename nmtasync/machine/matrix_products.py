@@ -51,6 +51,5 @@ def _least_seconds(left: Tensor, right: Tensor, seconds: float) -> float:
 def _timed(left: Tensor, right: Tensor) -> float:
     start = time.perf_counter()
     torch.mm(left, right)
-    if left.is_cuda:
-        torch.cuda.synchronize(left.device)
+    torch.get_device_module(left.device).synchronize(left.device)
     return time.perf_counter() - start

@@ -22,7 +22,32 @@ Past = tuple[Tensor, ...]
 """What a decoder's layer remembers of the pieces generated so far, in parts [B, ...]."""
 
 
-class SelfAttention(nn.Module):
+class _Attention(nn.Module):
+    """What both attentions do once they have queries, keys and values."""
+
+    output: nn.Linear
+
+    def __init__(self, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+
+    def mix(
+        self, queries: Tensor, keys_values: KeysValues, bias: Tensor | None, *, causal: bool = False
+    ) -> Tensor:
+        """Attend with queries [B, H, Q, E], and project the result [B, Q, D]."""
+        attended = F.scaled_dot_product_attention(
+            queries,
+            *keys_values,
+            attn_mask=bias,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+        )
+        output: Tensor = self.output(join_heads(attended))
+        return output
+
+
+class SelfAttention(_Attention):
     """Attention of a sequence to itself, with one product for queries, keys and values.
 
     Args:
@@ -42,10 +67,8 @@ class SelfAttention(nn.Module):
         dropout: float = 0.0,
         rotary: RotaryPositions | None = None,
     ) -> None:
-        super().__init__()
-        self.heads = heads
+        super().__init__(heads, dropout)
         self.causal = causal
-        self.dropout = dropout
         self.rotary = rotary
         self.inputs = nn.Linear(dimension, 3 * dimension)
         self.output = nn.Linear(dimension, dimension)
@@ -65,16 +88,7 @@ class SelfAttention(nn.Module):
             The attended values [B, S, D].
         """
         queries, keys, values = self._project(x, 0)
-        attended = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=bias,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal,
-        )
-        output: Tensor = self.output(join_heads(attended))
-        return output
+        return self.mix(queries, (keys, values), bias, causal=self.causal)
 
     def step(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
         """Attend from one new position to all before it and to itself; without dropout.
@@ -106,7 +120,7 @@ class SelfAttention(nn.Module):
         return queries, keys, values
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(_Attention):
     """Attention from the target to the encoded source.
 
     Args:
@@ -116,9 +130,7 @@ class CrossAttention(nn.Module):
     """
 
     def __init__(self, dimension: int, heads: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
+        super().__init__(heads, dropout)
         self.queries = nn.Linear(dimension, dimension)
         self.keys_values = nn.Linear(dimension, 2 * dimension)
         self.output = nn.Linear(dimension, dimension)
@@ -142,7 +154,7 @@ class CrossAttention(nn.Module):
         Returns:
             The attended values [B, Q, D].
         """
-        return self._mix(split_heads(self.queries(x), self.heads), keys_values, bias)
+        return self.mix(split_heads(self.queries(x), self.heads), keys_values, bias)
 
     def attend(self, x: Tensor, keys_values: KeysValues, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Attend to the source and return the weights, too.
@@ -164,18 +176,7 @@ class CrossAttention(nn.Module):
         hidden = bias.to(sum_dtype).clamp(min=torch.finfo(sum_dtype).min)
         weights = torch.log_softmax(scores.to(sum_dtype) + hidden, dim=3)
         log_mean = torch.logsumexp(weights, dim=1) - math.log(self.heads)
-        return self._mix(queries, keys_values, bias), log_mean
-
-    def _mix(self, queries: Tensor, keys_values: KeysValues, bias: Tensor) -> Tensor:
-        """Attend with queries [B, H, Q, E], and project the result [B, Q, D]."""
-        attended = F.scaled_dot_product_attention(
-            queries,
-            *keys_values,
-            attn_mask=bias,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        output: Tensor = self.output(join_heads(attended))
-        return output
+        return self.mix(queries, keys_values, bias), log_mean
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

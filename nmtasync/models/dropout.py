@@ -33,12 +33,10 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop elements of a tensor of any shape while training; else return it as it is."""
-        if not self.training or self.probability == 0.0:
-            return x
         if self.shared is None and x.device.type != "cpu":
-            return F.dropout(x, self.probability)
-        like = x if self.shared is None else x.narrow(self.shared, 0, 1)
-        return x * keep_mask(like, self.probability)
+            return F.dropout(x, self.probability, self.training)
+        mask = self.mask(x if self.shared is None else x.narrow(self.shared, 0, 1))
+        return x if mask is None else x * mask
 
     def mask(self, like: Tensor) -> Tensor | None:
         """Draw a mask of a tensor's shape, to be multiplied by; None if nothing is dropped."""

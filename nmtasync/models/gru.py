@@ -64,13 +64,13 @@ class Transitions(nn.Module):
 
     def __init__(self, count: int, state_size: int, cell: CellOptions) -> None:
         super().__init__()
-        self.units = nn.ModuleList(
+        units = [
             Projection(state_size, 3 * state_size, normalised=cell.normalised) for _ in range(count)
-        )
-        for unit in self.units:
-            assert isinstance(unit, Projection)
+        ]
+        for unit in units:
             initialise(unit)
             make_orthogonal(unit.weight)
+        self.units = nn.ModuleList(units)
         self.dropout = Dropout(cell.dropout)
 
     def forward(self, state: Tensor) -> Tensor:

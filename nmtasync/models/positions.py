@@ -49,7 +49,7 @@ class SinusoidalPositions(Positions):
 
     def rows(self, start: int, length: int, like: Tensor) -> Tensor:
         """Return positions, as the interface says; there are as many as are asked for."""
-        self._table = _reaching(self._table, start + length, like.device, like.dtype, sinusoids)
+        self._table = _reaching(self._table, start + length, like, sinusoids)
         return self._table[start : start + length]
 
 
@@ -104,7 +104,7 @@ class RotaryPositions(nn.Module):
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Turn vectors [B, L, ..., E] that stand at the positions from `start` on."""
         length, end = x.shape[1], start + x.shape[1]
-        self._table = _reaching(self._table, end, x.device, x.dtype, rotations)
+        self._table = _reaching(self._table, end, x, rotations)
         between = [1] * (x.dim() - 3)
         cosines, sines = self._table[start:end].view(length, *between, -1).chunk(2, dim=-1)
         first, second = x.chunk(2, dim=-1)
@@ -134,14 +134,10 @@ def rotations(length: int, width: int) -> Tensor:
 
 
 def _reaching(
-    table: Tensor,
-    end: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    compute: Callable[[int, int], Tensor],
+    table: Tensor, end: int, like: Tensor, compute: Callable[[int, int], Tensor]
 ) -> Tensor:
-    """Return the table if it has `end` rows of this kind, otherwise a new one, often longer."""
-    if table.shape[0] >= end and table.device == device and table.dtype == dtype:
+    """Return the table if it has `end` rows as `like` is, otherwise a new one, often longer."""
+    if table.shape[0] >= end and table.device == like.device and table.dtype == like.dtype:
         return table
     size = max(table.shape[0], 1 << (end - 1).bit_length())
-    return compute(size, table.shape[1]).to(device, dtype)
+    return compute(size, table.shape[1]).to(like)

@@ -94,7 +94,7 @@ class Transformer(SequenceToSequence):
 
         Padding of the target needs no mask: it stands after all real pieces.
         """
-        return self._decode(encoded, target_input, None)[0]
+        return self._run_decoder(encoded, target_input, None)[0]
 
     def decode_with_attention(
         self, encoded: Encoded, target_input: Tensor, layer: int | None = None
@@ -105,11 +105,11 @@ class Transformer(SequenceToSequence):
         Source of the choice: Garg et al. 2019, section 4.1.
         """
         chosen = max(0, len(self.decoder) - 2) if layer is None else layer - 1
-        outputs, log_weights = self._decode(encoded, target_input, chosen)
+        outputs, log_weights = self._run_decoder(encoded, target_input, chosen)
         assert log_weights is not None
         return outputs, log_weights
 
-    def _decode(
+    def _run_decoder(
         self, encoded: Encoded, target_input: Tensor, chosen: int | None
     ) -> tuple[Tensor, Tensor | None]:
         """Run the decoder; returns also the attention of the layer chosen, counted from 0."""

@@ -30,14 +30,11 @@ class Sgd:
 
     def update(self, gradient: Tensor, update: Update) -> None:
         """Apply one gradient [n], which is overwritten."""
-        rate = update.learning_rate
-        gradient.div_(update.divisor)
-        if self.velocity is None:
-            self.parameters.add_(gradient, alpha=-rate)
-            return
-        self.velocity.mul_(self.momentum).add_(gradient)
-        if self.nesterov:
-            gradient.add_(self.velocity, alpha=self.momentum)
-            self.parameters.add_(gradient, alpha=-rate)
-        else:
-            self.parameters.add_(self.velocity, alpha=-rate)
+        step = gradient.div_(update.divisor)
+        if self.velocity is not None:
+            self.velocity.mul_(self.momentum).add_(gradient)
+            if self.nesterov:
+                gradient.add_(self.velocity, alpha=self.momentum)
+            else:
+                step = self.velocity
+        self.parameters.add_(step, alpha=-update.learning_rate)

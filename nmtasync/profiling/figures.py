@@ -33,7 +33,7 @@ class BatchCost:
 
     @property
     def computing_seconds(self) -> float:
-        """Of all its phases."""
+        """Seconds of all phases."""
         return sum(self.seconds.values())
 
 
@@ -118,13 +118,13 @@ class Profile:
 
     @property
     def target_words_per_second(self) -> float:
-        """Of one worker that does not wait for its turn."""
+        """The speed of one worker that does not wait for its turn."""
         words = sum(batch.target_words for batch in self.batches) / len(self.batches)
         return words / self.batch_seconds
 
     @property
     def operations_per_second(self) -> float:
-        """Of the network in forward pass, loss and backward pass, while it computes."""
+        """The speed of forward pass, loss and backward pass, while they compute."""
         seconds = sum(batch.computing_seconds for batch in self.batches)
         return sum(batch.operations for batch in self.batches) / seconds
 

@@ -26,7 +26,7 @@ from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.machine.device import (
     allow_tf32,
-    available_cores,
+    cores_per_worker,
     refuse_tf32_without_gpu,
     resolve_device,
     resolve_devices,
@@ -85,7 +85,7 @@ def profile(
         refuse_tf32_without_gpu([device])
     allow_tf32(device, config.training.tf32)
     num_workers = len(resolve_devices(config.asynchronous.devices))
-    threads = config.asynchronous.threads or max(1, available_cores() // num_workers)
+    threads = config.asynchronous.threads or cores_per_worker(num_workers)
     torch.set_num_threads(threads)
     config = with_precision(config, choose_precision(config, None, device).precision)
     measuring = _Measuring(run, config, device)
@@ -183,8 +183,7 @@ class _Measuring:
         seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - start
 
     def _wait(self) -> None:
-        if self.device != "cpu":
-            torch.cuda.synchronize(self.device)
+        torch.get_device_module(self.device).synchronize(self.device)
 
 
 def _latency_seconds() -> float:

@@ -89,12 +89,11 @@ def share(vector: Tensor) -> Tensor:
     Raises:
         NmtasyncError: The shared memory of this machine or container is too small.
     """
-    num_bytes = vector.numel() * vector.element_size()
     if os.path.isdir(_SHARED_MEMORY):  # noqa: PTH112
         free = os.statvfs(_SHARED_MEMORY)
-        if free.f_bavail * free.f_frsize < num_bytes:
+        if free.f_bavail * free.f_frsize < vector.nbytes:
             raise NmtasyncError(
-                f"shared memory is too small: {num_bytes / 2**20:.0f} MiB more are needed",
+                f"shared memory is too small: {vector.nbytes / 2**20:.0f} MiB more are needed",
                 where=_SHARED_MEMORY,
                 remedy="enlarge it (docker run --shm-size) or use fewer workers",
             )
@@ -116,8 +115,7 @@ def page_lock(vector: Tensor, device: str) -> None:
         vector: For as long as this process lives.
         device: A GPU that this process uses; the memory is locked for all of them.
     """
-    num_bytes = vector.numel() * vector.element_size()
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     with torch.cuda.device(device):  # or a context would be made on the first GPU
-        error = runtime.cudaHostRegister(vector.data_ptr(), num_bytes, _HOST_REGISTER_PORTABLE)
+        error = runtime.cudaHostRegister(vector.data_ptr(), vector.nbytes, _HOST_REGISTER_PORTABLE)
     torch.cuda.check_error(error)

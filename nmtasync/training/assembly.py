@@ -23,7 +23,7 @@ from nmtasync.data.cursor import BatchCursor, DataPosition, Plan
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
-from nmtasync.machine.device import available_cores
+from nmtasync.machine.device import cores_per_worker
 from nmtasync.machine.signals import EXIT_CODES, on_stop_signal
 from nmtasync.models.build import ModelSpec
 from nmtasync.optim.flat import Layout
@@ -119,7 +119,7 @@ class Assembly:
     def _share_of_cores(self) -> int:
         if self.recording:  # sums depend on the number of threads
             return self.recording.starts[0].threads
-        return max(1, available_cores() // len(self.devices))
+        return cores_per_worker(len(self.devices))
 
     def _build_server(self, initial: torch.Tensor) -> Server:
         """Build the server, with shards that are not more than it can have."""

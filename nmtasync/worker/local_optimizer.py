@@ -88,12 +88,8 @@ class LocalOptimizer:
             self._spoilt = True  # the push will carry it, and the server will refuse it
             return
         factor = clip_factor(norm, self.config.optimizer.clip_norm)
-        adam = Adam(
-            self.flat.parameters,
-            self.first_moment,
-            self.second_moment,
-            self.config.optimizer.epsilon,
-        )
+        moments = self.first_moment, self.second_moment
+        adam = Adam(self.flat.parameters, *moments, self.config.optimizer.epsilon)
         rate = self._learning_rate(target_words, shard_updates, progress)
         betas = local_betas_at(self.updates, self.config.asynchronous)
         adam.update(self.gradient, Update(self.updates, target_words / factor, rate, *betas))

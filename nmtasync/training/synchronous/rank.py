@@ -145,8 +145,7 @@ class Rank:
             sum(b.target_words for b in batches),
             sum(b.source_words for b in batches),
         ]
-        figures = torch.zeros(5, dtype=torch.float64)
-        figures[:3] = torch.tensor(counts, dtype=torch.float64)
+        figures = torch.tensor([*counts, 0, 0], dtype=torch.float64)
         figures = figures.to(self.device, non_blocking=True)
         if batches:
             figures[3] = torch.stack([b.cross_entropy for b in batches]).double().sum()
