@@ -176,8 +176,8 @@ class RecurrentNetwork(SequenceToSequence):
 
     def _run_decoder(self, encoded: Encoded, target_input: Tensor) -> tuple[Tensor, Tensor]:
         x = self.dropout(self.embeddings.embed_target(target_input))
-        outputs, energies = self.decoder(x, encoded)
-        return outputs, energies
+        outputs: tuple[Tensor, Tensor] = self.decoder(x, encoded)
+        return outputs
 
     def start(self, encoded: Encoded) -> RecurrentState:
         """Compute the first states and read the sources for the attention."""

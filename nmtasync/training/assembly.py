@@ -152,7 +152,7 @@ class Assembly:
 
     def _exchange_log(self) -> ExchangeLog | None:
         """Begin, or go on with, the log of a run of real workers."""
-        if not self.kind.records:
+        if self.kind not in (DriverKind.INLINE, DriverKind.LOCAL):
             return None
         settings, threads = to_settings(self.config), self.parts.threads
         start = LoggedRun(self.start.updates, threads, self.data_digest, settings)

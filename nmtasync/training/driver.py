@@ -68,11 +68,6 @@ class DriverKind(Enum):
         """Whether each update is made by all workers together."""
         return self in (DriverKind.SYNCHRONOUS, DriverKind.SIMULATED_SYNCHRONOUS)
 
-    @property
-    def records(self) -> bool:
-        """Whether its exchanges are logged, so that they can be replayed."""
-        return self in (DriverKind.INLINE, DriverKind.LOCAL)
-
 
 @dataclass(frozen=True)
 class RunParts:
@@ -102,11 +97,8 @@ def choose_driver(config: Config) -> tuple[DriverKind, list[str]]:
         UserError: The devices are not there, or not fit for that driver.
     """
     options, simulation = config.asynchronous, config.simulation
-    if options.driver == "simulated":
-        devices = [resolve_device("auto")] if options.devices == "auto" else []
-        devices = devices or resolve_devices(options.devices)
-    else:
-        devices = resolve_devices(options.devices)
+    one = options.driver == "simulated" and options.devices == "auto"
+    devices = [resolve_device("auto")] if one else resolve_devices(options.devices)
     match options.driver:
         case "simulated" if simulation.replay is not None:
             kind = DriverKind.REPLAY

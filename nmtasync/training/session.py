@@ -182,12 +182,10 @@ class Session:
             what = "skipped a gradient that float16 could not hold, and scales the next ones down"
             self.reporter.worker_event(window.worker, what, self.clocks())
         else:
-            self._count_unusable(window.worker)
+            self._unusable_pushes += 1
+            what = "dropped a non-finite gradient"
+            self.reporter.worker_event(window.worker, what, self.clocks())
         self.reporter.pushed(window, reply, exchange_seconds, self.clocks())
-
-    def _count_unusable(self, worker: int) -> None:
-        self._unusable_pushes += 1
-        self.reporter.worker_event(worker, "dropped a non-finite gradient", self.clocks())
         if self._unusable_pushes >= MAX_UNUSABLE_PUSHES:
             raise TrainingError(
                 f"training diverged: {self._unusable_pushes} gradients in a row are not finite",

@@ -8,7 +8,7 @@ told exactly. Times are fractions, so that ties are ties. A checkpoint keeps all
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import IntEnum
 from fractions import Fraction
 
@@ -177,9 +177,7 @@ class SimulatedDriver(InProcessDriver):
             )
         own = {
             "flights": windows,
-            "timelines": [
-                [str(line.received), str(line.computed), str(line.sent)] for line in self.timelines
-            ],
+            "timelines": [[str(each) for each in astuple(line)] for line in self.timelines],
             "dead": sorted(self.dead),
             "events": [[str(when), event.value, who] for when, event, who in sorted(self.events)],
         }
