@@ -86,15 +86,14 @@ def allow_tf32(device: str, allowed: bool) -> None:
     """Let this process's float32 matrix products on a GPU be rounded to TF32, or not.
 
     PyTorch's own default is no for products and yes for cuDNN's recurrent networks.
+
+    Raises:
+        UserError: It is allowed, and the device is no GPU.
     """
     if device != "cpu":
         torch.set_float32_matmul_precision("high" if allowed else "highest")
         torch.backends.cudnn.allow_tf32 = allowed
-
-
-def refuse_tf32_without_gpu(devices: list[str]) -> None:
-    """Refuse training.tf32 where no worker is on a GPU."""
-    if devices[0] == "cpu":
+    elif allowed:
         raise UserError(
             "has no effect, for there is no GPU among asynchronous.devices",
             where="training.tf32",

@@ -116,9 +116,8 @@ class GatedLayer(nn.GRU):
         make_orthogonal(self.weight_hh_l0)
         nn.init.zeros_(self.bias_ih_l0)
         nn.init.zeros_(self.bias_hh_l0)
-        gains = [torch.ones(3 * state_size) if cell.normalised else None for _ in range(2)]
         self.input_gain, self.state_gain = (
-            None if gain is None else nn.Parameter(gain) for gain in gains
+            nn.Parameter(torch.ones(3 * state_size)) if cell.normalised else None for _ in range(2)
         )
         self.transitions = Transitions(depth - 1, state_size, cell)
         self.state_dropout = Dropout(cell.dropout)

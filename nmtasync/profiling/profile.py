@@ -27,7 +27,6 @@ from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.machine.device import (
     allow_tf32,
     cores_per_worker,
-    refuse_tf32_without_gpu,
     resolve_device,
     resolve_devices,
 )
@@ -81,8 +80,6 @@ def profile(
     """
     config = experiment_config(run, settings)
     device = resolve_device(device, where="--device")
-    if config.training.tf32:
-        refuse_tf32_without_gpu([device])
     allow_tf32(device, config.training.tf32)
     num_workers = len(resolve_devices(config.asynchronous.devices))
     threads = config.asynchronous.threads or cores_per_worker(num_workers)

@@ -5,8 +5,6 @@ Shapes: n is the length of a shard.
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from nmtasync.optim.smoothing import smooth
 from nmtasync.server.rules.base import RuleSetup, ShardPush
 from nmtasync.server.rules.build import build_rule
@@ -30,9 +28,7 @@ class Shard:
         self.rule = build_rule(setup)
         self.parameters = setup.vector("parameters")
         self.newest_weight = setup.config.optimizer.smoothing
-        self.average: Tensor | None = None
-        if self.newest_weight is not None:
-            self.average = setup.vector("average")
+        self.average = None if self.newest_weight is None else setup.vector("average")
         self.version = 0
 
     def apply(self, push: ShardPush) -> float | None:

@@ -14,7 +14,7 @@ from nmtasync.config.experiment import experiment_config
 from nmtasync.config.load import Settings, read_toml, to_settings, to_toml
 from nmtasync.config.schema import Config
 from nmtasync.data.vocabulary import VocabularyPair
-from nmtasync.machine.device import allow_tf32, refuse_tf32_without_gpu
+from nmtasync.machine.device import allow_tf32
 from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.driver import choose_driver
@@ -45,8 +45,6 @@ def train(
         state = None if latest is None else read_state(run, latest, vocabularies.digest())
         config, initial = _resolve(run, settings, vocabularies, state)
         kind, devices = choose_driver(config)
-        if config.training.tf32:
-            refuse_tf32_without_gpu(devices)
         allow_tf32(devices[0], config.training.tf32)
         with Display(console) as display:
             trained = None if state is None else state.config

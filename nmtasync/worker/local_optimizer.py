@@ -44,9 +44,8 @@ class LocalOptimizer:
         self.second_moment = torch.zeros_like(flat.parameters)
         self.updates = 0
         self._spoilt = False
-        self.start: torch.Tensor | None = None
-        if config.asynchronous.local_push == "delta":
-            self.start = torch.zeros_like(flat.parameters)
+        pushes_way = config.asynchronous.local_push == "delta"
+        self.start = torch.zeros_like(flat.parameters) if pushes_way else None
 
     def begin_window(self) -> None:
         """Remember where the replica's steps begin."""
