@@ -81,7 +81,7 @@ docs: $(INSTALLED) ## Write docs/configuration.md anew from the schema
 	$(BIN)/python -m nmtasync.config.reference > docs/configuration.md
 
 bench: $(INSTALLED) ## Measure speed, side by side, on this machine
-	@for file in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/common.py benchmarks/against_checkout.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean: ## Remove the environment and what the demo made; other experiments stay
 	rm -rf $(VENV) runs/demo runs/demo-corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
