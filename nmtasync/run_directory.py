@@ -140,7 +140,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -151,25 +151,23 @@ def directory_written_atomically(path: Path) -> Iterator[Path]:
         The directory to write to, beside the final one.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    discarded = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         yield aside
         sync_tree(aside)
         if path.exists():
-            discarded = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(discarded)
-            aside.rename(path)
-            shutil.rmtree(discarded, ignore_errors=True)
-        else:
-            aside.rename(path)
-        sync_directory(path.parent)
+        aside.rename(path)
+        shutil.rmtree(discarded, ignore_errors=True)
+        sync(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def sync_directory(path: Path) -> None:
-    """Write the names in a directory to the disk, so that renames survive a power cut."""
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a directory, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -179,13 +177,8 @@ def sync_directory(path: Path) -> None:
 
 def sync_tree(directory: Path) -> None:
     """Bring everything in a directory to the disk, itself included."""
-    for path in directory.rglob("*"):
-        if path.is_dir():
-            sync_directory(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sync_directory(directory)
+    for path in (*directory.rglob("*"), directory):
+        sync(path)
 
 
 def sha256(path: Path) -> str:

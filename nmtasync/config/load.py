@@ -97,20 +97,12 @@ def convert(field: OptionField, value: Any, *, where: object) -> Any:
     if field.type is str and about.choices and value not in about.choices:
         known = ", ".join(about.choices)
         raise UserError(f"{field.name} must be one of {known}, not {value!r}", where=where)
-    if isinstance(value, str) and not _is_unicode(value):
+    if isinstance(value, str) and value.encode("utf-8", "replace").decode("utf-8") != value:
+        # no file can hold it: bytes of the command line may be no UTF-8
         raise UserError(f"{field.name} must be text in UTF-8, not {value!r}", where=where)
     if isinstance(value, int | float):
         _refuse_out_of_bounds(field, value, where=where)
     return value
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a file can hold a text: bytes of the command line may be no UTF-8."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _refuse_out_of_bounds(field: OptionField, value: float, *, where: object) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nmtasync.errors import UserError
-from nmtasync.run_directory import RunDirectory, sync_directory, sync_tree
+from nmtasync.run_directory import RunDirectory, sync, sync_tree
 
 _ASIDE, _READY = ".preprocess.tmp", ".preprocess.ready"
 
@@ -43,7 +43,7 @@ def all_or_nothing(run: RunDirectory, *, overwrite: bool) -> Iterator[Path]:
         aside.rename(ready)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    sync_directory(run.root)
+    sync(run.root)
     _install(run, ready)
 
 
@@ -87,5 +87,5 @@ def _install(run: RunDirectory, ready: Path) -> None:
             if path.is_dir():
                 shutil.rmtree(path)
             new.rename(path)
-            sync_directory(run.root)
+            sync(run.root)
     shutil.rmtree(ready)
