@@ -11,6 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from nmtasync.config.load import to_toml
 from nmtasync.config.schema import Config, DataConfig
@@ -20,7 +21,7 @@ from nmtasync.data.binarise import binarise
 from nmtasync.data.borrowed_vocabulary import borrow_vocabulary
 from nmtasync.data.cleaning import mark_duplicates
 from nmtasync.data.corpus import PairPaths, check_input
-from nmtasync.data.report import LostCharacters, PreprocessReport, write_manifest
+from nmtasync.data.report import CorpusReport, LostCharacters, PreprocessReport, write_manifest
 from nmtasync.data.staging import OnProgress, StagedCorpus, stage_corpus
 from nmtasync.data.vocabulary import Vocabulary, VocabularyPair, learn_vocabulary
 from nmtasync.errors import UserError
@@ -44,13 +45,11 @@ def preprocess(
 ) -> PreprocessReport:
     """Clean parallel text, learn the vocabulary and write the binarised corpora into RUN.
 
-    Training pairs are filtered and deduplicated; of the validation pairs only those with an empty
-    side are dropped. RUN gets everything or, after an error, nothing.
+    Of the validation pairs only those with an empty side are dropped. RUN gets all or nothing.
 
     Args:
         run: Where the results go.
-        train: The training corpus, in one or several pairs of files; all have alignments, or
-            none has.
+        train: The training corpus, in pairs of files; all have alignments, or none has.
         valid: The validation corpus, likewise, without alignments.
         config: Vocabulary and filters.
         overwrite: Whether to replace the results of an earlier preprocessing.
@@ -80,25 +79,33 @@ def preprocess(
         for corpus in (training, validation):
             _refuse_nothing_left(corpus)
         vocabularies = vocabularies or _learn(training, config, on_progress)
-        lost = _lost_characters(validation, vocabularies.target)
         (out / "vocab").mkdir()
         vocabularies.save(out / "vocab")
-        reports = []
-        for corpus, filters in ((training, config), (validation, None)):
-            reports.append(binarise(corpus, out / "data", vocabularies, filters, on_progress))
-            _refuse_nothing_left(corpus)
-            shutil.rmtree(corpus.directory)
         report = PreprocessReport(
-            train=reports[0],
-            valid=reports[1],
+            lost_characters=_lost_characters(validation, vocabularies.target),
+            train=_binarise(training, out, vocabularies, config, on_progress),
+            valid=_binarise(validation, out, vocabularies, None, on_progress),
             overlap=validation.count_shared(training),
             config=config,
             vocabularies=vocabularies,
-            lost_characters=lost,
             seconds=time.perf_counter() - start,
         )
         (out / "config.toml").write_text(to_toml(Config(data=config), only=["data"]), "utf-8")
         write_manifest(out, {"train": training.files, "valid": validation.files}, report)
+    return report
+
+
+def _binarise(
+    corpus: StagedCorpus,
+    out: Path,
+    vocabularies: VocabularyPair,
+    filters: DataConfig | None,
+    on_progress: OnProgress,
+) -> CorpusReport:
+    """Write a corpus as ids, and let go of what was staged."""
+    report = binarise(corpus, out / "data", vocabularies, filters, on_progress)
+    _refuse_nothing_left(corpus)
+    shutil.rmtree(corpus.directory)
     return report
 
 
