@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from nmtasync.config.load import as_dict, convert, find_option, resolve
+from nmtasync.config.load import convert, find_option, resolve
 from nmtasync.config.schema import Config
 from nmtasync.data.cursor import DataPosition
 
@@ -92,7 +92,7 @@ class TrainingState:
             "progress": asdict(self.totals),
             "cursor": asdict(self.cursor),
             "virtual_seconds": None if self.virtual_seconds is None else str(self.virtual_seconds),
-            "config": as_dict(self.config),
+            "config": asdict(self.config),
         }
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 import math
@@ -199,8 +198,3 @@ def _toml_value(value: Any) -> str:
         # a JSON string is a TOML string, but for the one control character that JSON lets pass
         return json.dumps(spelled(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     return spelled(value)
-
-
-def as_dict(config: Config) -> dict[str, dict[str, Any]]:
-    """The config as plain dictionaries, for JSON."""
-    return dataclasses.asdict(config)

@@ -33,7 +33,7 @@ from nmtasync.machine.device import (
 from nmtasync.machine.matrix_products import layer_seconds
 from nmtasync.machine.processes import Child, serving
 from nmtasync.models.build import build_model
-from nmtasync.optim.flat import FlatModel
+from nmtasync.optim.flat import Layout
 from nmtasync.profiling.figures import BatchCost, ExchangeCost, Profile
 from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically, write_json
 from nmtasync.server.messages import Push
@@ -125,7 +125,7 @@ class _Measuring:
         vocabularies = VocabularyPair.load(run.vocab)
         torch.manual_seed(config.training.seed)
         model = build_model(config.model, vocabularies.source.size, vocabularies.target.size)
-        initial = FlatModel(model).parameters.clone()
+        initial = Layout.of(model).gather(model)
         shard_devices = None if device == "cpu" else [device]
         self.server = Server(initial, 1, config, 1, shard_devices)
         self.slot = Slot.allocate(self.server.size, device)

@@ -122,7 +122,7 @@ class Assembly:
         return cores_per_worker(len(self.devices))
 
     def _build_server(self, initial: torch.Tensor) -> Server:
-        """Build the server, with shards that are not more than it can have."""
+        """Build the server that goes on from the initial parameters [P]."""
         num_shards = self.config.asynchronous.num_shards or self.num_workers
         if self.kind.in_process:
             initial = initial.to(self.devices[0])
