@@ -31,6 +31,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_schedule(config)
     _refuse_deltas(config)
     _refuse_write_back(config)
+    _refuse_auto_delay(config)
     _refuse_rest(config)
 
 
@@ -161,6 +162,17 @@ def _refuse_write_back(config: Config) -> None:
             where=name,
             remedy="drop one of them",
         )
+
+
+def _refuse_auto_delay(config: Config) -> None:
+    if config.asynchronous.optimizer_delay != "auto" or config.schedule.words_scaling != "none":
+        return
+    raise UserError(
+        "is 'auto', so that updates have more or fewer words, but schedule.words_scaling is 'none'",
+        where="asynchronous.optimizer_delay",
+        remedy="set words_scaling to 'sqrt', and schedule.reference_words to 'auto' or to the "
+        "words for which the learning rate is meant",
+    )
 
 
 def _refuse_rest(config: Config) -> None:

@@ -33,8 +33,16 @@ def learning_rate_at(
     return config.learning_rate * factor * words_scale(target_words, config)
 
 
+FRESH_BETAS = 0.9, 0.98
+"""What betas that are 'auto' are where no push is late."""
+
+
 def betas_at(
-    update: int, target_words: int, config: OptimizerConfig, schedule: ScheduleConfig
+    update: int,
+    target_words: int,
+    config: OptimizerConfig,
+    schedule: ScheduleConfig,
+    staleness: float = 0.0,
 ) -> tuple[float, float]:
     """Adam's betas for one update of a shard.
 
@@ -43,17 +51,41 @@ def betas_at(
         target_words: The target words behind everything that is merged into it.
         config: The betas, or the points between which they change; whether words scale them.
         schedule: The words that they are meant for, if so.
+        staleness: How many updates late pushes are on average, for betas that are 'auto'.
 
     Source: by words: the square root scaling rule of Malladi et al. 2022 (arXiv 2205.10287), whose
         1 - ratio (1 - beta) is the first order of the power, and negative where updates are large.
     """
-    betas = config.beta1, config.beta2
     if config.beta_points is not None:
         betas = _interpolate(parse_points(config.beta_points), update)
+    else:  # with N workers an update has an N-th of a synchronous one's words
+        memory = 1.0 if config.betas_by_words else 1.0 + staleness
+        given = zip((config.beta1, config.beta2), FRESH_BETAS, strict=True)
+        beta1, beta2 = (
+            1 - (1 - fresh) / memory if isinstance(beta, str) else beta for beta, fresh in given
+        )
+        betas = beta1, beta2
     if not config.betas_by_words:
         return betas
-    ratio = target_words / schedule.reference_words
+    ratio = target_words / _reference_words(schedule)
     return betas[0] ** ratio, betas[1] ** ratio
+
+
+def lead_at(staleness: int, beta1: float, config: AsynchronousConfig) -> float:
+    """How many updates ahead along the first moment a late push looks.
+
+    Args:
+        staleness: How many updates late it is.
+        beta1: Decay of the first moment.
+        config: The lead for each update of staleness.
+
+    Source: 'auto' is a fit, within 3%, to the leads under which late gradients on a parabola are
+        stable up to the highest learning rate (`benchmarks/momentum_lead.py`).
+    """
+    lead = config.momentum_lead
+    if isinstance(lead, str):
+        lead = 2.0 / (1.0 + 2.5 * staleness * (1.0 - beta1))
+    return lead * staleness
 
 
 def local_betas_at(batch: int, config: AsynchronousConfig) -> tuple[float, float]:
@@ -86,6 +118,7 @@ def delay_at(updates: int, config: AsynchronousConfig) -> int:
         config: The delay, and over how many updates it rises.
     """
     target, warmup = config.optimizer_delay, config.delay_warmup_updates
+    assert isinstance(target, int), "a delay that is 'auto' is chosen elsewhere"
     if updates >= warmup:
         return target
     return 1 + (target - 1) * updates // warmup
@@ -93,11 +126,17 @@ def delay_at(updates: int, config: AsynchronousConfig) -> int:
 
 def words_scale(target_words: int, config: ScheduleConfig) -> float:
     """How the learning rate grows with the target words of an update."""
-    ratio = target_words / config.reference_words
+    if config.words_scaling == "none":
+        return 1.0
+    ratio = target_words / _reference_words(config)
     match config.words_scaling:
         case "linear":
             return ratio
         case "sqrt":
             return math.sqrt(ratio)
-        case _:
-            return 1.0
+    raise ValueError(config.words_scaling)
+
+
+def _reference_words(config: ScheduleConfig) -> int:
+    assert isinstance(config.reference_words, int), "'auto' is counted before training begins"
+    return config.reference_words

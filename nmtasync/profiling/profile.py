@@ -89,6 +89,7 @@ def profile(
     plan = measuring.plan()[:num_batches]
     parts = [ids[: max(1, len(ids) // (2 + 2 * (i % 2)))] for i, ids in enumerate(plan)]
     measuring.measure(plan[0])  # what is only done once is none of the batches'
+    delay = config.asynchronous.optimizer_delay
     figures = []
     for number, ids in enumerate([*plan, *parts]):
         on_progress("measuring", number, 2 * len(plan))
@@ -102,7 +103,7 @@ def profile(
         batches=figures[: len(plan)],
         parts=figures[len(plan) :],
         exchange=measuring.exchange(),
-        batches_per_push=config.asynchronous.optimizer_delay,
+        batches_per_push=delay if isinstance(delay, int) else 1,
         layer_ceiling=_ceiling(device, config, rows, *layer_shape(config.model)),
         square_ceiling=_ceiling(device, config, *[_square_side(device, config)] * 3),
         peak_bytes=_peak_bytes(device),

@@ -22,6 +22,7 @@ class Push:
         num_values: How many values a sparse payload has (see `sparse`); None if it is dense.
         progress: The share of the training that was over when its batches were drawn.
         slot: Which of the worker's slots it was computed in, and is answered to.
+        shards: The shards that it is for; None for all.
     """
 
     worker: int
@@ -32,6 +33,7 @@ class Push:
     num_values: int | None = None
     progress: float = 0.0
     slot: int = 0
+    shards: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,8 @@ def row_config(
     baseline, own = resolve(base), resolve(settings)
     ranks = machine.num_workers if row.synchronous else 1
     growth = own.data.batch_tokens / baseline.data.batch_tokens
-    per_update = growth * own.asynchronous.optimizer_delay * ranks
+    delay = own.asynchronous.optimizer_delay
+    per_update = growth * (delay if isinstance(delay, int) else 1) * ranks
     settings.update(_converted(settings, growth, per_update))
     rate = row.learning_rate * own.schedule.learning_rate
     if own.schedule.words_scaling == "sqrt":

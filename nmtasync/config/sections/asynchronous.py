@@ -11,6 +11,7 @@ from nmtasync.config.rules import RULES
 _APART = (lacks("asynchronous.driver", "synchronous"), has("simulation.synchronous", False))
 _LOCAL_STEPS = lacks("asynchronous.local_optimizer_batches", 0)
 _LATE = lacks("asynchronous.optimizer_delay", 1)
+_AUTO_DELAY = has("asynchronous.optimizer_delay", "auto")
 
 OPTIMIZER = tuple(
     lacks("asynchronous.rule", name)
@@ -54,11 +55,20 @@ class AsynchronousConfig:
         "be named more than once. 'auto' is every GPU, else one CPU worker for each core, at the "
         "most four, which share the cores.",
     )
-    optimizer_delay: int = train_flag(
+    optimizer_delay: int | str = train_flag(
         1,
-        "Mini-batches whose gradients a worker sums for each push.",
+        "Mini-batches whose gradients a worker sums for each push: a number, or 'auto', which "
+        "follows the noise of the gradients and the cost of an exchange as both are measured.",
         unit="batches",
         minimum=1,
+        choices=("auto",),
+    )
+    max_delay: int = option(
+        16,
+        "The highest delay that optimizer_delay = auto takes.",
+        unit="batches",
+        minimum=1,
+        only_if=(_AUTO_DELAY,),
     )
     overlap: bool = _asynchronous(
         False,
@@ -71,7 +81,7 @@ class AsynchronousConfig:
         "Raise the delay linearly from 1 for this long.",
         unit="updates",
         minimum=0,
-        only_if=(_LATE,),
+        only_if=(_LATE, lacks("asynchronous.optimizer_delay", "auto")),
     )
     rule: str = _asynchronous(
         "immediate",
@@ -80,12 +90,14 @@ class AsynchronousConfig:
         + "; or several, joined by +.",
         stages=("train",),
     )
-    momentum_lead: float = option(
-        2.0,
+    momentum_lead: float | str = option(
+        "auto",
         "Adam: for each update that a push is late, look this many updates ahead along the first "
-        "moment, which gives back most of what lateness costs; 0 is off.",
+        "moment, which gives back most of what lateness costs; 0 is off, 'auto' is what lets late "
+        "gradients have the highest learning rate, by theory.",
         unit="updates for each of staleness",
         minimum=0.0,
+        choices=("auto",),
         only_if=(*_APART, *ADAM),
     )
     buffer_pushes: int | None = option(
@@ -161,6 +173,13 @@ class AsynchronousConfig:
         False,
         "Local optimizers: write the slice of each worker's own shard back to the server after "
         "each local step, as the authors' code does; this erases what others have pushed there.",
+    )
+    own_shard: str = _asynchronous(
+        "window",
+        "When the shards of a worker's own number take its gradients: with the push of a window, "
+        "as all others do, or after each 'batch', which costs no communication where they lie on "
+        "the worker's device. With more shards than workers, worker i owns shards i, i + N, ...",
+        choices=("window", "batch"),
     )
     drop_rate: float | None = _asynchronous(
         None,

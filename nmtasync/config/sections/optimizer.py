@@ -23,15 +23,19 @@ class OptimizerConfig:
         choices=("adam", "adamw", "sgd"),
         only_if=OPTIMIZER,
     )
-    beta1: float = _beta(
-        0.9,
-        "Adam: decay of the first moment.",
+    beta1: float | str = _beta(
+        "auto",
+        "Adam: decay of the first moment. 'auto' is 0.9 where no push is late, and where pushes "
+        "are s updates late it forgets 1 + s times as slowly: as many words are remembered as in "
+        "synchronous training. With betas_by_words it is 0.9 for reference_words.",
         maximum=0.99999,
+        choices=("auto",),
     )
-    beta2: float = _beta(
-        0.98,
-        "Adam: decay of the second moment.",
+    beta2: float | str = _beta(
+        "auto",
+        "Adam: decay of the second moment. 'auto' is as of beta1, from 0.98.",
         maximum=0.999999,
+        choices=("auto",),
     )
     beta_points: str | None = _of_adam(
         None,

@@ -30,11 +30,13 @@ class ScheduleConfig:
         "Scale the learning rate of an update with its target words over reference_words.",
         choices=("linear", "sqrt", "none"),
     )
-    reference_words: int = option(
+    reference_words: int | str = option(
         1920,
         "The target words of an update for which the learning rate, and with betas_by_words "
-        "Adam's betas, are meant.",
+        "Adam's betas, are meant; 'auto' is a mean mini-batch of each worker, so that both are "
+        "those of synchronous training.",
         unit="target words",
         minimum=1,
+        choices=("auto",),
         only_if=(lacks("schedule.words_scaling", "none") | has("optimizer.betas_by_words", True),),
     )

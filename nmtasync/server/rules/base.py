@@ -26,6 +26,7 @@ class ShardPush:
         progress: The share of the training that is over, for the schedule.
         learning_rate_scale: What the learning rate is multiplied with.
         slot: Which of the worker's slots it was computed in.
+        usual_staleness: How late pushes to this server are on average.
     """
 
     worker: int
@@ -36,6 +37,7 @@ class ShardPush:
     progress: float = 0.0
     learning_rate_scale: float = 1.0
     slot: int = 0
+    usual_staleness: float = 0.0
 
 
 @dataclass(frozen=True)

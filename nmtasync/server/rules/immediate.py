@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nmtasync.optim.schedules import betas_at, learning_rate_at
+from nmtasync.optim.schedules import betas_at, lead_at, learning_rate_at
 from nmtasync.optim.slice_optimizer import build_slice_optimizer
 from nmtasync.optim.update import Update
 from nmtasync.server.rules.base import Rule, RuleSetup, ShardPush
@@ -20,7 +20,8 @@ class Immediate(Rule):
         config, number, words = self.config, push.version + 1, push.target_words
         rate = learning_rate_at(number, words, config.schedule, push.progress)
         rate *= push.learning_rate_scale
-        beta1, beta2 = betas_at(number, words, config.optimizer, config.schedule)
-        lead = config.asynchronous.momentum_lead * push.staleness
+        late = push.usual_staleness
+        beta1, beta2 = betas_at(number, words, config.optimizer, config.schedule, late)
+        lead = lead_at(push.staleness, beta1, config.asynchronous)
         self.optimizer.update(push.gradient, Update(number, words, rate, beta1, beta2, lead))
         return rate
