@@ -16,7 +16,7 @@ from nmtasync.run_directory import RunDirectory
 from .options import GroupedCommand, config_options, run_argument
 
 if TYPE_CHECKING:
-    from nmtasync.training.reporting.summary import TrainingSummary
+    from nmtasync.training.reporting.summary import NoiseSummary, TrainingSummary
 
 
 @click.command(
@@ -73,6 +73,14 @@ def train(
     sys.exit(summary.exit_code)
 
 
+def _describe_noise(noise: NoiseSummary) -> str:
+    under_way = "" if noise.workers == 1 else f", {noise.workers} of them under way"
+    text = f"{noise.scale_words:,.0f} words; an update has {noise.update_words:,.0f}{under_way}"
+    if noise.larger_batches >= 1.5:
+        text += f"; data.batch_tokens could be {noise.larger_batches:.1f} times as large"
+    return text
+
+
 def _describe(summary: TrainingSummary, run: Path) -> str:
     from nmtasync.training.reporting.display import duration
 
@@ -85,6 +93,8 @@ def _describe(summary: TrainingSummary, run: Path) -> str:
     for worker, spent in summary.workers.items():
         shares = f"{spent.computing:.1%} computing, {spent.exchanging:.1%} exchanging"
         rows.append((f"worker {worker}", f"{shares}, {spent.waiting:.1%} waiting"))
+    if summary.noise:
+        rows.append(("noise scale", _describe_noise(summary.noise)))
     if summary.best:
         best = summary.best
         bleu = "" if best.bleu is None else f", BLEU {best.bleu:.2f} (greedy, validation)"

@@ -57,6 +57,7 @@ class TrainingState:
         to_validate: Whether this moment was to be validated.
         exchange_log_bytes: The length of the log of exchanges, if there is one.
         virtual_seconds: The exact time, where it is virtual.
+        measured: What was measured of noise, lateness and times, on which choices depend.
         driver: What the driver keeps besides, for JSON, under its own name.
     """
 
@@ -75,6 +76,7 @@ class TrainingState:
     to_validate: bool = False
     exchange_log_bytes: int | None = None
     virtual_seconds: Fraction | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
     driver: dict[str, Any] = field(default_factory=dict)
 
     def batches_of(self, worker: int) -> int:
@@ -119,6 +121,7 @@ class TrainingState:
             workers={int(k): dict(v) for k, v in content["workers"].items()},
             exchange_log_bytes=content.get("exchange_log_bytes"),
             virtual_seconds=None if virtual is None else Fraction(virtual),
+            measured=dict(content.get("measured", {})),
             driver={name: content[name] for name in _OF_DRIVERS if name in content},
         )
 

@@ -165,11 +165,21 @@ def _refuse_write_back(config: Config) -> None:
 
 
 def _refuse_auto_delay(config: Config) -> None:
-    if config.asynchronous.optimizer_delay != "auto" or config.schedule.words_scaling != "none":
+    name = "asynchronous.optimizer_delay"
+    if config.asynchronous.optimizer_delay != "auto":
+        return
+    if config.asynchronous.driver == "synchronous" or config.simulation.synchronous:
+        raise UserError(
+            "is 'auto', which weighs what each worker's own exchanges cost, but synchronous "
+            "workers have none of their own",
+            where=name,
+            remedy="set a number",
+        )
+    if config.schedule.words_scaling != "none":
         return
     raise UserError(
         "is 'auto', so that updates have more or fewer words, but schedule.words_scaling is 'none'",
-        where="asynchronous.optimizer_delay",
+        where=name,
         remedy="set words_scaling to 'sqrt', and schedule.reference_words to 'auto' or to the "
         "words for which the learning rate is meant",
     )

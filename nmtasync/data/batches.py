@@ -130,6 +130,11 @@ def _cuts(widths: Int64s, batch_tokens: int) -> list[int]:
     return cuts[:-1]
 
 
+def mean_target_words(corpus: ParallelShards, plan: Sequence[Int64s]) -> float:
+    """The target words of a mean mini-batch of an epoch, end of sentence counted."""
+    return (int(corpus.target_lengths.sum()) + len(corpus)) / len(plan)
+
+
 def collate(
     shards: ParallelShards, ids: npt.NDArray[Any] | Sequence[int], *, aligned: bool = False
 ) -> Batch:

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nmtasync.config.schema import Config
@@ -95,14 +96,15 @@ class NoiseScale:
     """Measures the noise scale of a run, from the pushes that a server takes.
 
     Attributes:
-        enabled: Whether pushes are whole gradients, which can be compared.
+        room: [n] for each shard, for a push that waits for the next; none if pushes can't be
+            compared, as they are no whole gradients.
         clip_norm: What workers clip their gradients to, per target word.
         pushes: How many have been seen.
         all: Of all workers.
         by_worker: Of the gradients of each.
     """
 
-    enabled: bool
+    room: list[Tensor]
     clip_norm: float | None
     pushes: int = 0
     all: GradientSums = field(default_factory=GradientSums)
@@ -110,11 +112,13 @@ class NoiseScale:
     _kept: tuple[Push, dict[int, Tensor]] | None = None
 
     @classmethod
-    def of(cls, config: Config) -> NoiseScale:
-        """Measure what a configuration trains with."""
+    def of(cls, config: Config, shards: Sequence[Tensor], num_workers: int) -> NoiseScale:
+        """Measure what a configuration trains with; `shards` are the parameters [n] of each."""
         options = config.asynchronous
         whole = options.local_push == "gradient" and options.drop_rate is None
-        return cls(whole, config.optimizer.clip_norm)
+        pushed = options.driver != "synchronous" or num_workers == 1  # ranks compare themselves
+        room = [torch.empty_like(shard) for shard in shards] if whole and pushed else []
+        return cls(room, config.optimizer.clip_norm)
 
     @property
     def words(self) -> float | None:
@@ -142,14 +146,16 @@ class NoiseScale:
             push: Its header.
             pieces: [n] for each shard that it is for, where the shard lies.
         """
-        if not self.enabled:
+        if not self.room:
             return
         due = self.pushes % PAIR_EVERY == 0
         self.pushes += 1
         if self._kept is not None:
             self._compare(*self._kept, push, pieces)
         if due:
-            self._kept = push, {shard: piece.clone() for shard, piece in pieces.items()}
+            for shard, piece in pieces.items():
+                self.room[shard].copy_(piece)
+            self._kept = push, {shard: self.room[shard] for shard in pieces}
 
     def _compare(
         self, before: Push, kept: dict[int, Tensor], push: Push, pieces: Mapping[int, Tensor]

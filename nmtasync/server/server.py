@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nmtasync.config.schema import Config
 from nmtasync.optim.flat import shard_bounds
+from nmtasync.server.decaying_mean import DecayingMean
 from nmtasync.server.messages import Push, Reply
+from nmtasync.server.noise_scale import NoiseScale
 from nmtasync.server.rules.base import RuleSetup, ShardPush
 from nmtasync.server.shard import Shard
 from nmtasync.server.sharded_vector import ShardedVector
 from nmtasync.server.sparse import unpack
 from nmtasync.server.streams import ServerStreams
+
+USUAL_PUSHES = 200
+"""How late pushes usually are is a mean over so many."""
 
 
 class Server:
@@ -55,6 +62,9 @@ class Server:
         if "average" in self._state:
             self._state["average"].copy_from(parameters)
         self.last_sequences: dict[int, int] = {}
+        self.num_workers = num_workers
+        self.noise = NoiseScale.of(config, [s.parameters for s in self.shards], num_workers)
+        self._lateness = DecayingMean(USUAL_PUSHES)
         self._streams = ServerStreams(devices or ())
         self._unpacked: dict[torch.device, Tensor] = {}
 
@@ -141,16 +151,20 @@ class Server:
         staleness = tuple(version - base for version, base in bases)
         if push.num_values is not None:
             payload = unpack(payload, push.num_values, self._dense_like(payload))
+        pieces = [payload[s.bounds].to(s.parameters.device) for s in self.shards]
+        self.noise.see(push, dict(enumerate(pieces)))
+        self._lateness.add(sum(staleness) / len(staleness))
         rate = None
-        for shard, late in zip(self.shards, staleness, strict=True):
+        for shard, piece, late in zip(self.shards, pieces, staleness, strict=True):
             arriving = ShardPush(
                 push.worker,
-                payload[shard.bounds].to(shard.parameters.device),
+                piece,
                 push.target_words,
                 shard.version,
                 late,
                 progress=push.progress,
                 slot=push.slot,
+                usual_staleness=self._lateness.value,
             )
             rate = shard.apply(arriving)
         if rate is None or before is None:
@@ -194,12 +208,17 @@ class Server:
         """The numbers of the rule that a checkpoint must keep, the same for all shards."""
         return self.shards[0].rule.numbers()
 
+    def measured(self) -> dict[str, Any]:
+        """What has been measured of the pushes so far, for a checkpoint."""
+        return {"lateness": asdict(self._lateness), "noise": self.noise.to_json()}
+
     def restore(
         self,
         vectors: dict[str, Tensor],
         updates: int,
         last_sequences: dict[int, int],
         numbers: dict[str, int],
+        measured: Mapping[str, Any],
     ) -> None:
         """Go on from a saved state, whatever the number of shards was then.
 
@@ -210,6 +229,7 @@ class Server:
             updates: The updates that had been made.
             last_sequences: The last push taken from each worker.
             numbers: Those of the rule.
+            measured: As of `measured`; measuring begins anew if it is empty.
         """
         with self._streams.completed():
             for name, vector in self._state.items():
@@ -222,3 +242,6 @@ class Server:
             if numbers.keys() == shard.rule.numbers().keys():
                 shard.rule.restore(numbers)
         self.last_sequences = dict(last_sequences)
+        if measured:
+            self._lateness = DecayingMean(**measured["lateness"])
+            self.noise.restore(measured["noise"])

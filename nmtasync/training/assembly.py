@@ -18,7 +18,7 @@ from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.load import to_settings
 from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_speeds
-from nmtasync.data.batches import plan_epoch
+from nmtasync.data.batches import mean_target_words, plan_epoch
 from nmtasync.data.cursor import BatchCursor, DataPosition, Plan
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
@@ -83,8 +83,10 @@ class Assembly:
         self.not_as_recorded: list[str] = []
         if kind is DriverKind.REPLAY:
             self.recording = read_exchange_log(Path(config.simulation.replay or ""))
-            self.not_as_recorded = check_recording(self.recording, config, self.data_digest, state)
         self.num_workers = self._count_workers()
+        self.config = config = self._with_reference_words()
+        if self.recording is not None:
+            self.not_as_recorded = check_recording(self.recording, config, self.data_digest, state)
         threads = config.asynchronous.threads or self._share_of_cores()
         torch.set_num_threads(threads if kind.in_process else 1)
 
@@ -115,6 +117,15 @@ class Assembly:
         if self.kind.simulated:
             return len(parse_speeds(self.config.simulation.speeds))
         return len(self.devices)
+
+    def _with_reference_words(self) -> Config:
+        """Count the reference words where they are 'auto': a mean mini-batch of each worker."""
+        schedule = self.config.schedule
+        if schedule.reference_words != "auto":
+            return self.config
+        words = mean_target_words(self.corpus, self._plan(0)) * self.num_workers
+        schedule = dataclasses.replace(schedule, reference_words=max(1, round(words)))
+        return dataclasses.replace(self.config, schedule=schedule)
 
     def _share_of_cores(self) -> int:
         if self.recording:  # sums depend on the number of threads
@@ -162,7 +173,8 @@ class Assembly:
         """Drive the run to its end."""
         with contextlib.ExitStack() as stack:
             clock, training = self.clock or time.monotonic, self.config.training
-            reporter = Reporter(self.run, display, training, self.start.updates, clock)
+            updates, noise = self.start.updates, self.server.noise
+            reporter = Reporter(self.run, display, training, updates, noise, clock)
             stack.enter_context(contextlib.closing(reporter))
             exchange_log = self._exchange_log()
             if exchange_log:
@@ -213,6 +225,7 @@ class Assembly:
             best=session.history.best,
             workers=workers,
             num_parameters=self.parts.layout.num_parameters,
+            noise=session.noise_summary(1 if self.kind.synchronous else self.num_workers),
         )
 
     def _driver(self, session: Session) -> Driver:

@@ -20,13 +20,14 @@ from nmtasync.checkpoints.history import ValidationHistory
 from nmtasync.checkpoints.state import Numbers, Totals, TrainingState
 from nmtasync.data.cursor import AssignedBatch, BatchCursor
 from nmtasync.errors import TrainingError
-from nmtasync.optim.schedules import delay_at
 from nmtasync.server.messages import Reply
 from nmtasync.server.server import Server
+from nmtasync.training.delay import Delay
 from nmtasync.training.driver import RunParts
 from nmtasync.training.limits import limit_reached, share_done
 from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedFetch
 from nmtasync.training.reporting.reporter import Reporter
+from nmtasync.training.reporting.summary import NoiseSummary
 from nmtasync.worker.window import ComputedWindow, WindowFigures
 
 MAX_UNUSABLE_PUSHES = 25
@@ -65,6 +66,7 @@ class Session:
     Attributes:
         history: The validations so far.
         totals: What has been done, over all resumes.
+        delay: How large windows are.
         stop_request: Why training shall end as soon as it can, if someone has asked for it.
         saved_updates: The updates that the newest checkpoint has.
     """
@@ -90,6 +92,8 @@ class Session:
         metric = self.config.training.validate_metric
         self.history = ValidationHistory(self.run, metric, start.updates)
         self.totals = start.totals
+        self.delay = Delay(self.config.asynchronous, server.num_workers)
+        self.delay.restore(start.measured.get("delay", {}))
         self.stop_request: str | None = None
         self._clock = clock
         self._zero = clock() - start.time_seconds
@@ -103,7 +107,7 @@ class Session:
 
     def next_window(self, worker: int, slot: int = 0) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""
-        delay = delay_at(self.server.updates, self.config.asynchronous)
+        delay = self.delay.choose(self.server.updates, self.server.noise.words)
         return self.cursor.draw(worker, delay, slot, self.share_done())
 
     def share_done(self) -> float:
@@ -172,6 +176,7 @@ class Session:
         """
         if reply.applied:
             self._unusable_pushes = 0
+            self.delay.see(window, exchange_seconds)
             self.totals = Totals(
                 self.totals.batches + window.num_batches,
                 self.totals.pushes + 1,
@@ -203,6 +208,13 @@ class Session:
             "epoch": round(self.cursor.epochs_done, 4),
         }
 
+    def noise_summary(self, windows_under_way: int) -> NoiseSummary | None:
+        """The noise of gradients beside the size of updates; None while it is not known."""
+        scale, updates = self.server.noise.words, self.server.updates
+        if scale is None or updates == 0:
+            return None
+        return NoiseSummary(scale, self.totals.target_words / updates, windows_under_way)
+
     def request_stop(self, reason: str) -> None:
         """Let training end as soon as it can, with this reason."""
         self.stop_request = reason
@@ -230,6 +242,7 @@ class Session:
             to_validate: Whether it will be validated; a resumed run makes up for it if not.
         """
         clocks = self.clocks()
+        self.server.noise.forget_half()  # or what goes on from here would differ from this run
         return dataclasses.replace(
             self.start,  # where it came from, and its vocabulary
             config=self.config,
@@ -245,6 +258,7 @@ class Session:
             to_validate=to_validate,
             exchange_log_bytes=self.exchange_log.length() if self.exchange_log else None,
             virtual_seconds=driver.virtual_seconds,
+            measured={**self.server.measured(), "delay": self.delay.to_json()},
             driver=driver.own,
         )
 
@@ -257,4 +271,4 @@ def restore_server(server: Server, vectors: dict[str, Tensor], state: TrainingSt
         vectors: [P] by name.
         state: What belongs to them.
     """
-    server.restore(vectors, state.updates, state.last_sequences, state.rule)
+    server.restore(vectors, state.updates, state.last_sequences, state.rule, state.measured)

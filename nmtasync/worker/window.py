@@ -22,8 +22,8 @@ class WindowFigures:
         overflowed: Whether the gradient is not finite because float16 could not hold it: no sign
             of divergence, and the worker has taken a smaller scale.
         slot: Which of the worker's slots it was computed in.
-        idle_seconds: For how long the worker had nothing to compute before it, where exchanges
-            overlap with computing; None where it waits for every answer.
+        idle_seconds: For how long the worker had nothing to compute before it; None where that is
+            the time of the exchange before it.
     """
 
     worker: int

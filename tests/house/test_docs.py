@@ -190,21 +190,22 @@ def test_the_picture_shows_what_was_logged(tmp_path):
     spec.loader.exec_module(script)
     clocks = {"batches": 8, "epoch": 1.5}
     figures = {"loss": 2.0, "learning_rate": 1e-3, "staleness_mean": 0.5, "staleness_max": 1}
+    figures["noise_scale"] = 4321.0
     pace = {"source_words_per_second": 99, "target_words_per_second": 90}
     valid = {"cross_entropy": 1.25, "bleu": 17.5, "best": True}
     events = [
         {"event": "train", "time_seconds": 8.0, "updates": 4, **clocks, **figures, **pace},
         {"event": "valid", "time_seconds": 7.0, "updates": 4, **clocks, **valid},
-        {"event": "train", "time_seconds": 9.0, "updates": 777, **clocks, **figures, **pace},
+        {"event": "train", "time_seconds": 9.0, "updates": 77777, **clocks, **figures, **pace},
     ]
     (tmp_path / "logs").mkdir()
     log = "".join(json.dumps(event) + "\n" for event in events)
     (tmp_path / "logs" / "metrics.jsonl").write_text(log, "utf-8")
     (tmp_path / "config.toml").write_text("[training]\nmax_epochs = 2\n", "utf-8")
     picture = script.draw(RunDirectory(tmp_path), 8.5)
-    for shown in ("[0:08]", "17.50", "0.50", "75%"):
+    for shown in ("[0:08]", "17.50", "0.50", "75%", "4,321"):
         assert shown in picture
-    assert "777" not in picture, "that was later"
+    assert "77,777" not in picture, "that was later"
 
 
 @pytest.mark.system

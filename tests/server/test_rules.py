@@ -69,7 +69,8 @@ def test_the_optimizers_are_torchs(options, reference):
 
 
 def test_a_buffer_of_pushes_is_one_push_of_their_sum():
-    options = {"asynchronous.momentum_lead": 0.0}  # a sum has the staleness of its latest push
+    # a sum has the staleness of its latest push
+    options = {"asynchronous__momentum_lead": 0.0, "optimizer__beta1": 0.9, "optimizer__beta2": 0.9}
     ours, reference = make_server(asynchronous__rule="buffer", **options), make_server(**options)
     buffered, direct = Pushers(ours), Pushers(reference)
     pushed = gradients(6)
@@ -84,7 +85,8 @@ def test_a_buffer_of_pushes_is_one_push_of_their_sum():
 
 
 def test_a_push_looks_ahead_as_far_as_it_is_late():
-    server = make_server(asynchronous__momentum_lead=1.5)
+    betas = {"optimizer__beta1": 0.9, "optimizer__beta2": 0.98}
+    server = make_server(asynchronous__momentum_lead=1.5, **betas)
     workers = Pushers(server)
     parameters, moments = server.parameters.clone(), torch.zeros(2, SIZE)
     adam = Adam(parameters, moments[0], moments[1], 1e-9)
@@ -106,14 +108,18 @@ def test_equal_workers_with_a_buffer_of_their_number_are_zero_or_one_late(num_wo
 
 def test_a_half_filled_buffer_survives_a_resume():
     pushed = gradients(9)
-    whole, first = (Pushers(make_server(asynchronous__rule="buffer")) for _ in range(2))
+    # whoever begins anew has fetched later
+    options = {"asynchronous__rule": "buffer", "optimizer__beta1": 0.9, "optimizer__beta2": 0.98}
+    whole, first = (Pushers(make_server(**options)) for _ in range(2))
     for index, gradient in enumerate(pushed):
         whole.push(index % 3, gradient)
     for index, gradient in enumerate(pushed[:4]):
         first.push(index % 3, gradient)
-    server = make_server(num_shards=5, asynchronous__rule="buffer")
+    server = make_server(num_shards=5, **options)
     saved = first.server
-    server.restore(saved.vectors, saved.updates, saved.last_sequences, saved.numbers())
+    server.restore(
+        saved.vectors, saved.updates, saved.last_sequences, saved.numbers(), saved.measured()
+    )
     second = Pushers(server)
     second.sequences = first.sequences
     for index, gradient in enumerate(pushed[4:], start=4):

@@ -50,6 +50,8 @@ def test_a_worker_with_overlap_computes_on_the_answer_to_its_push_before_last(to
         asynchronous__driver="simulated",
         asynchronous__optimizer_delay=delay,
         asynchronous__momentum_lead=0.0,
+        optimizer__beta1=0.9,
+        optimizer__beta2=0.98,
         optimizer__clip_norm=None,
         training__max_updates=6,
     )

@@ -91,8 +91,7 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
             worker.versions = task.versions
             computed = worker.compute(task.window, task.slot)
             slot.complete()
-            if setup.parts.config.asynchronous.overlap:
-                computed.figures.idle_seconds = idle_seconds
+            computed.figures.idle_seconds = idle_seconds
             connection.send(computed)
 
 

@@ -85,11 +85,16 @@ def _rows(figures: Figures, clocks: Figures) -> list[tuple[str, str]]:
         ("target words/s", _pace(figures["target_words_per_second"])),
         ("staleness", f"{figures['staleness_mean']:.2f} (max {figures['staleness_max']})"),
         ("learning rate", f"{figures['learning_rate']:.2e}"),
+        ("noise scale", _words(figures["noise_scale"])),
     ]
 
 
 def _pace(words_per_second: float | None) -> str:
     return "–" if words_per_second is None else f"{words_per_second:,.0f}"
+
+
+def _words(number: float | None) -> str:
+    return "–" if number is None else f"{number:,.0f} words"
 
 
 def _line(figures: Figures, clocks: Figures, done: float | None) -> str:

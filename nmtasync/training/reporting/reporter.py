@@ -16,6 +16,7 @@ from nmtasync.checkpoints.history import Validation
 from nmtasync.config.schema import TrainingConfig
 from nmtasync.run_directory import RunDirectory, explain_write_errors
 from nmtasync.server.messages import Reply
+from nmtasync.server.noise_scale import NoiseScale
 from nmtasync.training.limits import share_done
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.staleness import StalenessFigures
@@ -30,6 +31,7 @@ class Interval:
 
     start: float
     pushes: int = 0
+    batches: int = 0
     updates: int = 0
     target_words: int = 0
     source_words: int = 0
@@ -42,6 +44,7 @@ class Interval:
     def add(self, window: WindowFigures, reply: Reply) -> None:
         """Count an applied push."""
         self.pushes += 1
+        self.batches += window.num_batches
         self.target_words += window.target_words
         self.source_words += window.source_words
         self.cross_entropy += window.cross_entropy
@@ -61,6 +64,7 @@ class Interval:
             "source_words_per_second": self.source_words / seconds if seconds else None,
             "target_words_per_second": self.target_words / seconds if seconds else None,
             "target_words_per_update": self.target_words / max(self.updates, 1),
+            "batches_per_push": self.batches / self.pushes,
             "learning_rate": self.learning_rate,
             "gradient_norm": self.gradient_norm / self.pushes,
             "update_norm": self.update_norm,
@@ -100,6 +104,7 @@ class Reporter:
         display: What the user sees.
         options: How often a line of training figures is written, and when training ends.
         updates: Where this run (re)starts, for TensorBoard.
+        noise: Measures the noise of gradients.
         clock: Tells the time in seconds, from any zero on.
     """
 
@@ -109,9 +114,11 @@ class Reporter:
         display: Display,
         options: TrainingConfig,
         updates: int,
+        noise: NoiseScale,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.display = display
+        self.noise = noise
         self.options = options
         with explain_write_errors(run.logs):
             run.logs.mkdir(parents=True, exist_ok=True)
@@ -141,7 +148,7 @@ class Reporter:
             clocks: When.
         """
         self.computed(window.worker, window.compute_seconds)
-        if window.idle_seconds is not None:  # with overlap only the idle part of an exchange counts
+        if window.idle_seconds is not None:  # of an exchange, what was not hidden by computing
             slot = (window.worker, window.slot)
             before = self._last_exchange.get(slot, 0.0)
             self._last_exchange[slot] = exchange_seconds
@@ -162,7 +169,11 @@ class Reporter:
         now = self._clock()
         interval, self._interval = self._interval, Interval(now)
         if interval.pushes:
-            figures = interval.figures(now)
+            figures = {
+                **interval.figures(now),
+                "noise_scale": self.noise.words,
+                "noise_scale_by_worker": self.noise.words_by_worker(),
+            }
             self._write("train", figures, clocks)
             self._draw_staleness(figures["staleness_histogram"], clocks["updates"])
             moment = (clocks[name] for name in ("time_seconds", "updates", "epoch"))

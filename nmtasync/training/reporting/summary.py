@@ -7,6 +7,33 @@ from dataclasses import dataclass
 from nmtasync.checkpoints.history import Validation
 from nmtasync.training.reporting.reporter import TimeSpent
 
+FEW_MORE_WORDS = 0.1
+"""Batches are called small as long as they need no more than this share of words in vain."""
+
+
+@dataclass(frozen=True)
+class NoiseSummary:
+    """The noise of gradients beside what updates were made of.
+
+    Attributes:
+        scale_words: The noise scale, in target words.
+        update_words: Target words of an update.
+        workers: How many workers had so many under way.
+    """
+
+    scale_words: float
+    update_words: float
+    workers: int
+
+    @property
+    def larger_batches(self) -> float:
+        """How many times as large batches could be, for a tenth more words to train on.
+
+        To first order training needs 1 + w / B times the words that small updates need, with w
+        words under way and a noise scale of B (McCandlish et al. 2018, arXiv 1812.06162).
+        """
+        return FEW_MORE_WORDS * self.scale_words / (self.update_words * self.workers)
+
 
 @dataclass(frozen=True)
 class TrainingSummary:
@@ -23,6 +50,7 @@ class TrainingSummary:
         best: The best validation, if there was one.
         workers: What share of the time each worker computed, exchanged and waited.
         num_parameters: Of the model, tied ones counted once.
+        noise: How noisy gradients were, if that is known.
     """
 
     reason: str
@@ -35,3 +63,4 @@ class TrainingSummary:
     best: Validation | None
     workers: dict[int, TimeSpent]
     num_parameters: int
+    noise: NoiseSummary | None = None

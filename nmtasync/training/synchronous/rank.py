@@ -22,6 +22,7 @@ from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
+from nmtasync.server.noise_scale import PAIR_EVERY
 from nmtasync.training.synchronous.collectives import Collective
 from nmtasync.training.synchronous.owned_shard import OwnedShard
 from nmtasync.worker.gradient import BatchFigures, WindowGradient
@@ -53,10 +54,15 @@ class RoundDone:
         figures: Of the windows of all ranks together. All fields but `worker`, which is this rank,
             and `compute_seconds`, which are its own, are the same on every rank.
         learning_rate: Of the update; None if there was none, as the gradient was not finite.
+        squares: The squared norm of each rank's gradient, summed over its words, and at last that
+            of the sum of all; None in rounds in which they were not measured.
+        words: Target words of each rank.
     """
 
     figures: WindowFigures
     learning_rate: float | None
+    squares: tuple[float, ...] | None = None
+    words: tuple[int, ...] = ()
 
 
 class MeetingError(Exception):
@@ -113,11 +119,14 @@ class Rank:
         if task.upcoming:  # the device still computes, or the others do
             first = task.upcoming[0]
             self._prepared = {_key(first): self.gradient.collate(first.sentences)}
+        measured = task.version % PAIR_EVERY == 0  # one pass over the vector more
+        own = self.flat.gradients.norm() if measured else None
         with meeting():
             total = self.collective.sum_gradients()
-            table = self.collective.gather(self._figures(figures, total))
+            table = self.collective.gather(self._figures(figures, total, own))
         # every rank sums the same table in the same order, so all decide alike
-        batches, target_words, source_words, cross_entropy, square = table.sum(0).tolist()
+        sums = table.sum(0).tolist()
+        batches, target_words, source_words, cross_entropy, square, _ = sums
         norm = math.sqrt(square) / max(target_words, 1) if square >= 0 else math.nan
         applied = target_words > 0 and math.isfinite(norm)
         overflowed = self.gradient.finish(total, norm, clip=applied)
@@ -136,20 +145,27 @@ class Rank:
             compute_seconds=stopwatch.seconds(),
             overflowed=overflowed,
         )
-        return RoundDone(together, rate)
+        words = tuple(int(row[1]) for row in table.tolist())
+        squares = (*table[:, 5].tolist(), square) if measured and applied else None
+        return RoundDone(together, rate, squares, words)
 
-    def _figures(self, batches: list[BatchFigures], total: Tensor) -> Tensor:
-        """Batches, target words, source words, cross-entropy, and the shard's squared norm: [5]."""
+    def _figures(
+        self, batches: list[BatchFigures], total: Tensor, own_norm: Tensor | None
+    ) -> Tensor:
+        """Batches, target words, source words, cross-entropy; the shard's squared norm, and that of
+        the rank's own gradient, if it is given: [6]."""
         counts = [
             len(batches),
             sum(b.target_words for b in batches),
             sum(b.source_words for b in batches),
         ]
-        figures = torch.tensor([*counts, 0, 0], dtype=torch.float64)
+        figures = torch.tensor([*counts, 0, 0, 0], dtype=torch.float64)
         figures = figures.to(self.device, non_blocking=True)
         if batches:
             figures[3] = torch.stack([b.cross_entropy for b in batches]).double().sum()
         figures[4] = total.norm().double().square()
+        if own_norm is not None:
+            figures[5] = own_norm.double().square()
         return figures
 
 

@@ -158,6 +158,11 @@ class SynchronousDriver:
         """Count a round as what it is: one push of them all, and one update of each shard."""
         for each in done[1:]:
             self.session.reporter.computed(each.figures.worker, each.figures.compute_seconds)
+        squares, words = done[0].squares, done[0].words
+        if squares is not None:  # the ranks' gradients are of the same parameters
+            *own, together = squares
+            product = (together - sum(own)) / 2
+            self.session.server.noise.add(product, own, words, range(len(own)))
         reply = self.session.server.note_update(done[0].learning_rate)
         self.session.count(done[0].figures, reply)
         if self.session.server.updates > self.furthest:

@@ -1,0 +1,25 @@
+"""A mean of what came last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class DecayingMean:
+    """A mean that forgets: over all values while there are few, then mostly over the last ones.
+
+    Attributes:
+        memory: How many values it is over, in the long run.
+        value: The mean; 0 before the first value.
+        count: How many there have been.
+    """
+
+    memory: int
+    value: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        """Take one more value."""
+        self.count += 1
+        self.value += (value - self.value) / min(self.count, self.memory)

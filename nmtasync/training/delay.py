@@ -1,0 +1,92 @@
+"""How many mini-batches a window has where `asynchronous.optimizer_delay` is 'auto'.
+
+An exchange costs a worker x seconds, and each word of a window c seconds of computing. With windows
+of W words, N workers have N W words under way, and to first order need 1 + N W / B times the words
+that the smallest windows would need, B being the noise scale (`server/noise_scale.py`). So
+training takes (1 + N W / B) (c + x / W) for each of these, which is least at
+
+    W = sqrt(B x / (c N))
+
+Everything here was measured on pushes, in their order; the clock decides nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nmtasync.config.schema import AsynchronousConfig
+from nmtasync.optim.schedules import delay_at
+from nmtasync.server.decaying_mean import DecayingMean
+from nmtasync.worker.window import WindowFigures
+
+_WINDOWS = 100
+"""Times and words are means over so many windows."""
+
+
+@dataclass
+class Delay:
+    """Chooses the size of the next window.
+
+    Attributes:
+        config: The delay that is asked for.
+        num_workers: N.
+        chosen: The last choice, where it is a choice.
+    """
+
+    config: AsynchronousConfig
+    num_workers: int
+    chosen: int = 1
+    _exchange: DecayingMean = field(default_factory=lambda: DecayingMean(_WINDOWS))
+    _compute: DecayingMean = field(default_factory=lambda: DecayingMean(_WINDOWS))
+    _batch_words: DecayingMean = field(default_factory=lambda: DecayingMean(_WINDOWS))
+
+    def see(self, window: WindowFigures, exchange_seconds: float) -> None:
+        """Learn from a window that has been pushed.
+
+        Args:
+            window: Its figures.
+            exchange_seconds: For how long the server took the push, where the worker does not
+                know for how long it had nothing to compute.
+        """
+        lost = window.idle_seconds
+        self._exchange.add(exchange_seconds if lost is None else lost)
+        self._compute.add(window.compute_seconds / window.num_batches)
+        self._batch_words.add(window.target_words / window.num_batches)
+
+    def choose(self, updates: int, noise_scale: float | None) -> int:
+        """Choose how many mini-batches the next window has.
+
+        Args:
+            updates: Those that the shards have made.
+            noise_scale: B in target words; None while it is not known, which changes nothing.
+        """
+        if self.config.optimizer_delay != "auto":
+            return delay_at(updates, self.config)
+        if noise_scale is not None and self._compute.value > 0:
+            words = self._batch_words.value
+            worth = self._exchange.value / (self._compute.value / words)
+            best = math.sqrt(noise_scale * worth / self.num_workers)
+            self.chosen = max(1, min(round(best / words), self.config.max_delay))
+        return self.chosen
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        means = {name: asdict(mean) for name, mean in self._means().items()}
+        return {"chosen": self.chosen, **means}
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go on from what `to_json` returned; from nothing, if it is empty."""
+        if content:
+            self.chosen = content["chosen"]
+            self._exchange = DecayingMean(**content["exchange_seconds"])
+            self._compute = DecayingMean(**content["compute_seconds"])
+            self._batch_words = DecayingMean(**content["batch_words"])
+
+    def _means(self) -> dict[str, DecayingMean]:
+        return {
+            "exchange_seconds": self._exchange,
+            "compute_seconds": self._compute,
+            "batch_words": self._batch_words,
+        }
