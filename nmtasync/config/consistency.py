@@ -175,14 +175,6 @@ def _refuse_auto_delay(config: Config) -> None:
             where=name,
             remedy="set a number",
         )
-    if config.schedule.words_scaling != "none":
-        return
-    raise UserError(
-        "is 'auto', so that updates have more or fewer words, but schedule.words_scaling is 'none'",
-        where=name,
-        remedy="set words_scaling to 'sqrt', and schedule.reference_words to 'auto' or to the "
-        "words for which the learning rate is meant",
-    )
 
 
 def _refuse_rest(config: Config) -> None:
