@@ -79,8 +79,8 @@ def lead_at(staleness: int, beta1: float, config: AsynchronousConfig) -> float:
         beta1: Decay of the first moment.
         config: The lead for each update of staleness.
 
-    Source: 'auto' is a fit, within 3%, to the leads under which late gradients on a parabola are
-        stable up to the highest learning rate (`benchmarks/momentum_lead.py`).
+    Source: 'auto' is a fit to the leads under which late gradients on a parabola are stable up to
+        the highest learning rate, of which it gives 99% (`benchmarks/momentum_lead.py`).
     """
     lead = config.momentum_lead
     if isinstance(lead, str):

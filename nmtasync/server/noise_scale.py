@@ -18,11 +18,10 @@ Training" (arXiv 1812.06162), section 2.2 and appendix A.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from nmtasync.config.schema import Config
@@ -33,6 +32,8 @@ PAIR_EVERY = 5
 
 MIN_PAIRS = 20
 """So many pairs must have been measured before their mean is believed."""
+
+Tensors = Sequence[Tensor] | Mapping[int, Tensor]
 
 MAX_MEMORY = 400
 """The mean is over the last fifth of all pairs, but over no more than about so many."""
@@ -91,6 +92,23 @@ class GradientSums:
         return (self.square - signal * self.words_square) / self.words if self.words else 0.0
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A push that waits for the next one; its gradient is in the room for it.
+
+    Attributes:
+        worker: Whose it is.
+        target_words: Its words.
+        factor: What the worker has shrunk its gradient by.
+        shards: Which it has.
+    """
+
+    worker: int
+    target_words: int
+    factor: float
+    shards: list[int]
+
+
 @dataclass
 class NoiseScale:
     """Measures the noise scale of a run, from the pushes that a server takes.
@@ -98,27 +116,39 @@ class NoiseScale:
     Attributes:
         room: [n] for each shard, for a push that waits for the next; none if pushes can't be
             compared, as they are no whole gradients.
+        room_is_kept: Whether checkpoints have that room; otherwise a pair that a checkpoint cuts
+            is given up.
         clip_norm: What workers clip their gradients to, per target word.
         pushes: How many have been seen.
         all: Of all workers.
         by_worker: Of the gradients of each.
+        waiting: The first push of a pair.
     """
 
     room: list[Tensor]
+    room_is_kept: bool
     clip_norm: float | None
     pushes: int = 0
     all: GradientSums = field(default_factory=GradientSums)
     by_worker: dict[int, GradientSums] = field(default_factory=dict)
-    _kept: tuple[Push, dict[int, Tensor]] | None = None
+    waiting: Waiting | None = None
 
     @classmethod
-    def of(cls, config: Config, shards: Sequence[Tensor], num_workers: int) -> NoiseScale:
-        """Measure what a configuration trains with; `shards` are the parameters [n] of each."""
+    def of(cls, config: Config, num_workers: int, new_room: Callable[[bool], list[Tensor]]) -> Self:
+        """Measure what a configuration trains with.
+
+        Args:
+            config: The experiment.
+            num_workers: How many workers push.
+            new_room: Allocates [n] for each shard, which checkpoints have if asked for: where
+                windows depend on what is measured, so that a resumed run has the same ones.
+        """
         options = config.asynchronous
         whole = options.local_push == "gradient" and options.drop_rate is None
         pushed = options.driver != "synchronous" or num_workers == 1  # ranks compare themselves
-        room = [torch.empty_like(shard) for shard in shards] if whole and pushed else []
-        return cls(room, config.optimizer.clip_norm)
+        kept = options.optimizer_delay == "auto"
+        room = new_room(kept) if whole and pushed else []
+        return cls(room, kept, config.optimizer.clip_norm)
 
     @property
     def words(self) -> float | None:
@@ -150,28 +180,29 @@ class NoiseScale:
             return
         due = self.pushes % PAIR_EVERY == 0
         self.pushes += 1
-        if self._kept is not None:
-            self._compare(*self._kept, push, pieces)
+        if self.waiting is not None:
+            self._compare(self.waiting, push, pieces)
         if due:
             for shard, piece in pieces.items():
                 self.room[shard].copy_(piece)
-            self._kept = push, {shard: self.room[shard] for shard in pieces}
+            self.waiting = Waiting(
+                push.worker, push.target_words, self._factor(push), sorted(pieces)
+            )
 
-    def _compare(
-        self, before: Push, kept: dict[int, Tensor], push: Push, pieces: Mapping[int, Tensor]
-    ) -> None:
+    def _compare(self, before: Waiting, push: Push, pieces: Mapping[int, Tensor]) -> None:
         """Measure two pushes on the shards that both of them have; wait on if there is none."""
-        both = kept.keys() & pieces.keys()
+        both = [shard for shard in before.shards if shard in pieces]
         if not both:
             return
-        self._kept = None
-        first, second = self._factor(before), self._factor(push)
+        self.waiting = None
+        first, second = before.factor, self._factor(push)
+
+        def product(left: Tensors, right: Tensors) -> float:
+            return sum(float(left[shard].dot(right[shard])) for shard in both)
+
         self.add(
-            sum(float(kept[i].dot(pieces[i])) for i in both) / (first * second),
-            [
-                sum(float(gradient[i].dot(gradient[i])) for i in both) / factor**2
-                for gradient, factor in ((kept, first), (pieces, second))
-            ],
+            product(self.room, pieces) / (first * second),
+            [product(self.room, self.room) / first**2, product(pieces, pieces) / second**2],
             [before.target_words, push.target_words],
             [before.worker, push.worker],
         )
@@ -194,18 +225,29 @@ class NoiseScale:
         for worker, square, own in zip(workers, squares, words, strict=True):
             self.by_worker.setdefault(worker, GradientSums()).add(0.0, [square], [own])
 
-    def forget_half(self) -> None:
-        """Let go of a push that waits for the next one: no checkpoint keeps it."""
-        self._kept = None
+    def give_up_cut_pair(self) -> None:
+        """Let go of a push that waits for the next one, if a checkpoint made now will not have it.
+
+        So a run that goes on from there does what this one does.
+        """
+        if not self.room_is_kept:
+            self.waiting = None
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        by_worker = {worker: asdict(sums) for worker, sums in self.by_worker.items()}
-        return {"pushes": self.pushes, "all": asdict(self.all), "by_worker": by_worker}
+        return {
+            "pushes": self.pushes,
+            "all": asdict(self.all),
+            "by_worker": {worker: asdict(sums) for worker, sums in self.by_worker.items()},
+            "waiting": None if self.waiting is None else asdict(self.waiting),
+            "num_shards": len(self.room),
+        }
 
-    def restore(self, content: dict[str, Any]) -> None:
-        """Go on from what `to_json` returned."""
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Go on from what `to_json` returned, with the same number of shards or another."""
         self.pushes = content["pushes"]
         self.all = GradientSums(**content["all"])
         self.by_worker = {int(w): GradientSums(**s) for w, s in content["by_worker"].items()}
-        self._kept = None
+        waiting = content["waiting"]
+        alike = self.room_is_kept and content["num_shards"] == len(self.room)
+        self.waiting = Waiting(**waiting) if waiting and alike else None

@@ -63,7 +63,7 @@ class Server:
             self._state["average"].copy_from(parameters)
         self.last_sequences: dict[int, int] = {}
         self.num_workers = num_workers
-        self.noise = NoiseScale.of(config, [s.parameters for s in self.shards], num_workers)
+        self.noise = NoiseScale.of(config, num_workers, self._new_room)
         self._lateness = DecayingMean(USUAL_PUSHES)
         self._streams = ServerStreams(devices or ())
         self._unpacked: dict[torch.device, Tensor] = {}
@@ -73,6 +73,14 @@ class Server:
         if name not in self._state:
             self._state[name] = ShardedVector(torch.zeros_like(like), self._places, self._homes)
         return self._state[name].pieces[shard]
+
+    def _new_room(self, kept: bool) -> list[Tensor]:
+        """Allocate [n] for each shard, in a vector of the state if it is to be kept."""
+        like = [shard.parameters for shard in self.shards]
+        if not kept:
+            return [torch.empty_like(each) for each in like]
+        whole = self._state["parameters"].gather()
+        return [self._piece(whole, index, "noisy_gradient") for index in range(len(like))]
 
     @property
     def vectors(self) -> dict[str, Tensor]:

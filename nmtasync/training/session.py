@@ -242,7 +242,7 @@ class Session:
             to_validate: Whether it will be validated; a resumed run makes up for it if not.
         """
         clocks = self.clocks()
-        self.server.noise.forget_half()  # or what goes on from here would differ from this run
+        self.server.noise.give_up_cut_pair()
         return dataclasses.replace(
             self.start,  # where it came from, and its vocabulary
             config=self.config,

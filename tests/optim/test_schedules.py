@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from nmtasync.config.schema import AsynchronousConfig, OptimizerConfig, ScheduleConfig
-from nmtasync.optim.schedules import betas_at, delay_at, learning_rate_at
+from nmtasync.optim.schedules import betas_at, delay_at, lead_at, learning_rate_at
+
+
+def largest_stable(beta1: float, lead: float, staleness: int) -> float:
+    """The learning rate on a parabola of curvature 1 up to which late gradients come to rest.
+
+    Of θ ← θ - rate · (m + lead · (m - m before)), m ← β1 m + (1 - β1) θ(t - staleness): all roots
+    of its characteristic polynomial lie inside the unit circle.
+    """
+    free = np.polymul(np.polymul([1.0, -1.0], [1.0, -beta1]), [1.0] + [0.0] * staleness)
+    step = (1 - beta1) * np.array([1 + lead, -lead])
+    for rate in np.geomspace(0.05, 50, 700):
+        if np.abs(np.roots(np.polyadd(free, rate * step))).max() >= 1:
+            return float(rate)
+    return float("inf")
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_with_the_root():
@@ -49,3 +64,32 @@ def test_the_delay_rises_from_one():
     delays = [delay_at(updates, config) for updates in range(40)]
     assert delays[0] == 1 and delays[29] == 3 and delays[30:] == [4] * 10
     assert delays == sorted(delays)
+
+
+def test_betas_that_are_auto_remember_the_words_of_synchronous_training():
+    """With s = 3, four updates have the words of one; both kinds of auto agree on that."""
+    schedule = ScheduleConfig(reference_words=400)
+    auto = OptimizerConfig()
+    assert betas_at(7, 100, auto, schedule) == (0.9, 0.98), "to the bit, where nothing is late"
+    late = betas_at(7, 100, auto, schedule, staleness=3.0)
+    assert late == pytest.approx((0.975, 0.995))
+    by_words = OptimizerConfig(betas_by_words=True)
+    assert betas_at(7, 100, by_words, schedule, staleness=3.0) == pytest.approx(late, abs=2e-3)
+    assert betas_at(7, 400, by_words, schedule, staleness=3.0) == (0.9, 0.98)
+    given = OptimizerConfig(beta1=0.8)
+    assert betas_at(7, 100, given, schedule, staleness=3.0) == pytest.approx((0.8, 0.995))
+
+
+@pytest.mark.parametrize("staleness", [1, 3, 7])
+@pytest.mark.parametrize("beta1", [0.8, 0.9, 0.975])
+def test_the_lead_that_is_auto_makes_as_high_a_rate_stable_as_the_best(staleness, beta1):
+    """The roots of the recurrence tell, for a list of leads and for the one that is taken."""
+    config = AsynchronousConfig()
+    best = max(
+        largest_stable(beta1, lead * staleness, staleness) for lead in (n / 4 for n in range(13))
+    )
+    chosen = largest_stable(beta1, lead_at(staleness, beta1, config), staleness)
+    assert chosen > 0.97 * best
+    assert chosen > 1.15 * largest_stable(beta1, 0.0, staleness), "or looking ahead were useless"
+    assert lead_at(0, beta1, config) == 0.0
+    assert lead_at(staleness, beta1, AsynchronousConfig(momentum_lead=1.5)) == 1.5 * staleness

@@ -97,6 +97,24 @@ def test_a_push_looks_ahead_as_far_as_it_is_late():
         assert torch.equal(server.parameters, parameters)
 
 
+def test_momentum_that_is_auto_follows_how_late_pushes_have_been():
+    """Beside Adams that are told the mean so far of the staleness that the turns make."""
+    server = make_server()
+    workers = Pushers(server)
+    parameters, moments = server.parameters.clone(), torch.zeros(2, SIZE)
+    adam = Adam(parameters, moments[0], moments[1], 1e-9)
+    turns = [(0, 0), (0, 0), (1, 2), (0, 1), (1, 1), (2, 5)]
+    seen = []
+    for number, ((worker, late), gradient) in enumerate(zip(turns, gradients(6), strict=True), 1):
+        workers.push(worker, gradient, words=8)
+        seen.append(late)
+        memory = 1 + sum(seen) / len(seen)
+        beta1, beta2 = 1 - 0.1 / memory, 1 - 0.02 / memory
+        lead = late * 2 / (1 + 2.5 * late * (1 - beta1))
+        adam.update(gradient, Update(number, 8, 1e-3, beta1, beta2, lead))
+        assert torch.allclose(server.parameters, parameters, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("num_workers", [2, 3, 5])
 def test_equal_workers_with_a_buffer_of_their_number_are_zero_or_one_late(num_workers):
     server = make_server(num_workers, asynchronous__rule="buffer")
