@@ -31,6 +31,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_schedule(config)
     _refuse_deltas(config)
     _refuse_write_back(config)
+    _refuse_own_shard(config)
     _refuse_auto_delay(config)
     _refuse_rest(config)
 
@@ -142,13 +143,6 @@ def _refuse_write_back(config: Config) -> None:
             where=name,
             remedy="set num_shards to 'none', which is one for each worker",
         )
-    if options.driver == "simulated":
-        raise UserError(
-            "can't be simulated or replayed: a window is computed at once when its push arrives, "
-            "and its local steps would all be written back at that moment",
-            where=name,
-            remedy="set asynchronous.driver to 'local'",
-        )
     if options.overlap:
         raise UserError(
             "lets a worker wait until each local step is written back, but asynchronous.overlap "
@@ -162,6 +156,32 @@ def _refuse_write_back(config: Config) -> None:
             where=name,
             remedy="drop one of them",
         )
+
+
+def _refuse_own_shard(config: Config) -> None:
+    options, name = config.asynchronous, "asynchronous.own_shard"
+    if options.own_shard != "batch":
+        return
+    others = {
+        "local_write_back": (options.local_write_back, "writes over these shards, too"),
+        "local_push": (options.local_push == "delta", "pushes the way of a whole window"),
+        "drop_rate": (options.drop_rate is not None, "keeps a part of whole gradients"),
+        "overlap": (options.overlap, "computes two windows on different parameters"),
+    }
+    for other, (on, why) in others.items():
+        if on:
+            raise UserError(
+                f"is 'batch', but asynchronous.{other} {why}",
+                where=name,
+                remedy="drop one of them",
+            )
+    for rule in options.rule.split("+"):
+        if not RULES[rule].takes_parts:
+            raise UserError(
+                f"is 'batch', but asynchronous.rule has {rule}, which takes whole pushes only",
+                where=name,
+                remedy="drop one of them",
+            )
 
 
 def _refuse_auto_delay(config: Config) -> None:

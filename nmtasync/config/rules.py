@@ -18,6 +18,7 @@ class RuleEntry:
         innermost: Whether it makes the update itself, in the place of the optimizer.
         local_push: What asynchronous.local_push must be, and why; None if that does not matter.
         excludes: The rule that it can't be joined with, and why; None if there is none.
+        takes_parts: Whether a push may be for some shards only.
     """
 
     place: str
@@ -25,10 +26,13 @@ class RuleEntry:
     innermost: bool = False
     local_push: tuple[str, str] | None = None
     excludes: tuple[str, str] | None = None
+    takes_parts: bool = False
 
 
 RULES = {
-    "immediate": RuleEntry("immediate:Immediate", "makes each an update", innermost=True),
+    "immediate": RuleEntry(
+        "immediate:Immediate", "makes each an update", innermost=True, takes_parts=True
+    ),
     "outer-nesterov": RuleEntry(
         "outer_nesterov:OuterNesterov",
         "takes deltas as outer gradients, with Nesterov's momentum",
@@ -37,7 +41,9 @@ RULES = {
         excludes=("buffer", "merges pushes itself, every asynchronous.outer_delay of them"),
     ),
     "staleness-aware": RuleEntry(
-        "staleness_aware:StalenessAware", "lowers the learning rate of late ones"
+        "staleness_aware:StalenessAware",
+        "lowers the learning rate of late ones",
+        takes_parts=True,
     ),
     "buffer": RuleEntry("buffer:Buffer", "sums several for one update"),
     "delay-compensation": RuleEntry(

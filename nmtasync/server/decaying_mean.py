@@ -12,14 +12,14 @@ class DecayingMean:
     Attributes:
         memory: How many values it is over, in the long run.
         value: The mean; 0 before the first value.
-        count: How many there have been.
+        count: How many there have been, by their weights.
     """
 
     memory: int
     value: float = 0.0
-    count: int = 0
+    count: float = 0.0
 
-    def add(self, value: float) -> None:
-        """Take one more value."""
-        self.count += 1
-        self.value += (value - self.value) / min(self.count, self.memory)
+    def add(self, value: float, weight: float = 1.0) -> None:
+        """Take one more value, which counts as so many."""
+        self.count += weight
+        self.value += (value - self.value) * weight / min(self.count, self.memory)

@@ -43,10 +43,12 @@ class Reply:
     Attributes:
         versions: The version of each shard in the payload.
         applied: Whether the push changed anything: not if it was a repeat or not finite.
-        staleness: For each shard, how many updates the push came late; none if it changed nothing.
+        staleness: For each shard that the push was for, how many updates it came late; none if it
+            changed nothing.
         learning_rate: What the update of the push was made with; None if it made none, but waits
             in a buffer.
         update_norm: How far it has moved the parameters, where that was asked for.
+        shards: Those that the push was for; None for all.
     """
 
     versions: tuple[int, ...]
@@ -54,3 +56,4 @@ class Reply:
     staleness: tuple[int, ...] = ()
     learning_rate: float | None = None
     update_norm: float | None = None
+    shards: tuple[int, ...] | None = None

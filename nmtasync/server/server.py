@@ -21,6 +21,7 @@ from nmtasync.optim.flat import shard_bounds
 from nmtasync.server.decaying_mean import DecayingMean
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.noise_scale import NoiseScale
+from nmtasync.server.ownership import own_shards
 from nmtasync.server.rules.base import RuleSetup, ShardPush
 from nmtasync.server.shard import Shard
 from nmtasync.server.sharded_vector import ShardedVector
@@ -122,6 +123,20 @@ class Server:
         with self._streams.completed():
             return self._hand_out(landing, worker, slot)
 
+    def exchange_own(self, push: Push, payload: Tensor, landing: Tensor) -> Reply:
+        """Apply a push for some shards, and hand out just these.
+
+        Args:
+            push: The header, with the shards.
+            payload: [P], the gradient summed over the target words; only what lies in these
+                shards counts, and may be overwritten.
+            landing: [P], where the worker wants these shards' parameters.
+        """
+        with self._streams.completed():
+            reply = self._apply(push, payload, measure_update=False)
+            self._state["parameters"].copy_to(landing, push.shards)
+        return reply
+
     def _hand_out(self, landing: Tensor, worker: int, slot: int) -> tuple[int, ...]:
         self._state["parameters"].copy_to(landing)
         for shard in self.shards:
@@ -155,15 +170,18 @@ class Server:
         if push.target_words == 0 or not math.isfinite(push.gradient_norm):
             return Reply(self.versions)
         before = self.parameters.clone() if measure_update else None
-        bases = zip(self.versions, push.base_versions, strict=True)
-        staleness = tuple(version - base for version, base in bases)
+        indices = range(len(self.shards)) if push.shards is None else push.shards
+        shards = [self.shards[index] for index in indices]
+        staleness = tuple(self.shards[i].version - push.base_versions[i] for i in indices)
         if push.num_values is not None:
             payload = unpack(payload, push.num_values, self._dense_like(payload))
-        pieces = [payload[s.bounds].to(s.parameters.device) for s in self.shards]
-        self.noise.see(push, dict(enumerate(pieces)))
-        self._lateness.add(sum(staleness) / len(staleness))
+        pieces = [payload[shard.bounds].to(shard.parameters.device) for shard in shards]
+        self.noise.see(push, dict(zip(indices, pieces, strict=True)))
+        if shards:
+            share = len(shards) / len(self.shards)
+            self._lateness.add(sum(staleness) / len(staleness), share)
         rate = None
-        for shard, piece, late in zip(self.shards, pieces, staleness, strict=True):
+        for shard, piece, late in zip(shards, pieces, staleness, strict=True):
             arriving = ShardPush(
                 push.worker,
                 piece,
@@ -175,10 +193,10 @@ class Server:
                 usual_staleness=self._lateness.value,
             )
             rate = shard.apply(arriving)
-        if rate is None or before is None:
-            return Reply(self.versions, True, staleness, rate)
-        norm = float(before.sub_(self.parameters).norm())
-        return Reply(self.versions, True, staleness, rate, norm)
+        norm = None
+        if rate is not None and before is not None:
+            norm = float(before.sub_(self.parameters).norm())
+        return Reply(self.versions, True, staleness, rate, norm, push.shards)
 
     def _dense_like(self, payload: Tensor) -> Tensor:
         """Room [P] beside a sparse payload to write it out; it is no part of the state."""
@@ -195,16 +213,17 @@ class Server:
         return Reply(self.versions, True, (0,) * len(self.shards), learning_rate)
 
     def write_back(self, worker: int, replica: Tensor) -> None:
-        """Write a worker's replica [P] over the shard of the worker's own number.
+        """Write a worker's replica [P] over the worker's own shards.
 
-        What others have pushed to that shard since the worker fetched is lost. This is no update:
+        What others have pushed there since the worker fetched is lost. This is no update:
         the version stays, and so do the optimizer's state and the average.
 
         Source: the public code of Bogoychev et al. 2018 (arXiv 1808.08859).
         """
-        shard = self.shards[worker]
         with self._streams.completed():
-            shard.parameters.copy_(replica[shard.bounds])
+            for index in own_shards(worker, self.num_workers, len(self.shards)):
+                shard = self.shards[index]
+                shard.parameters.copy_(replica[shard.bounds])
 
     def copy_vectors(self, targets: dict[str, Tensor]) -> None:
         """Copy each of `vectors` to the target [P] of its name."""
@@ -223,7 +242,7 @@ class Server:
     def restore(
         self,
         vectors: dict[str, Tensor],
-        updates: int,
+        versions: Sequence[int],
         last_sequences: dict[int, int],
         numbers: dict[str, int],
         measured: Mapping[str, Any],
@@ -234,7 +253,8 @@ class Server:
 
         Args:
             vectors: [P] by name, as in `vectors`. An average that was not kept begins anew.
-            updates: The updates that had been made.
+            versions: Of the shards then; of other shards now, each has the updates of the one
+                that had made the most.
             last_sequences: The last push taken from each worker.
             numbers: Those of the rule.
             measured: As of `measured`; measuring begins anew if it is empty.
@@ -245,8 +265,9 @@ class Server:
                     vector.copy_from(vectors[name])
                 elif name == "average":
                     vector.copy_from(vectors["parameters"])
-        for shard in self.shards:
-            shard.version = updates
+        alike = len(versions) == len(self.shards)
+        for index, shard in enumerate(self.shards):
+            shard.version = versions[index] if alike else max(versions, default=0)
             if numbers.keys() == shard.rule.numbers().keys():
                 shard.rule.restore(numbers)
         self.last_sequences = dict(last_sequences)

@@ -45,10 +45,14 @@ class ShardedVector:
         device = self.pieces[0].device
         return torch.cat([piece.to(device) for piece in self.pieces])
 
-    def copy_to(self, target: Tensor) -> None:
-        """Copy the vector to `target` [P]; from GPUs, the copies may still be under way then."""
-        for place, piece in zip(self._bounds, self.pieces, strict=True):
-            target[place].copy_(piece, non_blocking=self._whole is None)
+    def copy_to(self, target: Tensor, shards: Sequence[int] | None = None) -> None:
+        """Copy the vector, or some pieces, to their places in `target` [P].
+
+        From GPUs, the copies may still be under way then.
+        """
+        for shard in range(len(self.pieces)) if shards is None else shards:
+            piece = self.pieces[shard]
+            target[self._bounds[shard]].copy_(piece, non_blocking=self._whole is None)
 
     def copy_from(self, source: Tensor) -> None:
         """Copy `source` [P] here; to GPUs, the copies may still be under way then."""

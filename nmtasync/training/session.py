@@ -20,12 +20,12 @@ from nmtasync.checkpoints.history import ValidationHistory
 from nmtasync.checkpoints.state import Numbers, Totals, TrainingState
 from nmtasync.data.cursor import AssignedBatch, BatchCursor
 from nmtasync.errors import TrainingError
-from nmtasync.server.messages import Reply
+from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
 from nmtasync.training.delay import Delay
 from nmtasync.training.driver import RunParts
 from nmtasync.training.limits import limit_reached, share_done
-from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedFetch
+from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedBatch, LoggedFetch
 from nmtasync.training.reporting.reporter import Reporter
 from nmtasync.training.reporting.summary import NoiseSummary
 from nmtasync.worker.window import ComputedWindow, WindowFigures
@@ -163,6 +163,42 @@ class Session:
         self.count(computed.figures, reply, exchange_seconds)
         return reply
 
+    def exchange_own(self, push: Push, payload: Tensor, landing: Tensor, number: int) -> Reply:
+        """Let a worker's own shards take the gradient of a batch in the middle of a window.
+
+        Its words are counted with the push of the window.
+
+        Args:
+            push: The header.
+            payload: [P], of which these shards' slices count.
+            landing: [P], where the worker wants these shards' parameters.
+            number: Which batch of the window it is of, from 0 on.
+        """
+        reply = self.server.exchange_own(push, payload, landing)
+        self._log_batch(push.worker, number, push.progress, push.sequence)
+        self.reporter.own_updated(push.worker, reply)
+        return reply
+
+    def write_back(self, worker: int, replica: Tensor, number: int, progress: float) -> None:
+        """Let a worker's own shards be what its local step has made of them.
+
+        Args:
+            worker: Which one.
+            replica: [P], its parameters.
+            number: Of which batch of the window the step was made, from 0 on.
+            progress: The share of the training that was over when the window was drawn.
+        """
+        self.server.write_back(worker, replica)
+        self._log_batch(worker, number, progress)
+
+    def _log_batch(
+        self, worker: int, number: int, progress: float, sequence: int | None = None
+    ) -> None:
+        if self.exchange_log:
+            held = self.cursor.held(worker)
+            entry = LoggedBatch(self.seconds, worker, held, number, progress, sequence)
+            self.exchange_log.write(entry)
+
     def count(self, window: WindowFigures, reply: Reply, exchange_seconds: float = 0.0) -> None:
         """Count and report a push that the shards have taken, or refused.
 
@@ -271,4 +307,4 @@ def restore_server(server: Server, vectors: dict[str, Tensor], state: TrainingSt
         vectors: [P] by name.
         state: What belongs to them.
     """
-    server.restore(vectors, state.updates, state.last_sequences, state.rule, state.measured)
+    server.restore(vectors, state.versions, state.last_sequences, state.rule, state.measured)

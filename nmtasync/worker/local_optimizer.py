@@ -1,8 +1,8 @@
 """Local optimizers: a worker's own steps between two pushes.
 
 They move only the worker's replica, but for `asynchronous.local_write_back`, which writes each step
-over the worker's own shard, as the authors' code does: it erases what others pushed there, is off,
-and can't be replayed. A delta of local steps is pushed times its words, so that every rule can
+over the worker's own shard, as the authors' code does: it erases what others pushed there, and is
+off. A delta of local steps is pushed times its words, so that every rule can
 treat it as a sum of gradients. The optimizer is a warm-up: its state survives a resume with one
 worker beside the server, and in a simulation; it begins anew with each worker in a process of its
 own, and with one that takes another's place.
@@ -12,9 +12,7 @@ Shapes: P is the length of the parameter vector.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 
 import torch
 
@@ -24,6 +22,7 @@ from nmtasync.optim.adam import Adam
 from nmtasync.optim.flat import FlatModel
 from nmtasync.optim.schedules import learning_rate_at, local_betas_at
 from nmtasync.optim.update import Update
+from nmtasync.worker.batch_gradient import BatchGradient
 from nmtasync.worker.gradient import clip_factor
 
 
@@ -36,10 +35,12 @@ class LocalOptimizer:
     Source: Bogoychev et al. 2018 (arXiv 1808.08859), section 4.
     """
 
-    def __init__(self, flat: FlatModel[SequenceToSequence], config: Config) -> None:
+    def __init__(
+        self, flat: FlatModel[SequenceToSequence], batch_gradient: BatchGradient, config: Config
+    ) -> None:
         self.flat = flat
         self.config = config
-        self.gradient = torch.zeros_like(flat.gradients)
+        self.gradient = batch_gradient.gradient
         self.first_moment = torch.zeros_like(flat.parameters)
         self.second_moment = torch.zeros_like(flat.parameters)
         self.updates = 0
@@ -62,16 +63,6 @@ class LocalOptimizer:
         if self.start is not None:
             torch.sub(self.start, self.flat.parameters, out=self.flat.gradients)
             self.flat.gradients.mul_(math.nan if self._spoilt else target_words)
-
-    @contextlib.contextmanager
-    def separate_gradient(self) -> Iterator[None]:
-        """While the context lasts, gradients go to `gradient` [P]; then they join the window's."""
-        window_gradient = self.flat.gradients
-        self.gradient.zero_()
-        self.flat.bind(self.flat.parameters, self.gradient)
-        yield
-        self.flat.bind(self.flat.parameters, window_gradient)
-        window_gradient.add_(self.gradient)
 
     def update(self, target_words: int, shard_updates: int, progress: float) -> None:
         """Apply the batch's gradient to the replica.

@@ -2,8 +2,12 @@
 
 A plain object, free of processes, that decides nothing by a clock: drivers run it in this process
 or in another. It asks its device for values only at the end of a window, the loss and the norm,
-and, with local optimizers, for the norm of each local step. Clipping is its affair: on the global
-norm of the gradient per word, before the push.
+and, with local optimizers or shards of its own, for the norm of each batch's gradient. Clipping is
+its affair: on the global norm of the gradient per word, before the push.
+
+With `asynchronous.own_shard` = batch, its own shards take each batch's gradient at once, clipped
+by the norm of the whole of it; the push of the window is for the other shards, and clipped by the
+norm of what they get.
 
 Shapes: P is the length of the parameter vector.
 """
@@ -12,7 +16,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,52 +29,86 @@ from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.server.messages import Push
 from nmtasync.server.sparse import pack
+from nmtasync.worker.batch_gradient import BatchGradient
 from nmtasync.worker.gradient import BatchFigures, WindowGradient
 from nmtasync.worker.gradient_dropping import GradientDropper, drop_rate_at
 from nmtasync.worker.local_optimizer import LocalOptimizer
+from nmtasync.worker.own_shards import OwnShards, WorkerPlace
 from nmtasync.worker.window import ComputedWindow, WindowFigures
+
+
+@dataclass
+class OpenWindow:
+    """A window that a worker is computing.
+
+    Attributes:
+        progress: The share of the training that was over when it was drawn.
+        slot: Which of the worker's slots it is computed in.
+        start: When it was begun, by `time.perf_counter`.
+        batches: What has been computed of it.
+    """
+
+    progress: float
+    slot: int
+    start: float = field(default_factory=time.perf_counter)
+    batches: list[BatchFigures] = field(default_factory=list)
+
+    @property
+    def target_words(self) -> int:
+        """Those computed so far."""
+        return sum(batch.target_words for batch in self.batches)
 
 
 class Worker:
     """Computes pushes.
 
     Args:
-        index: Which worker this is, from 0 on.
+        place: Which worker this is.
         flat: Its replica of the model. The gradient of a window is gathered in
             `flat.gradients`, and fetched parameters are written to `flat.parameters`.
         corpus: The training corpus.
         config: The experiment.
         sequence: The number of the last push that the server took from this worker.
         batches: How many batches this worker has computed before.
-        write_back: Called after each local step, if `asynchronous.local_write_back` is on, to
-            have the parameters of the replica written over a shard.
+
+    Attributes:
+        versions: Of the parameters that it has, shard by shard.
+        window: The window that is being computed, if one is.
     """
 
     def __init__(
         self,
-        index: int,
+        place: WorkerPlace,
         flat: FlatModel[SequenceToSequence],
         corpus: ParallelShards,
         config: Config,
         sequence: int = 0,
         batches: int = 0,
-        write_back: Callable[[], None] | None = None,
     ) -> None:
-        self.index = index
+        self.index = place.index
+        self.access = place.access
         self.flat = flat
         self.gradient = WindowGradient(flat, corpus, config)
         self.config = config
         self.sequence = sequence
         self.batches = batches
-        self.write_back = write_back
         self.versions: tuple[int, ...] = ()
+        self.window: OpenWindow | None = None
+        self.batch_gradient: BatchGradient | None = None
         self.local: LocalOptimizer | None = None
         self.dropper: GradientDropper | None = None
         options = config.asynchronous
+        self.own: OwnShards | None = None
+        if options.own_shard == "batch":
+            self.own = OwnShards(place, flat, config.optimizer.clip_norm)
         if options.drop_rate is not None:
             self.dropper = GradientDropper(flat.size, flat.parameters.device)
-        if self.local_batches_left > 0 or options.drop_local_gradient:
-            self.local = LocalOptimizer(flat, config)
+        local = self.local_batches_left > 0 or options.drop_local_gradient
+        if local or self.own is not None:
+            self.batch_gradient = BatchGradient(flat)
+        if local:
+            assert self.batch_gradient is not None
+            self.local = LocalOptimizer(flat, self.batch_gradient, config)
         self._pushed_words = 0
 
     @property
@@ -83,15 +122,57 @@ class Worker:
 
         The parameters must be those fetched last for the slot, of `versions`.
         """
-        start = time.perf_counter()
+        self.begin(window[0].progress, slot)
+        for assigned in window:
+            self.add(assigned)
+        return self.end()
+
+    def begin(self, progress: float, slot: int = 0) -> None:
+        """Begin a window; arguments as in `OpenWindow`."""
+        self.window = OpenWindow(progress, slot)
         self.flat.gradients.zero_()
-        self._apply_what_was_kept(window[0].progress)
+        self._apply_what_was_kept(progress)
         if self.local is not None:
             self.local.begin_window()
-        figures = [self._compute_batch(assigned) for assigned in window]
-        target_words = sum(figure.target_words for figure in figures)
+
+    def add(self, assigned: AssignedBatch) -> None:
+        """Compute one more batch of the window; the own shards get what is theirs."""
+        assert self.window is not None
+        stepping = self.local is not None and self.local_batches_left > 0  # or it is for dropping
+        if not stepping and self.own is None:
+            self.window.batches.append(self.gradient.add_assigned(assigned))
+        else:
+            assert self.batch_gradient is not None
+            with self.batch_gradient.apart():
+                figures = self.gradient.add_assigned(assigned)
+            self.flat.gradients.add_(self.batch_gradient.gradient)
+            words = figures.target_words
+            # the local step overwrites the gradient, and the own shards overwrite that step
+            norm = self.own.load(self.batch_gradient.gradient, words) if self.own else 0.0
+            if stepping:
+                self._step_locally(words, assigned.progress)
+            if self.own is not None:
+                push = self._header(self.window, words, norm, self.own.indices)
+                number = len(self.window.batches)
+                self.versions = self.own.exchange(push, number, self.versions)
+            self.window.batches.append(figures)
+        self.batches += 1
+
+    def _step_locally(self, target_words: int, progress: float) -> None:
+        assert self.local is not None and self.window is not None
+        self.local.update(target_words, max(self.versions, default=0) + 1, progress)
+        if self.config.asynchronous.local_write_back:
+            assert self.access is not None
+            self.access.write_back(len(self.window.batches), progress)
+
+    def end(self) -> ComputedWindow:
+        """End the window; its payload is left in `flat.gradients`."""
+        assert self.window is not None
+        window, self.window = self.window, None
+        target_words = window.target_words
         # the host waits for the device here and for the norm below
-        cross_entropy = float(torch.stack([f.cross_entropy for f in figures]).double().sum())
+        losses = [batch.cross_entropy for batch in window.batches]
+        cross_entropy = float(torch.stack(losses).double().sum())
         if self.local is not None:
             self.local.end_window(target_words)
         norm = float(self.flat.gradients.norm()) / max(target_words, 1)
@@ -100,33 +181,45 @@ class Worker:
         self._pushed_words = target_words
         num_values = None
         if self.dropper is not None and math.isfinite(norm):
-            self.dropper.split(
-                self.flat.gradients, drop_rate_at(self.sequence, self.config.asynchronous)
-            )
+            rate = drop_rate_at(self.sequence, self.config.asynchronous)
+            self.dropper.split(self.flat.gradients, rate)
             num_values = pack(self.flat.gradients)
+        shards = None if self.own is None else self.own.others
+        push = self._header(window, target_words, norm, shards, num_values)
+        summed = WindowFigures(
+            worker=self.index,
+            num_batches=len(window.batches),
+            target_words=target_words,
+            source_words=sum(batch.source_words for batch in window.batches),
+            cross_entropy=cross_entropy,
+            gradient_norm=norm,
+            compute_seconds=time.perf_counter() - window.start,
+            overflowed=overflowed,
+            slot=window.slot,
+        )
+        return ComputedWindow(push, summed)
+
+    def _header(
+        self,
+        window: OpenWindow,
+        target_words: int,
+        norm: float,
+        shards: tuple[int, ...] | None,
+        num_values: int | None = None,
+    ) -> Push:
+        """Make the header of the worker's next push."""
         self.sequence += 1
-        push = Push(
+        return Push(
             worker=self.index,
             sequence=self.sequence,
             base_versions=self.versions,
             target_words=target_words,
             gradient_norm=norm,
             num_values=num_values,
-            progress=window[0].progress,
-            slot=slot,
+            progress=window.progress,
+            slot=window.slot,
+            shards=shards,
         )
-        summed = WindowFigures(
-            worker=self.index,
-            num_batches=len(figures),
-            target_words=target_words,
-            source_words=sum(figure.source_words for figure in figures),
-            cross_entropy=cross_entropy,
-            gradient_norm=norm,
-            compute_seconds=time.perf_counter() - start,
-            overflowed=overflowed,
-            slot=slot,
-        )
-        return ComputedWindow(push, summed)
 
     def _apply_what_was_kept(self, progress: float) -> None:
         """Let the replica have what gradient dropping has kept from the shards, if it shall."""
@@ -134,20 +227,6 @@ class Worker:
             assert self.local is not None and self.dropper is not None
             self.local.gradient.copy_(self.dropper.residual)
             self.local.update(self._pushed_words, max(self.versions, default=0) + 1, progress)
-
-    def _compute_batch(self, assigned: AssignedBatch) -> BatchFigures:
-        local = self.local if self.local_batches_left > 0 else None  # it may serve dropping only
-        if local is None:
-            figures = self.gradient.add_assigned(assigned)
-        else:
-            with local.separate_gradient():
-                figures = self.gradient.add_assigned(assigned)
-            shard_updates = max(self.versions, default=0) + 1
-            local.update(figures.target_words, shard_updates, assigned.progress)
-            if self.write_back is not None:
-                self.write_back()
-        self.batches += 1
-        return figures
 
     def state_vectors(self) -> dict[str, Tensor]:
         """The vectors [P] that a checkpoint must keep so that the worker goes on unchanged."""

@@ -65,7 +65,7 @@ def test_a_state_goes_from_one_kind_of_memory_to_the_other(rule, before, after):
     exchanges = Exchanges()
     exchanges.make(first, range(5))
     second.restore(
-        first.vectors, first.updates, first.last_sequences, first.numbers(), first.measured()
+        first.vectors, first.versions, first.last_sequences, first.numbers(), first.measured()
     )
     exchanges.versions = {k: (v[0],) * 3 for k, v in exchanges.versions.items()}
     exchanges.make(second, range(5, 11))
@@ -184,7 +184,7 @@ def test_all_work_of_the_server_is_within_its_streams(monkeypatch):
         lambda: server.fetch(landing, 1),
         lambda: server.exchange(push, torch.ones(SIZE), landing),
         lambda: server.copy_vectors(copies),
-        lambda: server.restore(saved, 0, {}, {}, {}),
+        lambda: server.restore(saved, [0], {}, {}, {}),
     ):
         before = everything()
         call()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 from nmtasync.config.load import resolve
@@ -10,6 +12,7 @@ from nmtasync.models.build import build_model
 from nmtasync.optim.flat import FlatModel
 from nmtasync.server.server import Server
 from nmtasync.server.transport import Slot
+from nmtasync.worker.own_shards import ShardAccess, WorkerPlace
 from nmtasync.worker.worker import Worker
 from tests.support.repository import REPOSITORY
 from tests.support.servers import SIZE, needed_by
@@ -50,8 +53,9 @@ def test_the_memory_table_is_what_workers_allocate(toy_run):
         size = FlatModel(model).size
         slots = [Slot.allocate(size, "cpu") for _ in range(config.asynchronous.num_slots)]
         corpus = ParallelShards.open(toy_run.data / "train")
-        worker = Worker(0, slots[0].replica(model), corpus, config)
-        owners = [*slots, worker.flat, worker.local, worker.dropper]
+        place = WorkerPlace(0, access=cast("ShardAccess", object()))
+        worker = Worker(place, slots[0].replica(model), corpus, config)
+        owners = [*slots, worker.flat, worker.batch_gradient, worker.local, worker.dropper]
         found = {
             value.untyped_storage().data_ptr()
             for owner in owners

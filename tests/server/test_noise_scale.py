@@ -94,7 +94,7 @@ def test_it_goes_on_from_a_checkpoint_between_the_two_of_a_pair(num_shards):
     assert first.noise.waiting is not None
     second = make_server(num_shards=num_shards, **auto)
     second.restore(
-        first.vectors, first.updates, first.last_sequences, first.numbers(), first.measured()
+        first.vectors, first.versions, first.last_sequences, first.numbers(), first.measured()
     )
     for server in (first, second):
         push_noisy(server, 1, seed=5)

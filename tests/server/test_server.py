@@ -91,7 +91,7 @@ def test_restored_into_another_number_of_shards_it_goes_on_bit_for_bit():
     advance(first, 1, 5)
     second = make_server(num_shards=5, smoothing=1e-4)
     second.restore(
-        first.vectors, first.updates, first.last_sequences, first.numbers(), first.measured()
+        first.vectors, first.versions, first.last_sequences, first.numbers(), first.measured()
     )
     advance(second, 5, 9)
     assert same(state_of(whole), state_of(second))
@@ -99,5 +99,5 @@ def test_restored_into_another_number_of_shards_it_goes_on_bit_for_bit():
 
 def test_an_average_that_was_not_kept_begins_with_the_parameters():
     server = make_server(smoothing=0.1)
-    server.restore({"parameters": torch.full((SIZE,), 7.0)}, 3, {}, {}, {})
+    server.restore({"parameters": torch.full((SIZE,), 7.0)}, [3, 3], {}, {}, {})
     assert (server.vectors["average"] == 7.0).all() and server.versions == (3, 3)

@@ -16,6 +16,7 @@ from nmtasync.optim.schedules import learning_rate_at
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
 from nmtasync.worker.gradient import batch_seed
+from nmtasync.worker.own_shards import WorkerPlace
 from nmtasync.worker.worker import Worker
 
 VOCABULARY = 46
@@ -35,7 +36,7 @@ class OneWorker:
         self.flat = FlatModel(toy_model(config, device))
         corpus = ParallelShards.open(run.data / "train")
         self.server = Server(self.flat.parameters.clone(), num_shards, config, num_workers=1)
-        self.worker = Worker(0, self.flat, corpus, config)
+        self.worker = Worker(WorkerPlace(0), self.flat, corpus, config)
         self.worker.versions = self.server.fetch(self.flat.parameters, 0)
         self.batches = assigned_batches(corpus, config)
         self.delay = config.asynchronous.optimizer_delay

@@ -14,6 +14,7 @@ from nmtasync.models.build import build_model
 from nmtasync.models.loss import loss_sums
 from nmtasync.optim.flat import FlatModel
 from nmtasync.optim.schedules import learning_rate_at
+from nmtasync.worker.batch_gradient import BatchGradient
 from nmtasync.worker.gradient import add_gradient, batch_seed
 from nmtasync.worker.local_optimizer import LocalOptimizer
 from tests.support.one_worker import VOCABULARY, OneWorker, assigned_batches, plain_loop, toy_model
@@ -202,7 +203,7 @@ def test_a_delta_of_steps_of_which_one_was_spoilt_is_not_finite(toy_run):
         "asynchronous__local_push": "delta",
     }
     flat = OneWorker(toy_run, toy_config(**options)).flat
-    local = LocalOptimizer(flat, toy_config(**options))
+    local = LocalOptimizer(flat, BatchGradient(flat), toy_config(**options))
     for spoilt in (True, False):
         local.begin_window()
         for value in (1.0, float("inf") if spoilt else 2.0):

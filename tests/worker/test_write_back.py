@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 
@@ -12,7 +10,14 @@ from nmtasync.errors import UserError
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
 from tests.support.one_worker import OneWorker
-from tests.support.replays import ONE, TWO, log_of, replay, train_until_both_have_pushed
+from tests.support.replays import (
+    ONE,
+    TWO,
+    assert_replayed,
+    log_of,
+    replay,
+    train_until_both_have_pushed,
+)
 from tests.support.runs import copy_of, final_state, train_toy
 from tests.support.toy import toy_config
 
@@ -42,23 +47,24 @@ def test_it_follows_each_local_step(toy_run):
         asynchronous__optimizer_delay=3, asynchronous__local_optimizer_batches=2, **ON
     )
     one = OneWorker(toy_run, config)
-    write_back = functools.partial(one.server.write_back, 0, one.flat.parameters)
     seen = [one.server.parameters.clone()]
 
-    def noted() -> None:
-        assert torch.equal(one.server.parameters, seen[-1]), "nothing but this changes a shard"
-        write_back()
-        assert torch.equal(one.server.parameters, one.flat.parameters)
-        seen.append(one.server.parameters.clone())
+    class Noted:
+        def write_back(self, number: int, progress: float) -> None:
+            assert number == len(seen) - 1
+            assert torch.equal(one.server.parameters, seen[-1]), "nothing but this changes a shard"
+            one.server.write_back(0, one.flat.parameters)
+            assert torch.equal(one.server.parameters, one.flat.parameters)
+            seen.append(one.server.parameters.clone())
 
-    one.worker.write_back = noted
+    one.worker.access = Noted()
     one.worker.compute([next(one.batches) for _ in range(3)])
     assert len(seen) == 3, "two batches of three have a local step"
     assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
 
 
 @pytest.mark.processes
-def test_worker_processes_write_back_and_their_log_is_not_replayed(toy_run, monkeypatch):
+def test_worker_processes_write_back_and_their_log_is_replayed(toy_run, monkeypatch):
     write_back, erased = Server.write_back, []
 
     def noted(self: Server, worker: int, replica: torch.Tensor) -> None:
@@ -72,11 +78,14 @@ def test_worker_processes_write_back_and_their_log_is_not_replayed(toy_run, monk
         erased.append(worker)
 
     monkeypatch.setattr(Server, "write_back", noted)
-    train_until_both_have_pushed(toy_run, 4, **ON)
-    batches = final_state(toy_run)[1]["progress"]["batches"]
+    recorded = copy_of(toy_run)
+    train_until_both_have_pushed(recorded, 4, **ON)
+    batches = final_state(recorded)[1]["progress"]["batches"]
     assert set(erased) == {0, 1} and len(erased) >= batches
-    with pytest.raises(UserError, match=r"recorded with asynchronous\.local_write_back"):
-        replay(toy_run, log_of(toy_run), resume=False, asynchronous__local_write_back=False)
+    replay(toy_run, log_of(recorded), **ON)
+    assert_replayed(recorded, toy_run)
+    with pytest.raises(UserError, match=r"local_write_back: is False, but was True"):
+        replay(toy_run, log_of(recorded), resume=False, asynchronous__local_write_back=False)
 
 
 def test_one_worker_in_this_process_writes_back_too(toy_run):
@@ -95,7 +104,6 @@ def test_one_worker_in_this_process_writes_back_too(toy_run):
             "local_write_back: has no effect.*local_optimizer_batches",
         ),
         ({"num_shards": 2}, "local_write_back.*asynchronous.num_shards is 2"),
-        ({"driver": "simulated"}, "local_write_back.*can't be simulated"),
         ({"local_push": "delta"}, "local_write_back.*local_push is 'delta'"),
         ({"driver": "synchronous"}, "has no effect.*synchronous"),
     ],

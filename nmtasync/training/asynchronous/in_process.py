@@ -7,10 +7,10 @@ Shapes: P is the length of the parameter vector.
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +20,28 @@ from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
+from nmtasync.server.messages import Push
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.validation.saver import InProcessSaver
-from nmtasync.worker.worker import Worker
+from nmtasync.worker.gradient import BatchFigures
+from nmtasync.worker.own_shards import WorkerPlace
+from nmtasync.worker.worker import OpenWindow, Worker
+
+
+class _DirectAccess:
+    """A worker's way to its own shards where the server is in this process: a `ShardAccess`."""
+
+    def __init__(self, session: Session, index: int, flat: FlatModel[SequenceToSequence]) -> None:
+        self.session, self.index, self.flat = session, index, flat
+
+    def push(self, push: Push, number: int) -> tuple[int, ...]:
+        """Have the session exchange it, between the vectors of the worker's model."""
+        flat = self.flat
+        return self.session.exchange_own(push, flat.gradients, flat.parameters, number).versions
+
+    def write_back(self, number: int, progress: float) -> None:
+        """Have the session write the worker's parameters back."""
+        self.session.write_back(self.index, self.flat.parameters, number, progress)
 
 
 @dataclass
@@ -43,15 +62,30 @@ def replica_name(worker: int, slot: int) -> str:
     return f"replica.{worker}.{slot}"
 
 
+def as_versions(saved: Mapping[str, Any], num_shards: int) -> tuple[int, ...]:
+    """Read the versions of what a worker had fetched, for as many shards as there are now.
+
+    Args:
+        saved: With "versions", of each shard, or "version", of all.
+        num_shards: How many there are now.
+    """
+    versions = tuple(saved["versions"]) if "versions" in saved else (saved["version"],)
+    return versions if len(versions) == num_shards else (max(versions),) * num_shards
+
+
 class InProcessDriver(ABC):
     """Workers that take turns on one device, each with a replica of its own for each slot.
 
     All share one gradient buffer. A push is computed only when it is due; the gradient is the same
-    as if computed earlier, because only the worker changes its replica.
+    as if computed earlier, because only the worker changes its replica. Where single batches of a
+    worker change shards, they are computed when they are due, and each worker has a buffer.
 
     Args:
         session: The run.
         num_workers: How many there are.
+
+    Attributes:
+        by_batch: Whether single batches change shards.
     """
 
     def __init__(self, session: Session, num_workers: int) -> None:
@@ -59,8 +93,13 @@ class InProcessDriver(ABC):
         self.corpus = ParallelShards.open(session.run.data / "train")
         self.begin_anew = set(range(num_workers))  # workers whose local optimizer begins anew
         self.workers: list[Worker] = []
+        self.by_batch = (
+            session.config.asynchronous.own_shard == "batch"
+            or session.config.asynchronous.local_write_back
+        )
         for index in range(num_workers):
-            gradients = self.workers[0].flat.gradients if self.workers else None
+            shared = self.workers and not self.by_batch
+            gradients = self.workers[0].flat.gradients if shared else None
             model = parts.spec.build().to(parts.devices[0])
             self.workers.append(self._new_worker(index, FlatModel(model, gradients=gradients)))
         self.num_slots = session.config.asynchronous.num_slots
@@ -70,11 +109,11 @@ class InProcessDriver(ABC):
     def _new_worker(
         self, index: int, flat: FlatModel[SequenceToSequence], batches: int = 0
     ) -> Worker:
-        server, config, write_back = self.session.server, self.session.config, None
-        if config.asynchronous.local_write_back:
-            write_back = functools.partial(server.write_back, index, flat.parameters)
+        session, server = self.session, self.session.server
+        access = _DirectAccess(session, index, flat)
+        place = WorkerPlace(index, server.num_workers, len(server.shards), access)
         sequence = server.last_sequences.get(index, 0)
-        return Worker(index, flat, self.corpus, config, sequence, batches, write_back)
+        return Worker(place, flat, self.corpus, session.config, sequence, batches)
 
     def _empty_slots(self, first: Tensor) -> list[Fetched]:
         others = (torch.zeros_like(first) for _ in range(1, self.num_slots))
@@ -104,6 +143,14 @@ class InProcessDriver(ABC):
         self.begin_anew.discard(index)
         fetched.versions = self.session.fetch(index, fetched.parameters, batches_before, slot)
 
+    def begin_window(self, index: int, progress: float, slot: int = 0) -> None:
+        """Let a worker begin a window on what it has fetched; arguments as of `Worker.begin`."""
+        worker, fetched = self.workers[index], self.fetched[index][slot]
+        if worker.flat.parameters is not fetched.parameters:
+            worker.flat.bind(fetched.parameters, worker.flat.gradients)
+        worker.versions = fetched.versions
+        worker.begin(progress, slot)
+
     def push(
         self,
         index: int,
@@ -113,7 +160,7 @@ class InProcessDriver(ABC):
         exchange_seconds: float | None = None,
         idle_seconds: float | None = None,
     ) -> None:
-        """Compute a worker's window and exchange its gradient for the newest parameters.
+        """Compute what is left of a worker's window and exchange it for the newest parameters.
 
         Args:
             index: Which worker.
@@ -124,10 +171,11 @@ class InProcessDriver(ABC):
             idle_seconds: See `WindowFigures`.
         """
         worker, fetched = self.workers[index], self.fetched[index][slot]
-        if worker.flat.parameters is not fetched.parameters:
-            worker.flat.bind(fetched.parameters, worker.flat.gradients)
-        worker.versions = fetched.versions
-        computed = worker.compute(window, slot)
+        if worker.window is None:
+            self.begin_window(index, window[0].progress, slot)
+        for batch in window[len(worker.window.batches) if worker.window else 0 :]:
+            worker.add(batch)
+        computed = worker.end()
         if compute_seconds is not None:
             computed.figures.compute_seconds = compute_seconds
             computed.figures.idle_seconds = idle_seconds
@@ -161,6 +209,41 @@ class InProcessDriver(ABC):
     def validate_restored(self) -> None:
         """Validate the resumed checkpoint, which was saved for that, after all."""
         self.saver.save(self.state(), to_validate=True)
+
+    def open_windows(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint keeps of windows that are computed in part: vectors [P], and the rest.
+
+        In place of the fetched parameters' versions it has those of the replicas.
+        """
+        vectors: dict[str, Tensor] = {}
+        rest: dict[str, Any] = {}
+        for worker in self.workers:
+            if worker.window is not None:
+                vectors[f"window_gradient.{worker.index}"] = worker.flat.gradients
+                rest[str(worker.index)] = {
+                    "progress": worker.window.progress,
+                    "versions": worker.versions,
+                    "batches": [
+                        [float(b.cross_entropy), b.target_words, b.source_words]
+                        for b in worker.window.batches
+                    ],
+                }
+        return vectors, rest
+
+    def restore_open_windows(self, vectors: dict[str, Tensor], saved: Mapping[str, Any]) -> None:
+        """Go on with the windows that `open_windows` returned; their replicas are there already."""
+        for name, content in saved.items():
+            worker = self.workers[int(name)]
+            worker.flat.gradients.copy_(vectors[f"window_gradient.{name}"])
+            worker.versions = as_versions(content, len(self.session.server.shards))
+            worker.window = OpenWindow(
+                content["progress"],
+                slot=0,
+                batches=[
+                    BatchFigures(torch.tensor(loss), target_words, source_words)
+                    for loss, target_words, source_words in content["batches"]
+                ],
+            )
 
     def close(self) -> None:
         """Let go of the workers; there are no processes to end."""

@@ -22,11 +22,12 @@ from nmtasync.errors import TrainingError
 from nmtasync.machine.processes import POLL_SECONDS, Child, ChildEndedError, end_all
 from nmtasync.server.transport import Slot
 from nmtasync.training.asynchronous.worker_process import (
+    Done,
+    OwnPush,
     Ready,
     Task,
     WorkerSetup,
     WriteBack,
-    WrittenBack,
     run_worker,
 )
 from nmtasync.training.session import DriverState, Session
@@ -78,7 +79,8 @@ class LocalDriver:
     def _start(self, index: int, slots: list[Slot], batches: int) -> Child:
         session = self.session
         sequence = session.server.last_sequences.get(index, 0)
-        setup = WorkerSetup(index, session.parts, slots, sequence, batches)
+        num_shards = len(session.server.shards)
+        setup = WorkerSetup(index, session.parts, slots, sequence, batches, num_shards)
         return Child(run_worker, setup, f"worker {index}")
 
     def train(self) -> str:
@@ -117,9 +119,14 @@ class LocalDriver:
                 used = worker.slots[push.slot]
                 reply = self.session.exchange(message, used.mailbox, used.landing)
                 self._give_task(worker, push.slot, reply.versions)
-            case WriteBack():
-                self.session.server.write_back(worker.index, worker.slots[0].landing)
-                self._send(worker, WrittenBack())
+            case OwnPush(push, number):
+                used = worker.slots[0]
+                reply = self.session.exchange_own(push, used.mailbox, used.landing, number)
+                self._send(worker, Done(reply.versions))
+            case WriteBack(number, progress):
+                landing = worker.slots[0].landing
+                self.session.write_back(worker.index, landing, number, progress)
+                self._send(worker, Done(self.session.server.versions))
 
     def _fetch(self, worker: WorkerHandle, slot: int, batches_before: int | None = None) -> None:
         landing = worker.slots[slot].landing
@@ -134,7 +141,7 @@ class LocalDriver:
         worker.idle.discard(slot)
         self._send(worker, Task(window, versions, slot))
 
-    def _send(self, worker: WorkerHandle, message: Task | WrittenBack) -> None:
+    def _send(self, worker: WorkerHandle, message: Task | Done) -> None:
         with contextlib.suppress(ChildEndedError):  # its pipe will say so when it is read
             worker.child.send(message)
 

@@ -12,8 +12,10 @@ from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.machine.device import allow_tf32
 from nmtasync.machine.processes import serving
+from nmtasync.server.messages import Push
 from nmtasync.server.transport import Slot
 from nmtasync.training.driver import RunParts
+from nmtasync.worker.own_shards import WorkerPlace
 from nmtasync.worker.worker import Worker
 
 
@@ -27,6 +29,7 @@ class WorkerSetup:
         slots: The memory that it shares with the server, for each window under way.
         sequence: The last push that the server took from this worker's predecessor.
         batches: The batches that its predecessors have computed.
+        num_shards: How many shards the server has.
     """
 
     index: int
@@ -34,6 +37,7 @@ class WorkerSetup:
     slots: list[Slot]
     sequence: int
     batches: int
+    num_shards: int
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,62 @@ class Task:
 
 
 @dataclass(frozen=True)
-class WriteBack:
-    """The worker has made a local step, and waits until its shard has what came of it."""
+class OwnPush:
+    """The worker waits until its own shards have taken a batch's gradient.
+
+    Attributes:
+        push: The header.
+        number: Which batch of the window it is of.
+    """
+
+    push: Push
+    number: int
 
 
 @dataclass(frozen=True)
-class WrittenBack:
-    """Answer to `WriteBack`."""
+class WriteBack:
+    """The worker has made a local step, and waits until its own shards have what came of it.
+
+    Attributes:
+        number: Of which batch of the window.
+        progress: The share of the training that was over when the window was drawn.
+    """
+
+    number: int
+    progress: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """Answer to `OwnPush` and `WriteBack`.
+
+    Attributes:
+        versions: Of all shards.
+    """
+
+    versions: tuple[int, ...]
+
+
+class _PipedAccess:
+    """A worker's way to its own shards through the pipe: a `ShardAccess`."""
+
+    def __init__(self, slot: Slot, connection: Connection) -> None:
+        self.slot, self.connection = slot, connection
+
+    def push(self, push: Push, number: int) -> tuple[int, ...]:
+        """Have it exchanged between the mailbox and the landing buffer."""
+        return self._ask(OwnPush(push, number))
+
+    def write_back(self, number: int, progress: float) -> None:
+        """Have what is in the landing buffer written back."""
+        self._ask(WriteBack(number, progress))
+
+    def _ask(self, message: OwnPush | WriteBack) -> tuple[int, ...]:
+        self.slot.complete()
+        self.connection.send(message)
+        answer = self.connection.recv()
+        assert isinstance(answer, Done)
+        return answer.versions
 
 
 def run_worker(setup: WorkerSetup, connection: Connection) -> None:
@@ -71,8 +124,8 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
 
     Args:
         setup: Who and what.
-        connection: Carries `Ready`, `ComputedWindow`, `WriteBack` and `Failure` to the main
-            process, `Task` and `WrittenBack` from it.
+        connection: Carries `Ready`, `ComputedWindow`, `OwnPush`, `WriteBack` and `Failure` to the
+            main process, `Task` and `Done` from it.
     """
     with serving(connection):
         torch.set_num_threads(setup.parts.threads)
@@ -96,18 +149,13 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
 
 
 def _build(setup: WorkerSetup, connection: Connection) -> Worker:
-    def write_back() -> None:
-        setup.slots[0].complete()
-        connection.send(WriteBack())
-        assert isinstance(connection.recv(), WrittenBack)
-
-    parts = setup.parts
+    parts, slot = setup.parts, setup.slots[0]
+    access = _PipedAccess(slot, connection)
     return Worker(
-        setup.index,
-        setup.slots[0].replica(parts.spec.build()),
+        WorkerPlace(setup.index, len(parts.devices), setup.num_shards, access),
+        slot.replica(parts.spec.build()),
         ParallelShards.open(parts.run.data / "train"),
         parts.config,
         setup.sequence,
         setup.batches,
-        write_back if parts.config.asynchronous.local_write_back else None,
     )

@@ -4,6 +4,8 @@ A line is an object with an `event`:
     run     training has (re)started; all workers are new to come: settings, data, threads
     fetch   a worker was handed the parameters without a push
     push    a worker's push was taken, and the worker handed the parameters after it
+    batch   in the middle of a window, a worker's own shards took a batch's gradient, or were
+            written over by the step that it made with it
 This is enough to repeat a run exactly, since a gradient is a pure function of parameters, batch
 and seed. A checkpoint knows the length of the log at its moment; a run that goes on from there
 goes on with the log from there, too, and cuts off what came after.
@@ -95,9 +97,36 @@ class LoggedPush:
     idle_seconds: float | None = None
 
 
-LogEntry = LoggedRun | LoggedFetch | LoggedPush
+@dataclass(frozen=True, slots=True)
+class LoggedBatch:
+    """A worker's own shards have changed with a batch, in the middle of a window.
 
-EVENTS: dict[str, type[LogEntry]] = {"run": LoggedRun, "fetch": LoggedFetch, "push": LoggedPush}
+    Attributes:
+        seconds: When.
+        worker: Whose.
+        batches: All of the window.
+        number: Which of them it was, from 0 on.
+        progress: The share of the training that was over when they were drawn.
+        sequence: The number of the push for its own shards; None where the worker's replica was
+            written over them.
+    """
+
+    seconds: float
+    worker: int
+    batches: Places
+    number: int
+    progress: float
+    sequence: int | None = None
+
+
+LogEntry = LoggedRun | LoggedFetch | LoggedPush | LoggedBatch
+
+EVENTS: dict[str, type[LogEntry]] = {
+    "run": LoggedRun,
+    "fetch": LoggedFetch,
+    "push": LoggedPush,
+    "batch": LoggedBatch,
+}
 """What the field "event" of a line says of it; the other fields are those of the entry."""
 
 

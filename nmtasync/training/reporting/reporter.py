@@ -32,7 +32,7 @@ class Interval:
     start: float
     pushes: int = 0
     batches: int = 0
-    updates: int = 0
+    updates: float = 0.0
     target_words: int = 0
     source_words: int = 0
     cross_entropy: float = 0.0
@@ -49,12 +49,17 @@ class Interval:
         self.source_words += window.source_words
         self.cross_entropy += window.cross_entropy
         self.gradient_norm += window.gradient_norm
-        if reply.learning_rate is not None:
-            self.updates += 1
-            self.learning_rate = reply.learning_rate
+        self.updated(window.worker, reply)
         if reply.update_norm is not None:
             self.update_norm = reply.update_norm
-        self.staleness.add(window.worker, reply.staleness)
+
+    def updated(self, worker: int, reply: Reply) -> None:
+        """Count what a push has changed; for some shards only, it is a part of an update."""
+        self.staleness.add(worker, reply.staleness, reply.shards)
+        if reply.learning_rate is not None:
+            whole = reply.shards is None
+            self.updates += 1.0 if whole else len(reply.staleness) / len(reply.versions)
+            self.learning_rate = reply.learning_rate
 
     def figures(self, now: float) -> Figures:
         """Sum the interval up; there is no pace where no time has passed, virtual as it may be."""
@@ -63,7 +68,7 @@ class Interval:
             "loss": self.cross_entropy / self.target_words,
             "source_words_per_second": self.source_words / seconds if seconds else None,
             "target_words_per_second": self.target_words / seconds if seconds else None,
-            "target_words_per_update": self.target_words / max(self.updates, 1),
+            "target_words_per_update": self.target_words / (self.updates or 1.0),
             "batches_per_push": self.batches / self.pushes,
             "learning_rate": self.learning_rate,
             "gradient_norm": self.gradient_norm / self.pushes,
@@ -159,6 +164,11 @@ class Reporter:
         seconds = self._clock() - self._interval.start
         if seconds >= self.options.log_every_seconds and seconds > 0:
             self.flush(clocks)
+
+    def own_updated(self, worker: int, reply: Reply) -> None:
+        """Note what became of a push for a worker's own shards, in the middle of a window."""
+        if reply.applied:
+            self._interval.updated(worker, reply)
 
     def computed(self, worker: int, seconds: float) -> None:
         """Note for how long a worker has computed."""

@@ -19,7 +19,12 @@ from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_failures, parse_speeds
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.errors import TrainingError
-from nmtasync.training.asynchronous.in_process import InProcessDriver, replica_name
+from nmtasync.server.ownership import own_shards
+from nmtasync.training.asynchronous.in_process import (
+    InProcessDriver,
+    as_versions,
+    replica_name,
+)
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import Timeline, VirtualClock
 from nmtasync.training.simulation.cost_model import CostModel
@@ -28,6 +33,7 @@ from nmtasync.training.simulation.cost_model import CostModel
 class Event(IntEnum):
     """Kinds of events. Simultaneous events happen in this order, then by worker."""
 
+    BATCH = -1
     PUSH = 0
     DEATH = 1
     RETURN = 2
@@ -59,7 +65,8 @@ class SimulatedDriver(InProcessDriver):
     which takes it in no time, and its answer is the next fetch. With overlap it does so with two
     windows, one behind the other. A push counts when it has arrived: a worker that dies before
     has sent nothing, and its windows are drawn again. It returns as a new worker, whose local
-    optimizer begins anew.
+    optimizer begins anew. Where single batches change the worker's own shards, they do so at the
+    moment when they have been computed, and stay when it dies after that.
 
     Args:
         session: The run; its clock is `clock`.
@@ -71,7 +78,8 @@ class SimulatedDriver(InProcessDriver):
         speeds = parse_speeds(options.speeds)
         super().__init__(session, len(speeds))
         self.clock = clock
-        self.costs = CostModel(session.config, self.corpus, speeds, session.server.size)
+        own = self._own_parameters(len(speeds))
+        self.costs = CostModel(session.config, self.corpus, speeds, session.server.size, own)
         self.windows: list[list[Window]] = [[] for _ in speeds]  # in the order of their pushes
         self.timelines = [self._timeline() for _ in speeds]
         self.dead: set[int] = set()
@@ -105,6 +113,16 @@ class SimulatedDriver(InProcessDriver):
                 self._handle(*heapq.heappop(self.events)[1:])
         return reason
 
+    def _own_parameters(self, num_workers: int) -> list[int] | None:
+        """How many parameters lie with each worker, where they are not exchanged."""
+        if self.session.config.asynchronous.own_shard != "batch":
+            return None
+        shards = self.session.server.shards
+        return [
+            sum(shards[i].parameters.numel() for i in own_shards(worker, num_workers, len(shards)))
+            for worker in range(num_workers)
+        ]
+
     def _timeline(self) -> Timeline:
         now = self.clock.seconds
         return Timeline(received=now, computed=now, sent=now)
@@ -124,15 +142,25 @@ class SimulatedDriver(InProcessDriver):
         if self.fetched[index][slot].versions != self.session.server.versions:
             self.fetch(index, slot)  # or the slot's last push has brought them
         pushes = self.workers[index].sequence + len(self.windows[index])
-        receive, send = self.costs.receive_seconds, self.costs.send_seconds(pushes)
+        receive, send = self.costs.fetch_seconds(index), self.costs.send_seconds(index, pushes)
         compute = self.costs.compute_seconds(index, batches)
         arrival, idle = self.timelines[index].book(self.clock.seconds, receive, compute, send)
         self.windows[index].append(Window(slot, batches, compute, receive + send, idle))
         heapq.heappush(self.events, (arrival, Event.PUSH, index))
+        if self.by_batch:
+            self.begin_window(index, batches[0].progress)
+            moment = self.timelines[index].computed - compute
+            for batch in batches:
+                moment += self.costs.batch_seconds(index, batch)
+                heapq.heappush(self.events, (moment, Event.BATCH, index))
 
     def _handle(self, event: Event, index: int) -> None:
         session = self.session
         match event:
+            case Event.BATCH:
+                worker, (window,) = self.workers[index], self.windows[index]
+                assert worker.window is not None
+                worker.add(window.batches[len(worker.window.batches)])
             case Event.PUSH:
                 window = self.windows[index].pop(0)
                 self.push(
@@ -146,9 +174,11 @@ class SimulatedDriver(InProcessDriver):
                 self.save_if_due()
             case Event.DEATH:
                 self.dead.add(index)
+                self.workers[index].window = None
                 session.cursor.give_back(index)
                 self.windows[index].clear()
-                self.events = [e for e in self.events if e[1:] != (Event.PUSH, index)]
+                own = ((Event.PUSH, index), (Event.BATCH, index))
+                self.events = [e for e in self.events if e[1:] not in own]
                 heapq.heapify(self.events)
                 session.reporter.worker_event(index, "died", session.clocks())
             case Event.RETURN:
@@ -160,7 +190,8 @@ class SimulatedDriver(InProcessDriver):
     def state(self) -> DriverState:
         """Keep what is under way, too: the windows and their parameters, the timelines, events."""
         common = super().state()
-        vectors, windows = dict(common.vectors), []
+        open_vectors, open_windows = self.open_windows()
+        vectors, windows = {**common.vectors, **open_vectors}, []
         for worker, window in ((w, one) for w, of_one in enumerate(self.windows) for one in of_one):
             fetched = self.fetched[worker][window.slot]
             vectors[replica_name(worker, window.slot)] = fetched.parameters
@@ -169,7 +200,7 @@ class SimulatedDriver(InProcessDriver):
                 {
                     "worker": worker,
                     "slot": window.slot,
-                    "version": max(fetched.versions),
+                    "versions": fetched.versions,
                     "batches": [[batch.epoch, batch.index] for batch in window.batches],
                     "progress": window.batches[0].progress,
                     "seconds": [str(each) for each in seconds],
@@ -178,6 +209,7 @@ class SimulatedDriver(InProcessDriver):
         own = {
             "flights": windows,
             "timelines": [[str(each) for each in astuple(line)] for line in self.timelines],
+            "open": open_windows,
             "dead": sorted(self.dead),
             "events": [[str(when), event.value, who] for when, event, who in sorted(self.events)],
         }
@@ -196,10 +228,11 @@ class SimulatedDriver(InProcessDriver):
             worker, slot = window["worker"], window["slot"]
             fetched = self.fetched[worker][slot]
             fetched.parameters.copy_(vectors[replica_name(worker, slot)])
-            fetched.versions = (window["version"],) * num_shards
+            fetched.versions = as_versions(window, num_shards)
             places = [(epoch, index) for epoch, index in window["batches"]]
             batches = self.session.cursor.draw_places(worker, places, slot, window["progress"])
             self.windows[worker].append(Window(slot, batches, *map(Fraction, window["seconds"])))
+        self.restore_open_windows(vectors, saved.get("open", {}))
         self.timelines = [Timeline(*map(Fraction, line)) for line in saved["timelines"]]
         self.dead = set(saved["dead"])
         self.events = [(Fraction(when), Event(event), who) for when, event, who in saved["events"]]
@@ -207,9 +240,12 @@ class SimulatedDriver(InProcessDriver):
 
     def _simulated_alike(self, trained: Config) -> bool:
         config = self.session.config
+        then, now = trained.asynchronous, config.asynchronous
         return (
             trained.simulation == config.simulation
-            and trained.asynchronous.overlap == config.asynchronous.overlap
+            and then.overlap == now.overlap
+            and then.own_shard == now.own_shard
+            and then.local_write_back == now.local_write_back
             and trained.training.seed == config.training.seed
             and trained.data.batch_tokens == config.data.batch_tokens
         )

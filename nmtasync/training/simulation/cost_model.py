@@ -29,13 +29,19 @@ class CostModel:
         corpus: The training corpus, for the words of a batch.
         speeds: Of the workers.
         num_parameters: P, the length of the vector that is exchanged.
+        own_parameters: How many of them each worker need not exchange, because it has them.
 
     Attributes:
-        receive_seconds: Of the parameters from the server to a worker.
+        receive_seconds: Of all parameters, from the server to a worker.
     """
 
     def __init__(
-        self, config: Config, corpus: ParallelShards, speeds: list[Fraction], num_parameters: int
+        self,
+        config: Config,
+        corpus: ParallelShards,
+        speeds: list[Fraction],
+        num_parameters: int,
+        own_parameters: Sequence[int] | None = None,
     ) -> None:
         options = config.simulation
         self.seed = config.training.seed
@@ -50,18 +56,28 @@ class CostModel:
             self.seconds_per_element = _BYTES_PER_ELEMENT / exact(options.exchange_bytes_per_second)
         self.asynchronous = config.asynchronous
         self.num_parameters = num_parameters
+        own = own_parameters or [0] * len(speeds)
+        self.exchanged = [num_parameters - each for each in own]
         self.receive_seconds = self.latency_seconds + num_parameters * self.seconds_per_element
 
-    def send_seconds(self, pushes: int) -> Fraction:
-        """How long a push travels from a worker to the server.
+    def fetch_seconds(self, worker: int) -> Fraction:
+        """How long the parameters that a worker does not have travel to it; no time, if none."""
+        length = self.exchanged[worker]
+        return self.latency_seconds + length * self.seconds_per_element if length else Fraction(0)
+
+    def send_seconds(self, worker: int, pushes: int) -> Fraction:
+        """How long a push travels from a worker to the server; no time, if it has nothing to push.
 
         Of a gradient that is dropped in part, what is kept travels, values and places; it is whole
         where that is shorter.
 
         Args:
+            worker: Who pushes.
             pushes: Those that the worker has made before it.
         """
-        length = self.num_parameters
+        length = self.exchanged[worker]
+        if not length:
+            return Fraction(0)
         if self.asynchronous.drop_rate is not None:
             kept = num_kept(length, drop_rate_at(pushes, self.asynchronous))
             length = packed_length(length, kept)
@@ -69,9 +85,10 @@ class CostModel:
 
     def compute_seconds(self, worker: int, window: Sequence[AssignedBatch]) -> Fraction:
         """How long a worker computes a window."""
-        return sum((self._batch_seconds(worker, batch) for batch in window), Fraction(0))
+        return sum((self.batch_seconds(worker, batch) for batch in window), Fraction(0))
 
-    def _batch_seconds(self, worker: int, batch: AssignedBatch) -> Fraction:
+    def batch_seconds(self, worker: int, batch: AssignedBatch) -> Fraction:
+        """How long a worker computes a batch."""
         words = target_words(self.corpus, batch)
         seconds = self.seconds_per_batch + words * self.seconds_per_target_word
         seconds /= self.speeds[worker]

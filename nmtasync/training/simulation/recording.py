@@ -16,6 +16,8 @@ from nmtasync.training.reporting.exchange_log import (
     EVENTS,
     LOG_FORMAT,
     LogEntry,
+    LoggedBatch,
+    LoggedFetch,
     LoggedPush,
     LoggedRun,
 )
@@ -26,6 +28,8 @@ _SAME_WINDOWS = (
     "data.batch_tokens",
     "asynchronous.optimizer_delay",
     "asynchronous.overlap",
+    "asynchronous.own_shard",
+    "asynchronous.local_write_back",
 )
 """Options without which the log names other batches than were used, or slots that there are not."""
 
@@ -68,13 +72,6 @@ def check_recording(
             remedy="replay it into a new directory, or start anew with --no-resume",
         )
     settings = to_settings(config)
-    if any(start.settings.get("asynchronous.local_write_back") for start in recording.starts):
-        raise UserError(
-            "was recorded with asynchronous.local_write_back, and when workers wrote back is not "
-            "in the log",
-            where=recording.path,
-            remedy="record a run without it",
-        )
     for start in recording.starts:
         if start.data != data_digest:
             raise UserError(
@@ -87,7 +84,7 @@ def check_recording(
                     where=name,
                     remedy="set it to that",
                 )
-    exchanges = (entry for entry in recording.entries if not isinstance(entry, LoggedRun))
+    exchanges = (e for e in recording.entries if isinstance(e, LoggedFetch | LoggedPush))
     if any(entry.slot >= config.asynchronous.num_slots for entry in exchanges):
         raise UserError(
             "names a slot that its workers do not have",
@@ -96,8 +93,9 @@ def check_recording(
         )
     return [
         name
-        for name in filter(_decides_results, settings)
-        if any(_setting(s.settings, name) != _setting(settings, name) for s in recording.starts)
+        for name in settings
+        if _decides_results(name, config)
+        and any(_setting(s.settings, name) != _setting(settings, name) for s in recording.starts)
     ]
 
 
@@ -107,8 +105,10 @@ def _setting(settings: Settings, name: str) -> Any:
     return compute_name(value) if name == "training.precision" else value
 
 
-def _decides_results(name: str) -> bool:
+def _decides_results(name: str, config: Config) -> bool:
     section, key = name.split(".")
+    if key == "num_shards":  # it says which shards are whose
+        return config.asynchronous.own_shard == "batch"
     if section == "asynchronous":
         return key not in _NO_MATTER
     return section in ("model", "optimizer", "schedule") or key in _OBJECTIVE
@@ -163,7 +163,7 @@ def read_exchange_log(path: Path) -> RecordedRun:
                 f"begins at update {entry.updates}, and what came before was not logged",
                 where=path,
             )
-        if isinstance(entry, LoggedPush):
+        if isinstance(entry, LoggedPush | LoggedBatch) and entry.sequence is not None:
             due = sequences.get(entry.worker, 0) + 1
             if entry.sequence != due:
                 raise UserError(
@@ -187,6 +187,6 @@ def _parse(line: dict[str, Any], where: str) -> LogEntry:
             where=where,
             remedy="replay it with the version that recorded it",
         )
-    if kind is LoggedPush:
+    if kind in (LoggedPush, LoggedBatch):
         line["batches"] = tuple((int(epoch), int(index)) for epoch, index in line["batches"])
     return kind(**line)

@@ -11,9 +11,19 @@ from torch import Tensor
 
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.simulation import exact
+from nmtasync.data.cursor import AssignedBatch
 from nmtasync.errors import UserError
-from nmtasync.training.asynchronous.in_process import InProcessDriver, replica_name
-from nmtasync.training.reporting.exchange_log import LoggedFetch, LoggedPush, LoggedRun
+from nmtasync.training.asynchronous.in_process import (
+    InProcessDriver,
+    as_versions,
+    replica_name,
+)
+from nmtasync.training.reporting.exchange_log import (
+    LoggedBatch,
+    LoggedFetch,
+    LoggedPush,
+    LoggedRun,
+)
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import VirtualClock
 from nmtasync.training.simulation.recording import RecordedRun
@@ -42,6 +52,7 @@ class ReplayDriver(InProcessDriver):
         self.recording = recording
         self.same_settings = same_settings
         self.num_done = 0
+        self.begun: dict[int, list[AssignedBatch]] = {}  # windows that are computed in part
 
     def train(self) -> str:
         """Replay until there is a reason to stop; return it.
@@ -56,12 +67,15 @@ class ReplayDriver(InProcessDriver):
             entry = entries[self.num_done]
             if not isinstance(entry, LoggedRun) and not self.clock.advance(exact(entry.seconds)):
                 continue  # the clock has stopped at its end; `stop_reason` ends the loop
-            if isinstance(entry, LoggedPush) and self._beyond_the_epochs(entry):
+            if isinstance(entry, LoggedPush | LoggedBatch) and self._beyond_the_epochs(entry):
                 return f"reached training.max_epochs = {self.session.config.training.max_epochs}"
             self.num_done += 1
             match entry:
+                case LoggedBatch():
+                    self._repeat_batch(entry)
                 case LoggedFetch():
                     if entry.batches_before is not None:
+                        self.session.cursor.give_back(entry.worker)  # what it had begun
                         self.replace(entry.worker, entry.batches_before)
                     self.fetch(entry.worker, entry.slot)
                 case LoggedPush():
@@ -69,20 +83,38 @@ class ReplayDriver(InProcessDriver):
                     self.save_if_due()
         return reason
 
-    def _beyond_the_epochs(self, entry: LoggedPush) -> bool:
+    def _beyond_the_epochs(self, entry: LoggedPush | LoggedBatch) -> bool:
         limit = self.session.config.training.max_epochs
         return limit is not None and any(epoch >= limit for epoch, _ in entry.batches)
 
-    def _repeat(self, entry: LoggedPush) -> None:
+    def _draw(self, entry: LoggedPush | LoggedBatch, slot: int) -> list[AssignedBatch]:
+        """Draw the batches of an entry's window, unless the worker has begun it already."""
         line = f"{self.recording.path}:{self.num_done}"
-        if not self.fetched[entry.worker][entry.slot].versions:
+        if not self.fetched[entry.worker][slot].versions:
             raise UserError(f"is a push of worker {entry.worker} before any fetch", where=line)
+        if self.workers[entry.worker].window is not None:
+            return self.begun[entry.worker]
         try:
-            window = self.session.cursor.draw_places(
-                entry.worker, entry.batches, entry.slot, entry.progress
+            return self.session.cursor.draw_places(
+                entry.worker, entry.batches, slot, entry.progress
             )
         except ValueError as error:
             raise UserError(str(error), where=line, remedy="the log is damaged") from None
+
+    def _repeat_batch(self, entry: LoggedBatch) -> None:
+        """Let a worker compute up to a batch that changed its own shards."""
+        worker = self.workers[entry.worker]
+        window = self._draw(entry, slot=0)
+        if worker.window is None:
+            self.begun[entry.worker] = window
+            self.begin_window(entry.worker, entry.progress)
+            assert worker.window is not None
+        for batch in window[len(worker.window.batches) : entry.number + 1]:
+            worker.add(batch)
+
+    def _repeat(self, entry: LoggedPush) -> None:
+        line = f"{self.recording.path}:{self.num_done}"
+        window = self._draw(entry, entry.slot)
         self.push(
             entry.worker,
             window,
@@ -102,16 +134,23 @@ class ReplayDriver(InProcessDriver):
     def state(self) -> DriverState:
         """Keep the position in the log, and the replicas that later pushes are computed on."""
         common = super().state()
-        vectors, versions = dict(common.vectors), []
+        open_vectors, open_windows = self.open_windows()
+        vectors, versions = {**common.vectors, **open_vectors}, []
         for worker, slots in enumerate(self.fetched):
             for slot, fetched in enumerate(slots):
                 if fetched.versions:
                     vectors[replica_name(worker, slot)] = fetched.parameters
-                    versions.append([worker, slot, max(fetched.versions)])
+                    versions.append([worker, slot, fetched.versions])
         own = {
             "log": self.recording.digest,
             "num_done": self.num_done,
             "versions": versions,
+            "open": open_windows,
+            "begun": {
+                worker: [[batch.epoch, batch.index] for batch in window]
+                for worker, window in self.begun.items()
+                if self.workers[worker].window is not None
+            },
         }
         return DriverState(common.workers, vectors, self.clock.seconds, {"replay": own})
 
@@ -120,7 +159,13 @@ class ReplayDriver(InProcessDriver):
         super().restore(vectors, state)
         saved, num_shards = state.driver["replay"], len(self.session.server.shards)
         self.num_done = saved["num_done"]
-        for worker, slot, version in saved["versions"]:
+        for worker, slot, versions in saved["versions"]:
             fetched = self.fetched[worker][slot]
             fetched.parameters.copy_(vectors[replica_name(worker, slot)])
-            fetched.versions = (version,) * num_shards
+            each = versions if isinstance(versions, list) else [versions]
+            fetched.versions = as_versions({"versions": each}, num_shards)
+        for name, places in saved.get("begun", {}).items():
+            worker, progress = int(name), saved["open"][name]["progress"]
+            drawn = [(epoch, index) for epoch, index in places]
+            self.begun[worker] = self.session.cursor.draw_places(worker, drawn, 0, progress)
+        self.restore_open_windows(vectors, saved.get("open", {}))
