@@ -18,7 +18,7 @@ Training" (arXiv 1812.06162), section 2.2 and appendix A.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from nmtasync.config.schema import Config
 from nmtasync.server.messages import Push
+from nmtasync.server.sharded_vector import ShardedState
 
 PAIR_EVERY = 5
 """One pair is measured of so many pushes; no number of workers in a power of two divides it."""
@@ -134,20 +135,26 @@ class NoiseScale:
     waiting: Waiting | None = None
 
     @classmethod
-    def of(cls, config: Config, num_workers: int, new_room: Callable[[bool], list[Tensor]]) -> Self:
+    def of(cls, config: Config, num_workers: int, state: ShardedState, num_shards: int) -> Self:
         """Measure what a configuration trains with.
 
         Args:
             config: The experiment.
             num_workers: How many workers push.
-            new_room: Allocates [n] for each shard, which checkpoints have if asked for: where
+            state: The server's vectors. The room is one of them, which checkpoints have, where
                 windows depend on what is measured, so that a resumed run has the same ones.
+            num_shards: Into how many shards they are cut.
         """
         options = config.asynchronous
         whole = options.local_push == "gradient" and options.drop_rate is None
         pushed = options.driver != "synchronous" or num_workers == 1  # ranks compare themselves
         kept = options.optimizer_delay == "auto"
-        room = new_room(kept) if whole and pushed else []
+        room: list[Tensor] = []
+        if whole and pushed:
+            room = [
+                state.piece(shard, "noisy_gradient") if kept else state.room(shard)
+                for shard in range(num_shards)
+            ]
         return cls(room, kept, config.optimizer.clip_norm)
 
     @property

@@ -1,4 +1,4 @@
-"""A vector of the server's state in pieces, one for each shard, wherever they lie.
+"""The server's state: vectors in pieces, one for each shard, wherever they lie.
 
 With several workers on GPUs, shard i lies, with its optimizer's state, on GPU i modulo their
 number, in memory of its own; elsewhere the shards are slices of one vector. Pieces with memory of
@@ -9,7 +9,7 @@ Shapes: P is the length of the parameter vector, n that of a shard.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -58,3 +58,49 @@ class ShardedVector:
         """Copy `source` [P] here; to GPUs, the copies may still be under way then."""
         for place, piece in zip(self._bounds, self.pieces, strict=True):
             piece.copy_(source[place], non_blocking=self._whole is None)
+
+
+class ShardedState:
+    """The vectors of the server by name; more are added when they are first asked for.
+
+    Args:
+        parameters: [P], the first of them, "parameters".
+        bounds: Those of the shards.
+        devices: Where the piece of each shard shall lie, as of `ShardedVector`.
+    """
+
+    def __init__(
+        self, parameters: Tensor, bounds: Sequence[slice], devices: Sequence[str] | None
+    ) -> None:
+        self._bounds, self._devices = bounds, devices
+        self._like = torch.empty_like(parameters, device="meta"), parameters.device
+        self.vectors = {"parameters": ShardedVector(parameters, bounds, devices)}
+
+    def piece(self, shard: int, name: str) -> Tensor:
+        """Return a shard's piece [n] of a vector, which is added, of zeros, if it is not there."""
+        if name not in self.vectors:
+            shape, device = self._like
+            zeros = torch.zeros_like(shape, device=device)
+            self.vectors[name] = ShardedVector(zeros, self._bounds, self._devices)
+        return self.vectors[name].pieces[shard]
+
+    def room(self, shard: int) -> Tensor:
+        """Return memory [n] like a shard's that is no part of the state."""
+        return torch.empty_like(self.vectors["parameters"].pieces[shard])
+
+    def gather(self) -> dict[str, Tensor]:
+        """Return all of them [P] by name; copies if shards lie apart."""
+        return {name: vector.gather() for name, vector in self.vectors.items()}
+
+    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
+        """Copy each to the target [P] of its name."""
+        for name, vector in self.vectors.items():
+            vector.copy_to(targets[name])
+
+    def copy_from(self, sources: Mapping[str, Tensor]) -> None:
+        """Copy to each the source [P] of its name; an average without one begins anew."""
+        for name, vector in self.vectors.items():
+            if name in sources:
+                vector.copy_from(sources[name])
+            elif name == "average":
+                vector.copy_from(sources["parameters"])

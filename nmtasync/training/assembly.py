@@ -84,7 +84,8 @@ class Assembly:
         if kind is DriverKind.REPLAY:
             self.recording = read_exchange_log(Path(config.simulation.replay or ""))
         self.num_workers = self._count_workers()
-        self.config = config = self._with_reference_words()
+        words = mean_target_words(self.corpus, self._plan(0)) * self.num_workers
+        self.config = config = _with_reference_words(config, words)
         if self.recording is not None:
             self.not_as_recorded = check_recording(self.recording, config, self.data_digest, state)
         threads = config.asynchronous.threads or self._share_of_cores()
@@ -117,15 +118,6 @@ class Assembly:
         if self.kind.simulated:
             return len(parse_speeds(self.config.simulation.speeds))
         return len(self.devices)
-
-    def _with_reference_words(self) -> Config:
-        """Count the reference words where they are 'auto': a mean mini-batch of each worker."""
-        schedule = self.config.schedule
-        if schedule.reference_words != "auto":
-            return self.config
-        words = mean_target_words(self.corpus, self._plan(0)) * self.num_workers
-        schedule = dataclasses.replace(schedule, reference_words=max(1, round(words)))
-        return dataclasses.replace(self.config, schedule=schedule)
 
     def _share_of_cores(self) -> int:
         if self.recording:  # sums depend on the number of threads
@@ -173,7 +165,7 @@ class Assembly:
         """Drive the run to its end."""
         with contextlib.ExitStack() as stack:
             clock, training = self.clock or time.monotonic, self.config.training
-            updates, noise = self.start.updates, self.server.noise
+            updates, noise = self.start.updates, self.server.measured.noise
             reporter = Reporter(self.run, display, training, updates, noise, clock)
             stack.enter_context(contextlib.closing(reporter))
             exchange_log = self._exchange_log()
@@ -278,6 +270,14 @@ def _introduce(assembly: Assembly, display: Display) -> None:
         display.message(f"initialised from {origin}: {assembly.kept_embeddings}")
     if assembly.not_as_recorded:
         display.message(f"not as recorded: {', '.join(assembly.not_as_recorded)}")
+
+
+def _with_reference_words(config: Config, words: float) -> Config:
+    """Fill the reference words in where they are 'auto': a mean mini-batch of each worker."""
+    if config.schedule.reference_words != "auto":
+        return config
+    schedule = dataclasses.replace(config.schedule, reference_words=max(1, round(words)))
+    return dataclasses.replace(config, schedule=schedule)
 
 
 def _virtual_clock(

@@ -24,8 +24,9 @@ from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
 from nmtasync.training.delay import Delay
 from nmtasync.training.driver import RunParts
+from nmtasync.training.exchanges import LoggedExchanges
 from nmtasync.training.limits import limit_reached, share_done
-from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedBatch, LoggedFetch
+from nmtasync.training.reporting.exchange_log import ExchangeLog
 from nmtasync.training.reporting.reporter import Reporter
 from nmtasync.training.reporting.summary import NoiseSummary
 from nmtasync.worker.window import ComputedWindow, WindowFigures
@@ -64,6 +65,7 @@ class Session:
         exchange_log: Where exchanges are noted, if anywhere.
 
     Attributes:
+        exchanges: What workers and server do with each other besides whole pushes.
         history: The validations so far.
         totals: What has been done, over all resumes.
         delay: How large windows are.
@@ -89,6 +91,7 @@ class Session:
         self.reporter = reporter
         self.start = start
         self.exchange_log = exchange_log
+        self.exchanges = LoggedExchanges(server, cursor, self._seconds, exchange_log)
         metric = self.config.training.validate_metric
         self.history = ValidationHistory(self.run, metric, start.updates)
         self.totals = start.totals
@@ -100,38 +103,23 @@ class Session:
         self._unusable_pushes = 0
         self.saved_updates = server.updates
 
+    def _seconds(self) -> float:
+        return self._clock() - self._zero
+
     @property
     def seconds(self) -> float:
         """Time since training began, over resumes."""
-        return self._clock() - self._zero
+        return self._seconds()
 
     def next_window(self, worker: int, slot: int = 0) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""
-        delay = self.delay.choose(self.server.updates, self.server.noise.words)
+        delay = self.delay.choose(self.server.updates, self.server.measured.noise.words)
         return self.cursor.draw(worker, delay, slot, self.share_done())
 
     def share_done(self) -> float:
         """The share of the training that is over, by the limit that is nearest: from 0 to 1."""
         moment = self.seconds, self.server.updates, self.cursor.epochs_done
         return share_done(self.config.training, *moment) or 0.0
-
-    def fetch(
-        self, worker: int, landing: Tensor, batches_before: int | None = None, slot: int = 0
-    ) -> tuple[int, ...]:
-        """Hand a worker the parameters without a push; return their versions.
-
-        Args:
-            worker: Who fetches.
-            landing: [P], where it wants the parameters.
-            batches_before: Of a worker that has just been started, whose local optimizer begins
-                anew: the batches that its predecessors computed. None of one that goes on.
-            slot: Of the worker, which the landing buffer belongs to.
-        """
-        versions = self.server.fetch(landing, worker, slot)
-        if self.exchange_log:
-            entry = LoggedFetch(self.seconds, worker, slot, versions, batches_before)
-            self.exchange_log.write(entry)
-        return versions
 
     def exchange(
         self,
@@ -151,53 +139,19 @@ class Session:
         Raises:
             TrainingError: Too many pushes in a row could not be used.
         """
-        push, start = computed.push, time.perf_counter()
         measure = self.reporter.wants_update_norm
-        reply = self.server.exchange(push, payload, landing, measure_update=measure)
-        if exchange_seconds is None:
-            exchange_seconds = time.perf_counter() - start
-        if self.exchange_log:
-            held, versions = self.cursor.held(push.worker, push.slot), reply.versions
-            self.exchange_log.pushed(computed, held, versions, exchange_seconds, self.seconds)
-        self.cursor.finish(push.worker, push.slot)
+        reply, exchange_seconds = self.exchanges.push(
+            computed, payload, landing, exchange_seconds, measure_update=measure
+        )
+        self.cursor.finish(computed.push.worker, computed.push.slot)
         self.count(computed.figures, reply, exchange_seconds)
         return reply
 
     def exchange_own(self, push: Push, payload: Tensor, landing: Tensor, number: int) -> Reply:
-        """Let a worker's own shards take the gradient of a batch in the middle of a window.
-
-        Its words are counted with the push of the window.
-
-        Args:
-            push: The header.
-            payload: [P], of which these shards' slices count.
-            landing: [P], where the worker wants these shards' parameters.
-            number: Which batch of the window it is of, from 0 on.
-        """
-        reply = self.server.exchange_own(push, payload, landing)
-        self._log_batch(push.worker, number, push.progress, push.sequence)
+        """As `LoggedExchanges.push_own`; its words are counted with the push of the window."""
+        reply = self.exchanges.push_own(push, payload, landing, number)
         self.reporter.own_updated(push.worker, reply)
         return reply
-
-    def write_back(self, worker: int, replica: Tensor, number: int, progress: float) -> None:
-        """Let a worker's own shards be what its local step has made of them.
-
-        Args:
-            worker: Which one.
-            replica: [P], its parameters.
-            number: Of which batch of the window the step was made, from 0 on.
-            progress: The share of the training that was over when the window was drawn.
-        """
-        self.server.write_back(worker, replica)
-        self._log_batch(worker, number, progress)
-
-    def _log_batch(
-        self, worker: int, number: int, progress: float, sequence: int | None = None
-    ) -> None:
-        if self.exchange_log:
-            held = self.cursor.held(worker)
-            entry = LoggedBatch(self.seconds, worker, held, number, progress, sequence)
-            self.exchange_log.write(entry)
 
     def count(self, window: WindowFigures, reply: Reply, exchange_seconds: float = 0.0) -> None:
         """Count and report a push that the shards have taken, or refused.
@@ -246,7 +200,7 @@ class Session:
 
     def noise_summary(self, windows_under_way: int) -> NoiseSummary | None:
         """The noise of gradients beside the size of updates; None while it is not known."""
-        scale, updates = self.server.noise.words, self.server.updates
+        scale, updates = self.server.measured.noise.words, self.server.updates
         if scale is None or updates == 0:
             return None
         return NoiseSummary(scale, self.totals.target_words / updates, windows_under_way)
@@ -278,7 +232,7 @@ class Session:
             to_validate: Whether it will be validated; a resumed run makes up for it if not.
         """
         clocks = self.clocks()
-        self.server.noise.give_up_cut_pair()
+        self.server.measured.noise.give_up_cut_pair()
         return dataclasses.replace(
             self.start,  # where it came from, and its vocabulary
             config=self.config,
@@ -294,7 +248,7 @@ class Session:
             to_validate=to_validate,
             exchange_log_bytes=self.exchange_log.length() if self.exchange_log else None,
             virtual_seconds=driver.virtual_seconds,
-            measured={**self.server.measured(), "delay": self.delay.to_json()},
+            measured={**self.server.measured.to_json(), "delay": self.delay.to_json()},
             driver=driver.own,
         )
 

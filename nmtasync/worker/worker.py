@@ -36,6 +36,9 @@ from nmtasync.worker.local_optimizer import LocalOptimizer
 from nmtasync.worker.own_shards import OwnShards, WorkerPlace
 from nmtasync.worker.window import ComputedWindow, WindowFigures
 
+Shards = tuple[int, ...] | None
+"""Those that a push is for; None for all."""
+
 
 @dataclass
 class OpenWindow:
@@ -106,9 +109,7 @@ class Worker:
         local = self.local_batches_left > 0 or options.drop_local_gradient
         if local or self.own is not None:
             self.batch_gradient = BatchGradient(flat)
-        if local:
-            assert self.batch_gradient is not None
-            self.local = LocalOptimizer(flat, self.batch_gradient, config)
+            self.local = LocalOptimizer(flat, self.batch_gradient, config) if local else None
         self._pushed_words = 0
 
     @property
@@ -200,12 +201,7 @@ class Worker:
         return ComputedWindow(push, summed)
 
     def _header(
-        self,
-        window: OpenWindow,
-        target_words: int,
-        norm: float,
-        shards: tuple[int, ...] | None,
-        num_values: int | None = None,
+        self, window: OpenWindow, words: int, norm: float, shards: Shards, values: int | None = None
     ) -> Push:
         """Make the header of the worker's next push."""
         self.sequence += 1
@@ -213,9 +209,9 @@ class Worker:
             worker=self.index,
             sequence=self.sequence,
             base_versions=self.versions,
-            target_words=target_words,
+            target_words=words,
             gradient_norm=norm,
-            num_values=num_values,
+            num_values=values,
             progress=window.progress,
             slot=window.slot,
             shards=shards,

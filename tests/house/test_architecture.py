@@ -28,6 +28,7 @@ LAYERS = [
 LAYERS_OF_TRAINING = [
     {"limits", "driver", "delay"},
     {"reporting"},
+    {"exchanges"},
     {"session"},
     {"validation"},
     {"asynchronous", "synchronous"},

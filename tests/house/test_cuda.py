@@ -63,7 +63,7 @@ def test_a_snapshot_is_the_state(toy_run):
     for name, vector in server.vectors.items():
         assert torch.equal(copies[name], vector.cpu()), name
     again = make("immediate", [GPU], num_shards=2)
-    again.restore(copies, server.versions, {}, server.numbers(), server.measured())
+    again.restore(copies, server.versions, {}, server.numbers(), server.measured.to_json())
     for name, vector in server.vectors.items():
         assert torch.equal(again.vectors[name], vector), name
 

@@ -65,7 +65,11 @@ def test_a_state_goes_from_one_kind_of_memory_to_the_other(rule, before, after):
     exchanges = Exchanges()
     exchanges.make(first, range(5))
     second.restore(
-        first.vectors, first.versions, first.last_sequences, first.numbers(), first.measured()
+        first.vectors,
+        first.versions,
+        first.last_sequences,
+        first.numbers(),
+        first.measured.to_json(),
     )
     exchanges.versions = {k: (v[0],) * 3 for k, v in exchanges.versions.items()}
     exchanges.make(second, range(5, 11))

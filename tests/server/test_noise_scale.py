@@ -39,24 +39,24 @@ def test_the_noise_scale_of_known_gradients_is_found(clip_norm, words):
     """With (50,) the squared norm is 8.25, so all are clipped; the workers say what they were."""
     server = make_server(optimizer__clip_norm=clip_norm)
     push_noisy(server, 8000, words=words)
-    assert server.noise.words == pytest.approx(NOISE / SIGNAL, rel=0.2)
-    assert server.noise.all.signal == pytest.approx(SIGNAL, rel=0.2)
-    by_worker = server.noise.words_by_worker()
+    assert server.measured.noise.words == pytest.approx(NOISE / SIGNAL, rel=0.2)
+    assert server.measured.noise.all.signal == pytest.approx(SIGNAL, rel=0.2)
+    by_worker = server.measured.noise.words_by_worker()
     assert by_worker == pytest.approx(dict.fromkeys(range(3), NOISE / SIGNAL), rel=0.25)
 
 
 def test_it_is_unknown_until_enough_pairs_were_seen_and_where_there_is_no_signal():
     server = make_server()
     push_noisy(server, PAIR_EVERY * (MIN_PAIRS - 1) + 2)
-    assert server.noise.all.pairs == MIN_PAIRS - 1 + 1
+    assert server.measured.noise.all.pairs == MIN_PAIRS - 1 + 1
     early = make_server()
     push_noisy(early, PAIR_EVERY * (MIN_PAIRS - 1))
-    assert early.noise.words is None
+    assert early.measured.noise.words is None
     sums = GradientSums()
     sums.add(-3.0, [9.0, 9.0], [2, 2])
-    early.noise.all = sums
+    early.measured.noise.all = sums
     sums.pairs = MIN_PAIRS
-    assert early.noise.words is None
+    assert early.measured.noise.words is None
 
 
 def test_a_pair_is_one_push_and_the_next_one_in_five():
@@ -64,7 +64,7 @@ def test_a_pair_is_one_push_and_the_next_one_in_five():
     seen = []
     for _ in range(12):
         push_noisy(server, 1)
-        seen.append(server.noise.all.pairs)
+        seen.append(server.measured.noise.all.pairs)
     assert seen == [0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3]
 
 
@@ -91,14 +91,18 @@ def test_it_goes_on_from_a_checkpoint_between_the_two_of_a_pair(num_shards):
     auto = {"asynchronous__optimizer_delay": "auto"}
     first = make_server(**auto)
     push_noisy(first, PAIR_EVERY * 5 + 1)
-    assert first.noise.waiting is not None
+    assert first.measured.noise.waiting is not None
     second = make_server(num_shards=num_shards, **auto)
     second.restore(
-        first.vectors, first.versions, first.last_sequences, first.numbers(), first.measured()
+        first.vectors,
+        first.versions,
+        first.last_sequences,
+        first.numbers(),
+        first.measured.to_json(),
     )
     for server in (first, second):
         push_noisy(server, 1, seed=5)
-    alike = first.noise.to_json() == second.noise.to_json()
+    alike = first.measured.noise.to_json() == second.measured.noise.to_json()
     assert alike == (num_shards == 2), "other shards can't go on with a pair"
 
 
@@ -106,9 +110,9 @@ def test_elsewhere_a_checkpoint_gives_the_pair_up_in_both_runs():
     server = make_server()
     push_noisy(server, 1)
     assert "noisy_gradient" not in server.vectors
-    server.noise.give_up_cut_pair()
+    server.measured.noise.give_up_cut_pair()
     push_noisy(server, 1)
-    assert server.noise.all.pairs == 0
+    assert server.measured.noise.all.pairs == 0
 
 
 @pytest.mark.parametrize(
@@ -126,7 +130,7 @@ def test_elsewhere_a_checkpoint_gives_the_pair_up_in_both_runs():
 def test_what_is_no_whole_gradient_is_not_measured(options):
     server = make_server(**options)
     push_noisy(server, 10)
-    assert server.noise.room == [] and server.noise.all.pairs == 0
+    assert server.measured.noise.room == [] and server.measured.noise.all.pairs == 0
 
 
 def test_a_run_reports_it(toy_run):

@@ -136,7 +136,11 @@ def test_a_half_filled_buffer_survives_a_resume():
     server = make_server(num_shards=5, **options)
     saved = first.server
     server.restore(
-        saved.vectors, saved.versions, saved.last_sequences, saved.numbers(), saved.measured()
+        saved.vectors,
+        saved.versions,
+        saved.last_sequences,
+        saved.numbers(),
+        saved.measured.to_json(),
     )
     second = Pushers(server)
     second.sequences = first.sequences

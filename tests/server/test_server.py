@@ -91,7 +91,11 @@ def test_restored_into_another_number_of_shards_it_goes_on_bit_for_bit():
     advance(first, 1, 5)
     second = make_server(num_shards=5, smoothing=1e-4)
     second.restore(
-        first.vectors, first.versions, first.last_sequences, first.numbers(), first.measured()
+        first.vectors,
+        first.versions,
+        first.last_sequences,
+        first.numbers(),
+        first.measured.to_json(),
     )
     advance(second, 5, 9)
     assert same(state_of(whole), state_of(second))

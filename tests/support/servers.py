@@ -44,6 +44,13 @@ def make_server(
     return Server(start, num_shards, resolve(FLAT, named), num_workers, devices)
 
 
+def restore_from(server: Server, saved: Server) -> None:
+    """Let a server go on from where another one is."""
+    measured = saved.measured.to_json()
+    numbers = saved.last_sequences, saved.numbers(), measured
+    server.restore(saved.vectors, saved.versions, *numbers)
+
+
 def gradients(number: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     return [torch.randn(SIZE, generator=generator) for _ in range(number)]

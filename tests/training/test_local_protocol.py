@@ -22,6 +22,7 @@ from nmtasync.machine import processes
 from nmtasync.machine.processes import Child
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.asynchronous import local, worker_process
+from nmtasync.training.exchanges import LoggedExchanges
 from nmtasync.training.reporting.summary import TrainingSummary
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.validation.saver import Saver
@@ -184,7 +185,7 @@ class Stage:
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
         """Note which batches are pushed, and compare the staleness with what was fetched when."""
-        exchange, fetch = Session.exchange, Session.fetch
+        exchange, fetch = Session.exchange, LoggedExchanges.fetch
 
         def exchanged(session: Session, computed, payload, landing, *rest):
             push = computed.push
@@ -201,7 +202,7 @@ class Stage:
             return fetch(session, worker, landing, batches_before, slot)
 
         patch.setattr(Session, "exchange", exchanged)
-        patch.setattr(Session, "fetch", fetched)
+        patch.setattr(LoggedExchanges, "fetch", fetched)
 
 
 def train_on_stage(run: RunDirectory, stage: Stage, **options: object) -> TrainingSummary:

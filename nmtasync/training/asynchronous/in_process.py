@@ -41,7 +41,7 @@ class _DirectAccess:
 
     def write_back(self, number: int, progress: float) -> None:
         """Have the session write the worker's parameters back."""
-        self.session.write_back(self.index, self.flat.parameters, number, progress)
+        self.session.exchanges.write_back(self.index, self.flat.parameters, number, progress)
 
 
 @dataclass
@@ -141,7 +141,9 @@ class InProcessDriver(ABC):
         fetched = self.fetched[index][slot]
         batches_before = self.workers[index].batches if index in self.begin_anew else None
         self.begin_anew.discard(index)
-        fetched.versions = self.session.fetch(index, fetched.parameters, batches_before, slot)
+        fetched.versions = self.session.exchanges.fetch(
+            index, fetched.parameters, batches_before, slot
+        )
 
     def begin_window(self, index: int, progress: float, slot: int = 0) -> None:
         """Let a worker begin a window on what it has fetched; arguments as of `Worker.begin`."""

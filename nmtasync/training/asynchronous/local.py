@@ -125,12 +125,12 @@ class LocalDriver:
                 self._send(worker, Done(reply.versions))
             case WriteBack(number, progress):
                 landing = worker.slots[0].landing
-                self.session.write_back(worker.index, landing, number, progress)
+                self.session.exchanges.write_back(worker.index, landing, number, progress)
                 self._send(worker, Done(self.session.server.versions))
 
     def _fetch(self, worker: WorkerHandle, slot: int, batches_before: int | None = None) -> None:
         landing = worker.slots[slot].landing
-        versions = self.session.fetch(worker.index, landing, batches_before, slot)
+        versions = self.session.exchanges.fetch(worker.index, landing, batches_before, slot)
         self._give_task(worker, slot, versions)
 
     def _give_task(self, worker: WorkerHandle, slot: int, versions: tuple[int, ...]) -> None:

@@ -162,7 +162,7 @@ class SynchronousDriver:
         if squares is not None:  # the ranks' gradients are of the same parameters
             *own, together = squares
             product = (together - sum(own)) / 2
-            self.session.server.noise.add(product, own, words, range(len(own)))
+            self.session.server.measured.noise.add(product, own, words, range(len(own)))
         reply = self.session.server.note_update(done[0].learning_rate)
         self.session.count(done[0].figures, reply)
         if self.session.server.updates > self.furthest:
