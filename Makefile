@@ -11,6 +11,8 @@ SEEDS ?= 1
 LIMIT ?= 6
 ROWS ?= all
 MODEL ?= transformer
+WORDS ?=
+RATES ?=
 SET ?=
 JOBS ?= 2
 
@@ -54,8 +56,9 @@ paper: DEVICES = auto
 paper: JOBS = $(if $(COST),2,1)
 paper: $(INSTALLED) ## Run the ablation of Bogoychev et al. 2018 on RUN; see recipes/paper/README.md
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m recipes.paper.run "$(RUN)" "$(OUT)" \
-	  --model "recipes/paper/$(MODEL).toml" $(if $(COST),--cost "$(COST)") --workers $(WORKERS) \
-	  --devices "$(DEVICES)" --seeds "$(SEEDS)" --epochs $(LIMIT) --rows "$(ROWS)" --jobs $(JOBS) $(SET)
+	  --model "recipes/paper/$(MODEL).toml" $(if $(WORDS),--batch-tokens $(WORDS)) \
+	  $(if $(COST),--cost "$(COST)") --workers $(WORKERS) --devices "$(DEVICES)" --seeds "$(SEEDS)" \
+	  --epochs $(LIMIT) --rows "$(ROWS)" --rates "$(RATES)" --jobs $(JOBS) $(SET)
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not system"

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from nmtasync.config.load import read_toml
 from nmtasync.errors import UserError
 from nmtasync.machine.signals import EXIT_CODES
 from nmtasync.run_directory import RunDirectory
+from recipes.paper.curves import Point, smooth
 
 Line = dict[str, Any]
 
 
+SMOOTHED_EPOCHS = 0.5
+"""How far to each side curves are smoothed."""
+
+
 @dataclass(frozen=True)
-class Point:
-    """A validation.
+class UpdateSize:
+    """How large updates were, by one line of the log.
 
     Attributes:
-        seconds: When its snapshot was taken, virtual or real.
         target_words: That had been trained on until then.
-        bleu: From 0 to 100.
+        per_update: Target words of a mean update since the line before.
     """
 
-    seconds: float
     target_words: float
-    bleu: float
+    per_update: float
 
 
 @dataclass(frozen=True)
@@ -35,71 +41,88 @@ class Measured:
 
     Attributes:
         ended: Why training ended; None if it did not, or was stopped.
+        learning_rate: Its `schedule.learning_rate`.
         seconds: How long it took until its last line, virtual or real.
         target_words_per_second: Over the whole of it.
         target_words_per_update: On average.
         staleness: Mean of all pushes and shards, in updates.
         points: Its validations, in the order of time.
+        smoothed: The same with BLEU and cross-entropy smoothed, over half an epoch to each side.
+        update_sizes: How large its updates were as training went on.
     """
 
     ended: str | None
+    learning_rate: float
     seconds: float
     target_words_per_second: float
     target_words_per_update: float
     staleness: float
     points: list[Point]
+    smoothed: list[Point]
+    update_sizes: list[UpdateSize]
 
     @property
     def best_bleu(self) -> float | None:
         """The best of all validations, if there was one."""
         return max((point.bleu for point in self.points), default=None)
 
-    def seconds_to(self, target: float) -> float | None:
-        """When BLEU reached a target, or None if it never did.
+    @property
+    def best_smoothed_bleu(self) -> float | None:
+        """The highest place of the smoothed curve, if there is one."""
+        return max((point.bleu for point in self.smoothed), default=None)
 
-        The straight line from the last validation below it to the first that is not tells when;
-        training begins with BLEU 0.
-        """
-        before = Point(0.0, 0.0, 0.0)
-        for point in self.points:
-            if point.bleu >= target:
-                share = (target - before.bleu) / (point.bleu - before.bleu)
-                return before.seconds + share * (point.seconds - before.seconds)
-            before = point
-        return None
+    @property
+    def lowest_cross_entropy(self) -> float | None:
+        """The lowest of all validations, if there was one."""
+        return min((point.cross_entropy for point in self.points), default=None)
 
 
 def measure(run: RunDirectory) -> Measured | None:
     """Read the figures of a run; None if it has trained nothing yet.
 
     Raises:
-        UserError: The log can't be read.
+        UserError: The log, or the configuration, can't be read.
     """
     lines = _read(run)
     training = _that_stand(line for line in lines if line["event"] == "train")
     if not training:
         return None
-    updates = [line["updates"] for line in training]
-    since = [now - before for before, now in zip([0, *updates], updates, strict=False)]
+    seconds = [line["time_seconds"] for line in training]
     words = [
-        count * line["target_words_per_update"] for count, line in zip(since, training, strict=True)
+        span * (line["target_words_per_second"] or 0.0)
+        for span, line in zip(np.diff([0.0, *seconds]), training, strict=True)
     ]
-    stale = [count * line["staleness_mean"] for count, line in zip(since, training, strict=True)]
-    per_update = sum(words) / updates[-1]
-    seconds = training[-1]["time_seconds"]
-    validations = _that_stand(line for line in lines if line["event"] == "valid")
+    # not the clock: shards that also take gradients one by one count more than the pushes
+    updates = [
+        count / line["target_words_per_update"] for count, line in zip(words, training, strict=True)
+    ]
+    stale = [count * line["staleness_mean"] for count, line in zip(updates, training, strict=True)]
+    trained = np.cumsum(words).tolist()
+    points = [
+        Point(time, float(np.interp(time, [0.0, *seconds], [0.0, *trained])), bleu, cross_entropy)
+        for time, bleu, cross_entropy in _validations(lines)
+    ]
     return Measured(
         ended=_end(lines),
-        seconds=seconds,
-        target_words_per_second=sum(words) / seconds,
-        target_words_per_update=per_update,
-        staleness=sum(stale) / updates[-1],
-        points=[
-            Point(line["time_seconds"], line["updates"] * per_update, line["bleu"])
-            for line in validations
-            if line["bleu"] is not None
+        learning_rate=read_toml(run.config)["schedule.learning_rate"],
+        seconds=seconds[-1],
+        target_words_per_second=trained[-1] / seconds[-1],
+        target_words_per_update=trained[-1] / sum(updates),
+        staleness=sum(stale) / sum(updates),
+        points=points,
+        smoothed=smooth(points, SMOOTHED_EPOCHS * trained[-1] / training[-1]["epoch"]),
+        update_sizes=[
+            UpdateSize(until, line["target_words_per_update"])
+            for until, line in zip(trained, training, strict=True)
         ],
     )
+
+
+def _validations(lines: Iterable[Line]) -> Iterator[tuple[float, float, float]]:
+    """Seconds, BLEU and cross-entropy of each validation that measured BLEU."""
+    for line in _that_stand(line for line in lines if line["event"] == "valid"):
+        if line["bleu"] is not None:
+            yield line["time_seconds"], line["bleu"], line["cross_entropy"]
 
 
 def _read(run: RunDirectory) -> list[Line]:

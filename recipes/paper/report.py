@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import statistics
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,10 @@ import click
 from nmtasync.config.load import read_toml
 from nmtasync.errors import NmtasyncError, UserError
 from nmtasync.run_directory import RunDirectory, write_atomically, write_json
-from recipes.paper.measure import Measured, measure
-from recipes.paper.rows import BASELINE, ROWS, Row
-
-BLEU_MARGIN = 0.2
-"""A row is timed until it is no further below the baseline's best BLEU."""
-
-Runs = dict[int, Measured]
-"""The runs of a row, by seed."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How fast a run was.
-
-    Attributes:
-        target: The BLEU that it is timed to; None without a baseline that has learnt anything.
-        seconds: To the target; None if it was not reached, or there is none.
-        speed_up: The baseline's seconds over these.
-    """
-
-    target: float | None = None
-    seconds: float | None = None
-    speed_up: float | None = None
+from recipes.paper.measure import SMOOTHED_EPOCHS, measure
+from recipes.paper.plots import plot
+from recipes.paper.rows import ROWS, Row
+from recipes.paper.timing import TARGETS, Runs, Timing, time_rows
 
 
 def run_directory(out: Path, row: Row, seed: int) -> RunDirectory:
@@ -61,31 +43,11 @@ def collect(out: Path) -> dict[Row, Runs]:
     return found
 
 
-def time_rows(rows: dict[Row, Runs]) -> dict[Row, dict[int, Timing]]:
-    """Time each run against the baseline of its seed."""
-    baselines = rows.get(BASELINE, {})
-    return {
-        row: {seed: _time(run, baselines.get(seed)) for seed, run in runs.items()}
-        for row, runs in rows.items()
-    }
-
-
-def _time(run: Measured, baseline: Measured | None) -> Timing:
-    best = None if baseline is None else baseline.best_bleu
-    if baseline is None or best is None or best <= BLEU_MARGIN:
-        return Timing()
-    target = best - BLEU_MARGIN
-    seconds, its_seconds = run.seconds_to(target), baseline.seconds_to(target)
-    if seconds is None or its_seconds is None:
-        return Timing(target, seconds)
-    return Timing(target, seconds, its_seconds / seconds)
-
-
 def as_json(rows: dict[Row, Runs], notes: list[str]) -> dict[str, Any]:
     """The report for programs: each run's figures, and the notes."""
     timings = time_rows(rows)
     return {
-        "bleu_margin": BLEU_MARGIN,
+        "targets": TARGETS,
         "notes": notes,
         "rows": [
             {
@@ -96,9 +58,9 @@ def as_json(rows: dict[Row, Runs], notes: list[str]) -> dict[str, Any]:
                     seed: {
                         **asdict(run),
                         "best_bleu": run.best_bleu,
-                        "target_bleu": timings[row][seed].target,
-                        "seconds_to_target": timings[row][seed].seconds,
-                        "speed_up": timings[row][seed].speed_up,
+                        "best_smoothed_bleu": run.best_smoothed_bleu,
+                        "lowest_cross_entropy": run.lowest_cross_entropy,
+                        "timings": {name: asdict(t) for name, t in timings[row][seed].items()},
                     }
                     for seed, run in runs.items()
                 },
@@ -109,46 +71,78 @@ def as_json(rows: dict[Row, Runs], notes: list[str]) -> dict[str, Any]:
 
 
 def as_markdown(rows: dict[Row, Runs], notes: list[str]) -> str:
-    """The report for people: a table, and the notes below it."""
+    """The report for people: a table of all, one for each target, and the notes below."""
     timings = time_rows(rows)
-    lines = [
-        "| row | seeds | target words/s | effective batch, target words | mean staleness, updates "
-        "| best BLEU | seconds to the target | speed-up |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row, runs in rows.items():
-        times = list(timings[row].values())
-        title = row.title if all(run.ended for run in runs.values()) else f"{row.title} (not ended)"
+    lines = ["# Ablation", "", *_overview(rows)]
+    for name, title in TARGETS.items():
+        of_target = {
+            row: [of_run[name] for of_run in by_seed.values()] for row, by_seed in timings.items()
+        }
+        lines += ["", f"## To {title}", "", *_speeds(of_target)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
+
+
+def _overview(rows: dict[Row, Runs]) -> list[str]:
+    lines = _head(
+        "row, seeds, learning rate, target words/s, words of an update, mean staleness (updates), "
+        "best BLEU, best smoothed BLEU, lowest cross-entropy"
+    )
+    for row, by_seed in rows.items():
+        runs = list(by_seed.values())
         cells = [
-            title,
-            ", ".join(map(str, runs)),
-            _spread([run.target_words_per_second for run in runs.values()], ",.0f"),
-            _spread([run.target_words_per_update for run in runs.values()], ",.0f"),
-            _spread([run.staleness for run in runs.values()], ".2f"),
-            _spread([run.best_bleu for run in runs.values()], ".2f"),
-            _reached(times, runs),
-            _spread([timing.speed_up for timing in times], ".2f"),
+            row.title if all(run.ended for run in runs) else f"{row.title} (not ended)",
+            ", ".join(map(str, by_seed)),
+            _spread([run.learning_rate for run in runs], ".3g"),
+            _spread([run.target_words_per_second for run in runs], ",.0f"),
+            _spread([run.target_words_per_update for run in runs], ",.0f"),
+            _spread([run.staleness for run in runs], ".2f"),
+            _spread([run.best_bleu for run in runs], ".2f"),
+            _spread([run.best_smoothed_bleu for run in runs], ".2f"),
+            _spread([run.lowest_cross_entropy for run in runs], ".3f"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(["# Ablation", "", *lines, "", *(f"- {note}" for note in notes), ""])
+    return lines
 
 
-def _spread(values: list[float | None], form: str) -> str:
+def _speeds(rows: dict[Row, list[Timing]]) -> list[str]:
+    """The table of one target."""
+    lines = _head("row, target, seconds, target words, speed-up, by words needed, by words/s")
+    for row, timings in rows.items():
+        cells = [
+            row.title,
+            _spread([timing.target for timing in timings], ".2f"),
+            _reached(timings),
+            _spread([timing.target_words for timing in timings], ",.0f"),
+            _spread([timing.speed_up for timing in timings], ".2f"),
+            _spread([timing.by_words for timing in timings], ".2f"),
+            _spread([timing.by_pace for timing in timings], ".2f"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _head(columns: str) -> list[str]:
+    names = columns.split(", ")
+    return [f"| {' | '.join(names)} |", f"| {' | '.join('---' for _ in names)} |"]
+
+
+def _spread(values: Sequence[float | None], form: str) -> str:
     """Mean and range; nothing where a seed has no value, since the mean of the rest misleads."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return "–"
     mean = format(statistics.fmean(known), form)
-    if len(known) == 1:
+    if len(known) == 1 or min(known) == max(known):
         return mean
     return f"{mean} ({min(known):{form}} to {max(known):{form}})"
 
 
-def _reached(times: list[Timing], runs: Runs) -> str:
-    missing = sum(timing.seconds is None for timing in times)
-    if not missing or any(timing.target is None for timing in times):
-        return _spread([timing.seconds for timing in times], ",.0f")
-    return "not reached" if missing == len(runs) else f"not reached by {missing} of {len(runs)}"
+def _reached(timings: list[Timing]) -> str:
+    missing = sum(timing.seconds is None for timing in timings)
+    if not missing or any(timing.target is None for timing in timings):
+        return _spread([timing.seconds for timing in timings], ",.0f")
+    some = missing < len(timings)
+    return f"not reached by {missing} of {len(timings)}" if some else "not reached"
 
 
 def describe(out: Path, rows: dict[Row, Runs]) -> list[str]:
@@ -156,12 +150,17 @@ def describe(out: Path, rows: dict[Row, Runs]) -> list[str]:
     row, runs = next(iter(rows.items()))
     settings = read_toml(run_directory(out, row, next(iter(runs))).config)
     notes = [
-        f"The target is the best BLEU (greedy, validation set) of the baseline with the same seed, "
-        f"minus {BLEU_MARGIN}. The time to it is read off the straight line between the "
-        "validations before and after; all rows validate after as many target words.",
-        "Of several seeds: mean (lowest to highest). The speed-up is that of each seed against the "
-        "baseline of the same seed; it is left out where a seed did not reach the target.",
-        "The effective batch is what an update is made of: the delay, and in synchronous "
+        "BLEU (greedy, validation set) and cross-entropy are smoothed before they are timed: to "
+        "means of the straight lines between validations, over "
+        f"{SMOOTHED_EPOCHS:g} epochs to each side. The best BLEU of the baseline is the highest "
+        "place of its smoothed curve, of the same seed. When a target was first reached is read "
+        "off the straight line between two places.",
+        "The speed-up by the clock is the product of its two factors: the baseline's target words "
+        "to the target over the row's, and the row's target words per second until then over "
+        "the baseline's.",
+        "Of several seeds: mean (lowest to highest). Speed-ups are those of each seed against the "
+        "baseline of the same seed; they are left out where a seed did not reach the target.",
+        "The words of an update are those of all that it is made of: the delay, and in synchronous "
         "rows all workers, counted.",
     ]
     if settings["asynchronous.driver"] != "simulated":
@@ -176,36 +175,11 @@ def describe(out: Path, rows: dict[Row, Runs]) -> list[str]:
     notes += [
         "Gradients are real, times are virtual: they follow from the cost model alone, in "
         "which the server and validation take none, and messages do not delay each other.",
-        f"The cost model: {costs}.",
+        f"The cost model, as it was used: {costs}.",
         "Synchronous rows: an update takes as long as the slowest worker computes, plus two "
         "transfers (reduce-scatter and all-gather); it does not overlap them.",
     ]
     return notes
-
-
-def plot(rows: dict[Row, Runs], path: Path) -> bool:
-    """Draw BLEU over time and over words; return False where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    over_time, over_words = figure.subplots(1, 2, sharey=True)
-    for row, runs in rows.items():
-        line = "--" if "warmup" in row.overlays else "-"
-        style = {"color": f"C{ROWS.index(row) // 2}", "linestyle": line, "linewidth": 1}
-        for index, run in enumerate(runs.values()):
-            label = row.title if index == 0 else None
-            bleu = [point.bleu for point in run.points]
-            over_time.plot([p.seconds for p in run.points], bleu, label=label, **style)
-            over_words.plot([p.target_words for p in run.points], bleu, **style)
-    over_time.set(xlabel="seconds", ylabel="BLEU (greedy, validation set)")
-    over_words.set(xlabel="target words")
-    for axes in (over_time, over_words):
-        axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper")
-    figure.savefig(path, dpi=120)
-    return True
 
 
 def write_report(out: Path) -> str:

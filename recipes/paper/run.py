@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,8 @@ import click
 
 from nmtasync.config.load import (
     Settings,
+    convert,
+    find_option,
     merge,
     parse_assignment,
     read_toml,
@@ -43,7 +45,8 @@ MAY_CHANGE = {
     "asynchronous.devices",
     "asynchronous.threads",
 }
-"""What a row that has begun can go on with another value of."""
+"""What a row that has begun can go on with another value of. Not the epochs where the learning rate
+falls to 0 at their end."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ class Task:
             return False
         before, now = to_settings(resolve(read_toml(self.run.config))), to_settings(self.config)
         changed = [name for name in now if now[name] != before[name]]
-        if others := [name for name in changed if name not in MAY_CHANGE]:
+        decays = self.config.schedule.decay == "linear"
+        may_change = MAY_CHANGE - {"training.max_epochs"} if decays else MAY_CHANGE
+        if others := [name for name in changed if name not in may_change]:
             name = others[0]
             raise UserError(
                 f"was begun with {name} = {before[name]!r}, not {now[name]!r}",
@@ -180,8 +185,19 @@ def plan(
     base: Settings,
     machine: Machine,
     epochs: int,
+    rates: Mapping[str, float],
 ) -> list[Task]:
     """List all tasks, seed after seed, so that each seed is complete as early as it can be.
+
+    Args:
+        corpus: The preprocessed directory.
+        out: Gets the directories of the tasks.
+        rows: The rows to train.
+        seeds: Those to train each row with.
+        base: What all rows share.
+        machine: The workers.
+        epochs: How often each row reads the corpus.
+        rates: Learning rates of single rows, by name, before they are scaled by words.
 
     Raises:
         UserError: A row's settings contradict each other.
@@ -190,7 +206,7 @@ def plan(
         Task(
             f"{row.title}, seed {seed}",
             run_directory(out, row, seed),
-            row_config(corpus, base, row, machine, seed, epochs),
+            row_config(corpus, base, row, machine, seed, epochs, rates.get(row.name)),
         )
         for seed in seeds
         for row in rows
@@ -204,12 +220,22 @@ def plan(
     "--model",
     type=click.Path(path_type=Path),
     default=HERE / "transformer.toml",
-    help="What all rows share: transformer.toml (the default), rnn.toml, or a file of yours.",
+    help="What all rows share: transformer.toml (the default), rnn_small.toml, or a file of yours.",
+)
+@click.option(
+    "--batch-tokens", type=click.IntRange(min=1), help="data.batch_tokens of the baseline."
 )
 @click.option(
     "--cost",
     type=click.Path(path_type=Path),
     help="Simulate the workers, with the cost model in [simulation] of this file.",
+)
+@click.option(
+    "--scale-costs/--no-scale-costs",
+    default=True,
+    show_default=True,
+    help="Let a mean mini-batch of the baseline take as long as one of the authors', of 1,920 "
+    "target words: the cost model's seconds of a word are scaled; of simulated workers.",
 )
 @click.option("--workers", default=4, show_default=True, help="How many workers train each row.")
 @click.option(
@@ -221,6 +247,9 @@ def plan(
 @click.option("--seeds", default="1", show_default=True, help="Train each row with these: 1,2,3.")
 @click.option("--epochs", default=6, show_default=True, help="How often a row reads the corpus.")
 @click.option("--rows", "names", default="all", help="Names of rows, with commas between them.")
+@click.option(
+    "--rates", default="", help="Learning rates of single rows: baseline=1e-3,synchronous=5e-4."
+)
 @click.option("--jobs", default=1, show_default=True, help="How many rows run beside each other.")
 @click.option("--set", "assignments", multiple=True, help="Set section.key=value for all rows.")
 @click.option("--nmtasync", "command", default="nmtasync", help="How to call nmtasync.")
@@ -228,12 +257,15 @@ def main(
     run: Path,
     out: Path,
     model: Path,
+    batch_tokens: int | None,
     cost: Path | None,
+    scale_costs: bool,
     workers: int,
     devices: str,
     seeds: str,
     epochs: int,
     names: str,
+    rates: str,
     jobs: int,
     assignments: tuple[str, ...],
     command: str,
@@ -244,17 +276,13 @@ def main(
     """
     try:
         corpus = RunDirectory(run)
-        if jobs > 1 and not cost:
-            raise UserError(
-                "lets rows share the devices, which makes times meaningless",
-                where="--jobs",
-                remedy="use it with --cost, where time is virtual",
-            )
-        threads = max(1, available_cores() // jobs) if jobs > 1 else None
-        machine = Machine(workers, devices, read_costs(cost) if cost else None, threads)
+        costs, threads = read_costs(cost) if cost else None, _threads(jobs, simulated=bool(cost))
+        machine = Machine(workers, devices, costs, threads, scale_costs)
         base = merge(read_toml(model), dict(parse_assignment(text) for text in assignments))
-        numbers = _numbers(seeds)
-        tasks = plan(corpus, out, find_rows(names), numbers, base, machine, epochs)
+        if batch_tokens is not None:
+            base["data.batch_tokens"] = batch_tokens
+        rows, numbers = find_rows(names), _numbers(seeds)
+        tasks = plan(corpus, out, rows, numbers, base, machine, epochs, parse_rates(rates))
         to_do = [task for task in tasks if not task.ended()]
         click.echo(f"{len(tasks)} runs, {len(tasks) - len(to_do)} of them ended before")
         for task in to_do:
@@ -269,6 +297,39 @@ def main(
     if runner.stopped is not None:
         sys.exit(EXIT_CODES[runner.stopped])
     sys.exit(1 if runner.failed else 0)
+
+
+def _threads(jobs: int, *, simulated: bool) -> int | None:
+    """CPU threads of each row: an equal share of the cores, where there are several at a time."""
+    if jobs <= 1:
+        return None
+    if not simulated:
+        raise UserError(
+            "lets rows share the devices, which makes times meaningless",
+            where="--jobs",
+            remedy="use it with --cost, where time is virtual",
+        )
+    return max(1, available_cores() // jobs)
+
+
+def parse_rates(text: str) -> dict[str, float]:
+    """Read the learning rates of single rows: ROW=RATE with commas between them.
+
+    Raises:
+        UserError: There is no such row, or a rate is none.
+    """
+    rates: dict[str, float] = {}
+    for part in text.split(",") if text else ():
+        name, _, rate = part.partition("=")
+        find_rows(name, "--rates")
+        try:
+            number = float(rate)
+        except ValueError:
+            raise UserError(f"{part!r} is not ROW=RATE", where="--rates") from None
+        rates[name] = convert(
+            find_option("schedule.learning_rate", where="--rates"), number, where="--rates"
+        )
+    return rates
 
 
 def _numbers(seeds: str) -> list[int]:
