@@ -78,7 +78,8 @@ def as_markdown(rows: dict[Row, Runs], notes: list[str]) -> str:
         of_target = {
             row: [of_run[name] for of_run in by_seed.values()] for row, by_seed in timings.items()
         }
-        lines += ["", f"## To {title}", "", *_speeds(of_target)]
+        form = ".3f" if name == "cross_entropy" else ".2f"
+        lines += ["", f"## To {title}", "", *_speeds(of_target, form)]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
 
 
@@ -104,13 +105,13 @@ def _overview(rows: dict[Row, Runs]) -> list[str]:
     return lines
 
 
-def _speeds(rows: dict[Row, list[Timing]]) -> list[str]:
-    """The table of one target."""
+def _speeds(rows: dict[Row, list[Timing]], form: str) -> list[str]:
+    """The table of one target, which is written in a form."""
     lines = _head("row, target, seconds, target words, speed-up, by words needed, by words/s")
     for row, timings in rows.items():
         cells = [
             row.title,
-            _spread([timing.target for timing in timings], ".2f"),
+            _spread([timing.target for timing in timings], form),
             _reached(timings),
             _spread([timing.target_words for timing in timings], ",.0f"),
             _spread([timing.speed_up for timing in timings], ".2f"),
