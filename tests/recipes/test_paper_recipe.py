@@ -214,6 +214,27 @@ def test_rows_are_compared_with_the_baseline_of_their_seed(tmp_path):
     assert table["+ momentum tuning"].endswith("| not reached by 1 of 2 | – | – | – | – |")
 
 
+def test_a_single_lucky_validation_does_not_reach_a_target(tmp_path):
+    (delay,) = find_rows("delay")
+    # an epoch is as long as two validations are apart
+    line = train(400, 400.0, pace=100.0, epoch=4.0)
+    rising = [valid(100 * n, 100.0 * n, 10.0 * n) for n in range(1, 5)]
+    log(tmp_path, BASELINE, 1, line, *rising, end())
+    lucky = [valid(100 * n, 100.0 * n, bleu) for n, bleu in enumerate((5, 38, 5, 5), start=1)]
+    log(tmp_path, delay, 1, line, *lucky, end())
+    rows = collect(tmp_path)
+    report = as_json(rows, [])
+    baseline, of_delay = (row["seeds"][1] for row in report["rows"])
+    # at its end half of the way from 35 to 40; the share of it on the line from 30 before
+    assert baseline["best_smoothed_bleu"] == 37.5
+    assert baseline["timings"]["share"]["target"] == pytest.approx(0.95 * 37.5)
+    expected = 300 + 100 * (0.95 * 37.5 - 30) / 7.5
+    assert baseline["timings"]["share"]["seconds"] == pytest.approx(expected)
+    assert of_delay["best_bleu"] == 38.0
+    assert of_delay["timings"]["best"]["seconds"] is None
+    assert "| 40.00 | 37.50 |" in as_markdown(rows, [])
+
+
 def test_without_a_baseline_that_has_learnt_there_is_no_target(tmp_path):
     log(tmp_path, BASELINE, 1, train(2, 60.0), valid(2, 50.0, 0.1), end())
     log(tmp_path, ROWS[2], 1, train(2, 60.0), valid(2, 50.0, 0.0), end())
@@ -428,6 +449,7 @@ def test_two_rows_from_the_corpus_to_the_table(toy_run, tmp_path):
     cost.write_text("[simulation]\nseconds_per_batch = 1.0\n")
     command = [sys.executable, "-m", "recipes.paper.run", toy_run.root, out, "--epochs=1"]
     command += [f"--model={model}", f"--cost={cost}", "--workers=2", "--jobs=2", "--devices=cpu"]
+    command += ["--rates=synchronous=5e-4", "--batch-tokens=100"]
     command += ["--rows=baseline,synchronous", f"--nmtasync={sys.executable} -m cli"]
 
     def run() -> str:
@@ -452,6 +474,10 @@ def test_two_rows_from_the_corpus_to_the_table(toy_run, tmp_path):
     updates = math.ceil(num_batches / 2)
     assert synchronous["target_words_per_update"] == pytest.approx(words / updates)
     settings = read_toml(out / "synchronous" / "seed-1" / "config.toml")
+    assert settings["data.batch_tokens"] == 100
+    assert (baseline["learning_rate"], synchronous["learning_rate"]) == (1e-3, 5e-4)
+    # less than guessing among all 46 pieces, give or take
+    assert 0 < baseline["lowest_cross_entropy"] < 6
     assert settings["schedule.words_scaling"] == "linear"
     assert settings["schedule.reference_words"] == round(baseline["target_words_per_update"])
     logs = {path: path.read_bytes() for path in out.glob("*/seed-1/logs/metrics.jsonl")}
