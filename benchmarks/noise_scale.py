@@ -1,0 +1,133 @@
+#!/usr/bin/env python
+"""The noise scale that a run measures as it goes, against a direct estimate at fixed parameters.
+
+    python benchmarks/noise_scale.py [--corpus RUN]
+
+Simulated workers train a small recurrent network. At each point the run stops; the gradients of
+the batches that come next, all at the parameters of that moment, give the signal |G|² and the
+noise tr Σ directly: the product of all pairs of them, and what their squares have beyond it. What
+the run has measured is the mean of the pairs that it has seen lately, one of each five pushes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import prepare
+from rich.console import Console
+from safetensors.torch import load_file
+
+from nmtasync.checkpoints import store
+from nmtasync.config.load import resolve
+from nmtasync.data.batches import plan_epoch
+from nmtasync.data.cursor import AssignedBatch
+from nmtasync.data.shards import ParallelShards
+from nmtasync.data.vocabulary import VocabularyPair
+from nmtasync.models.build import ModelSpec
+from nmtasync.optim.flat import FlatModel
+from nmtasync.run_directory import RunDirectory
+from nmtasync.server.noise_scale import GradientSums
+from nmtasync.training.train import train
+from nmtasync.worker.gradient import WindowGradient
+
+SETTINGS: dict[str, Any] = {
+    "model.type": "rnn",
+    "model.dimension": 64,
+    "model.state_dimension": 128,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 1,
+    "data.batch_tokens": 135,
+    "schedule.learning_rate": 1e-3,
+    "schedule.warmup_updates": 0,
+    "schedule.decay": "none",
+    "asynchronous.driver": "simulated",
+    "asynchronous.devices": "cpu",
+    "asynchronous.threads": 1,
+    "simulation.speeds": "1,1,1,1",
+    "training.precision": "fp32",
+    "training.validate_every": 10**9,
+    "training.keep_checkpoints": 1,
+}
+
+
+def copy(corpus: Path, directory: str) -> RunDirectory:
+    """Make a RUN with the same corpus and nothing else."""
+    there, here = RunDirectory(corpus), RunDirectory(Path(directory) / "run")
+    shutil.copytree(there.data, here.data)
+    shutil.copytree(there.vocab, here.vocab)
+    shutil.copy(there.manifest, here.manifest)
+    return here
+
+
+def direct(run: RunDirectory, num_batches: int) -> GradientSums:
+    """Sum up the gradients of the next batches, at the parameters of the latest checkpoint."""
+    checkpoint = run.checkpoints / str(store.pointed(run, "latest"))
+    state = json.loads((checkpoint / "state.json").read_text("utf-8"))
+    config, corpus = resolve(SETTINGS), ParallelShards.open(run.data / "train")
+    vocabularies = VocabularyPair.load(run.vocab)
+    spec = ModelSpec(config.model, vocabularies.source.size, vocabularies.target.size)
+    flat = FlatModel(spec.build())
+    flat.parameters.copy_(load_file(checkpoint / "training.safetensors")["parameters"])
+    gradient = WindowGradient(flat, corpus, config)
+    epoch, position = state["cursor"]["epoch"], state["cursor"]["position"]
+    total, squares, words = torch.zeros(flat.size, dtype=torch.float64), [], []
+    while len(words) < num_batches:
+        plan = plan_epoch(
+            corpus.source_lengths,
+            corpus.target_lengths,
+            batch_tokens=config.data.batch_tokens,
+            seed=config.training.seed,
+            epoch=epoch,
+        )
+        for index in range(position, min(position + num_batches - len(words), len(plan))):
+            flat.gradients.zero_()
+            figures = gradient.add_assigned(AssignedBatch(epoch, index, plan[index]))
+            total += flat.gradients
+            squares.append(float(flat.gradients.double().square().sum()))
+            words.append(figures.target_words)
+        epoch, position = epoch + 1, 0
+    sums = GradientSums()
+    sums.add((float(total.square().sum()) - sum(squares)) / 2, squares, words)
+    return sums
+
+
+def measured(run: RunDirectory) -> GradientSums:
+    """Read what the run has measured until its latest checkpoint."""
+    checkpoint = run.checkpoints / str(store.pointed(run, "latest"))
+    state = json.loads((checkpoint / "state.json").read_text("utf-8"))
+    return GradientSums(**state["measured"]["noise"]["all"])
+
+
+def main() -> None:
+    """Print a line for each point, and one in JSON with the sums behind it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", type=Path, help="a preprocessed RUN; else the demo's corpus")
+    parser.add_argument("--points", default="500,2000,6000", help="updates at which to compare")
+    parser.add_argument("--batches", type=int, default=400, help="of the direct estimate")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as directory:
+        run = copy(options.corpus, directory) if options.corpus else prepare(Path(directory))
+        for updates in map(int, options.points.split(",")):
+            settings = {**SETTINGS, "training.max_updates": updates}
+            train(run, settings, resume=True, console=Console(quiet=True))
+            there, here = direct(run, options.batches), measured(run)
+            scales = [sums.noise(sums.signal) / sums.signal for sums in (there, here)]
+            print(
+                f"update {updates:,}: direct {scales[0]:,.0f} words, measured {scales[1]:,.0f}, "
+                f"ratio {scales[1] / scales[0]:.2f}"
+            )
+            print(json.dumps({"direct": asdict(there), "measured": asdict(here)}))
+
+
+if __name__ == "__main__":
+    main()
