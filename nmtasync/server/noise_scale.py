@@ -181,9 +181,10 @@ class NoiseScale:
 
         Args:
             push: Its header.
-            pieces: [n] for each shard that it is for, where the shard lies.
+            pieces: [n] for each shard that it is for, where the shard lies; of one that is for
+                none, nothing is seen.
         """
-        if not self.room:
+        if not self.room or not pieces:
             return
         due = self.pushes % PAIR_EVERY == 0
         self.pushes += 1

@@ -49,12 +49,14 @@ class OpenWindow:
         slot: Which of the worker's slots it is computed in.
         start: When it was begun, by `time.perf_counter`.
         batches: What has been computed of it.
+        finite: Whether what the own shards were to get of it was; a window is refused as a whole.
     """
 
     progress: float
     slot: int
     start: float = field(default_factory=time.perf_counter)
     batches: list[BatchFigures] = field(default_factory=list)
+    finite: bool = True
 
     @property
     def target_words(self) -> int:
@@ -150,6 +152,7 @@ class Worker:
             words = figures.target_words
             # the local step overwrites the gradient, and the own shards overwrite that step
             norm = self.own.load(self.batch_gradient.gradient, words) if self.own else 0.0
+            self.window.finite &= math.isfinite(norm)
             if stepping:
                 self._step_locally(words, assigned.progress)
             if self.own is not None:
@@ -177,6 +180,7 @@ class Worker:
         if self.local is not None:
             self.local.end_window(target_words)
         norm = float(self.flat.gradients.norm()) / max(target_words, 1)
+        norm = norm if window.finite else math.nan
         whole = self.config.asynchronous.local_push == "delta"  # each local step was clipped
         overflowed = self.gradient.finish(self.flat.gradients, norm, clip=not whole)
         self._pushed_words = target_words

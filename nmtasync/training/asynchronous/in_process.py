@@ -225,6 +225,7 @@ class InProcessDriver(ABC):
                 rest[str(worker.index)] = {
                     "progress": worker.window.progress,
                     "versions": worker.versions,
+                    "finite": worker.window.finite,
                     "batches": [
                         [float(b.cross_entropy), b.target_words, b.source_words]
                         for b in worker.window.batches
@@ -245,6 +246,7 @@ class InProcessDriver(ABC):
                     BatchFigures(torch.tensor(loss), target_words, source_words)
                     for loss, target_words, source_words in content["batches"]
                 ],
+                finite=content.get("finite", True),
             )
 
     def close(self) -> None:

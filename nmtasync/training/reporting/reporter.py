@@ -231,6 +231,8 @@ class Reporter:
 
     def _draw_staleness(self, histogram: dict[int, int], updates: int) -> None:
         values = [late for late, count in histogram.items() for _ in range(count)]
+        if not values:  # the only pushes were for no shard
+            return
         self._board.add_histogram("train/staleness", np.array(values), updates, bins="auto")
 
     def close(self) -> None:

@@ -137,6 +137,8 @@ class SimulatedDriver(InProcessDriver):
                 batches = self.session.next_window(index, slot)
                 if batches:
                     self._begin(index, slot, batches)
+                else:  # it will fetch anew: what is written back has no version
+                    self.fetched[index][slot].versions = ()
 
     def _begin(self, index: int, slot: int, batches: list[AssignedBatch]) -> None:
         if self.fetched[index][slot].versions != self.session.server.versions:
@@ -246,6 +248,7 @@ class SimulatedDriver(InProcessDriver):
             and then.overlap == now.overlap
             and then.own_shard == now.own_shard
             and then.local_write_back == now.local_write_back
+            and (then.num_shards == now.num_shards or now.own_shard == "window")
             and trained.training.seed == config.training.seed
             and trained.data.batch_tokens == config.data.batch_tokens
         )

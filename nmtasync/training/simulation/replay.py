@@ -74,8 +74,8 @@ class ReplayDriver(InProcessDriver):
                 case LoggedBatch():
                     self._repeat_batch(entry)
                 case LoggedFetch():
+                    self._give_up(entry.worker)
                     if entry.batches_before is not None:
-                        self.session.cursor.give_back(entry.worker)  # what it had begun
                         self.replace(entry.worker, entry.batches_before)
                     self.fetch(entry.worker, entry.slot)
                 case LoggedPush():
@@ -88,18 +88,33 @@ class ReplayDriver(InProcessDriver):
         return limit is not None and any(epoch >= limit for epoch, _ in entry.batches)
 
     def _draw(self, entry: LoggedPush | LoggedBatch, slot: int) -> list[AssignedBatch]:
-        """Draw the batches of an entry's window, unless the worker has begun it already."""
+        """Draw the batches of an entry's window, unless the worker has begun it already.
+
+        A window that another worker had begun with one of them is given up: that worker died.
+        """
         line = f"{self.recording.path}:{self.num_done}"
         if not self.fetched[entry.worker][slot].versions:
             raise UserError(f"is a push of worker {entry.worker} before any fetch", where=line)
         if self.workers[entry.worker].window is not None:
+            if self.session.cursor.held(entry.worker, slot) != entry.batches:
+                what = f"names other batches than worker {entry.worker} has begun"
+                raise UserError(what, where=line, remedy="the log is damaged")
             return self.begun[entry.worker]
+        for other in list(self.begun):
+            if set(self.session.cursor.held(other)) & set(entry.batches):
+                self._give_up(other)
         try:
             return self.session.cursor.draw_places(
                 entry.worker, entry.batches, slot, entry.progress
             )
         except ValueError as error:
             raise UserError(str(error), where=line, remedy="the log is damaged") from None
+
+    def _give_up(self, index: int) -> None:
+        """Let go of a window that a worker had begun, if it had."""
+        if self.workers[index].window is not None:
+            self.session.cursor.give_back(index)
+            self.workers[index].window = None
 
     def _repeat_batch(self, entry: LoggedBatch) -> None:
         """Let a worker compute up to a batch that changed its own shards."""

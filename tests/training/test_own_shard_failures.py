@@ -1,0 +1,153 @@
+"""Own shards and write-back when something goes wrong: deaths, overflows, other settings."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from nmtasync.config.load import to_settings
+from nmtasync.config.schema import TrainingConfig
+from nmtasync.errors import TrainingError
+from nmtasync.run_directory import RunDirectory
+from nmtasync.server.messages import Reply
+from nmtasync.server.noise_scale import NoiseScale
+from nmtasync.training import session
+from nmtasync.training.assembly import Assembly
+from nmtasync.training.asynchronous.in_process import InProcessDriver
+from nmtasync.training.reporting.display import Display
+from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedRun
+from nmtasync.training.reporting.reporter import Reporter
+from nmtasync.training.session import Session
+from nmtasync.worker import loss_scale
+from nmtasync.worker.gradient import WindowGradient
+from nmtasync.worker.window import WindowFigures
+from tests.support.replays import assert_replayed, log_of, logged, replay
+from tests.support.runs import (
+    copy_of,
+    events,
+    final_state,
+    simulate,
+    train_toy,
+    words_of_an_epoch,
+)
+
+OWN = {"asynchronous__own_shard": "batch", "asynchronous__optimizer_delay": 3}
+WRITE_BACK = {
+    "asynchronous__local_write_back": True,
+    "asynchronous__local_optimizer_batches": "always",
+    "asynchronous__optimizer_delay": 3,
+}
+
+
+@pytest.mark.parametrize("options", [OWN, WRITE_BACK], ids=["own shard", "write-back"])
+def test_what_a_dead_worker_did_in_the_middle_of_its_window_is_replayed(
+    toy_run, monkeypatch, options
+):
+    """Worker 1 dies after a batch of its window, which worker 0 draws before there is another."""
+    other = copy_of(toy_run)
+
+    def logging(self: Assembly) -> ExchangeLog:
+        start = LoggedRun(0, self.parts.threads, self.data_digest, to_settings(self.config))
+        return ExchangeLog(self.run, start, None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Assembly, "_exchange_log", logging)
+        simulate(
+            toy_run,
+            simulation__speeds="1,1",
+            simulation__failures="1@4.5-9.5",
+            training__max_updates=30,
+            **options,
+        )
+    batches = logged(toy_run, "batch")
+    (cut,) = [b for b in batches if b["worker"] == 1 and 3 < b["seconds"] < 4.5]
+    again = [b for b in batches if b["batches"] == cut["batches"] and b["worker"] == 0]
+    assert again and max(b["seconds"] for b in again) < 9.5, "or it is not drawn again before"
+    usual = {"schedule__decay": "inverse-sqrt", "asynchronous__local_optimizer_batches": 0}
+    replay(other, log_of(toy_run), **{**usual, **options})
+    assert_replayed(toy_run, other)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_training_that_diverges_ends_though_no_window_has_a_push_left(toy_run, devices):
+    options = {"schedule__learning_rate": 1e30, "schedule__warmup_updates": 1, **OWN}
+    with pytest.raises(TrainingError, match=r"diverged.*learning_rate"):
+        if devices == 1:
+            train_toy(toy_run, training__max_epochs=20, **options)
+        else:
+            simulate(toy_run, simulation__speeds="1,1", training__max_epochs=20, **options)
+
+
+def test_overflows_make_the_scale_smaller_though_no_window_has_a_push_left(toy_run, monkeypatch):
+    monkeypatch.setattr(loss_scale, "FIRST_EXPONENT", 24)
+    monkeypatch.setattr(session, "MAX_UNUSABLE_PUSHES", 2)
+    train_toy(toy_run, training__precision="fp16", training__max_updates=6, **OWN)
+    skipped = [entry for entry in events(toy_run, "worker") if "float16" in entry["what"]]
+    vectors, state = final_state(toy_run)
+    assert len(skipped) > 2
+    assert state["workers"]["0"]["scale_exponent"] == 24 - len(skipped)
+    assert state["updates"] == 6
+    assert all(vector.isfinite().all() for vector in vectors.values())
+
+
+def test_a_window_with_a_batch_that_is_not_finite_is_refused_after_a_resume_too(
+    toy_run, monkeypatch
+):
+    """Worker 0's first batch overflows in its own shard alone; training is stopped after it."""
+    add, stop_reason = WindowGradient.add_assigned, Session.stop_reason
+    stopping = []
+
+    def overflowing(self: WindowGradient, assigned, batch=None):
+        figures = add(self, assigned, batch)
+        if assigned.index == 0 and assigned.epoch == 0:
+            self.flat.gradients[0] = torch.inf  # of shard 0, which is worker 0's
+            stopping.append(None)
+        return figures
+
+    def soon(self: Session):
+        return "soon" if stopping and stopping.pop() is None else stop_reason(self)
+
+    monkeypatch.setattr(WindowGradient, "add_assigned", overflowing)
+    monkeypatch.setattr(Session, "stop_reason", soon)
+    for _ in range(2):
+        simulate(toy_run, simulation__speeds="1,1", training__max_updates=8, **OWN)
+    dropped = [entry for entry in events(toy_run, "worker") if "non-finite" in entry["what"]]
+    assert [entry["worker"] for entry in dropped] == [0]
+    vectors, _ = final_state(toy_run)
+    assert all(vector.isfinite().all() for vector in vectors.values())
+
+
+@pytest.mark.parametrize("num_shards", [2, 3])
+def test_windows_that_were_cut_with_other_shards_are_drawn_again(toy_run, monkeypatch, num_shards):
+    """What was gathered belongs to shards that are no more."""
+    options = {"simulation__speeds": "1,1", **OWN}
+    simulate(toy_run, training__max_updates=5, asynchronous__num_shards=2, **options)
+    assert final_state(toy_run)[1]["simulation"]["open"]
+    restore, gone_on = InProcessDriver.restore_open_windows, []
+
+    def noted(self: InProcessDriver, vectors, saved):
+        gone_on.extend(saved)
+        restore(self, vectors, saved)
+
+    monkeypatch.setattr(InProcessDriver, "restore_open_windows", noted)
+    limits = {"training__max_updates": None, "training__max_epochs": 2}
+    simulate(toy_run, asynchronous__num_shards=num_shards, **limits, **options)
+    assert gone_on == (["0", "1"] if num_shards == 2 else [])
+    state = final_state(toy_run)[1]
+    assert state["progress"]["target_words"] == 2 * words_of_an_epoch(toy_run)
+
+
+def test_an_interval_may_have_a_push_for_no_shard_alone(tmp_path):
+    """As one worker's, which owns the only shard, when another's push has just filled a line."""
+    run, noise = RunDirectory(tmp_path), NoiseScale([], room_is_kept=False, clip_norm=None)
+    options = TrainingConfig(log_every_seconds=0.0)
+    reporter = Reporter(run, Display(Console(file=io.StringIO())), options, 0, noise)
+    window = WindowFigures(0, 3, 50, 40, 150.0, 0.0, 0.1)
+    clocks = {"time_seconds": 1.0, "batches": 3, "updates": 3, "epoch": 0.1}
+    reporter.pushed(window, Reply((3,), True, (), shards=()), 0.0, clocks)
+    reporter.close()
+    (line,) = events(run, "train")
+    assert line["staleness_histogram"] == {} and line["loss"] == 3.0
