@@ -104,7 +104,7 @@ class Worker:
         self.dropper: GradientDropper | None = None
         options = config.asynchronous
         self.own: OwnShards | None = None
-        if options.own_shard == "batch":
+        if options.own_shard == "batch" and place.index < place.num_shards:  # or it has none
             self.own = OwnShards(place, flat, config.optimizer.clip_norm)
         if options.drop_rate is not None:
             self.dropper = GradientDropper(flat.size, flat.parameters.device)

@@ -61,6 +61,7 @@ def test_one_worker_owns_all_shards_so_a_window_is_its_batches_bit_for_bit(toy_r
         assert torch.equal(left[name], right[name]), name
     assert state["versions"] == own_state["versions"]
     assert state["progress"]["target_words"] == own_state["progress"]["target_words"]
+    assert state["measured"]["noise"] == own_state["measured"]["noise"]
 
 
 class TwoWorkersByHand:
@@ -89,6 +90,8 @@ class TwoWorkersByHand:
             torch.optim.Adam([half], betas=(0.9, 0.98), eps=1e-9, fused=True)
             for half in self.halves
         ]
+        self.clip_norm = config.optimizer.clip_norm
+        self.clipped = 0
         self.updates = [0, 0]
         self.replicas = [start.clone(), start.clone()]
         self.sums = [torch.zeros_like(start), torch.zeros_like(start)]
@@ -100,24 +103,36 @@ class TwoWorkersByHand:
         self.halves[half].grad = gradient / words
         self.adams[half].step()
 
+    def clip(self, gradient: torch.Tensor, words: int) -> float:
+        """By how much the gradient, of these words, is shrunk."""
+        norm = float(gradient.norm()) / words
+        if self.clip_norm is None or norm <= self.clip_norm:
+            return 1.0
+        self.clipped += 1
+        return self.clip_norm / norm
+
     def batch(self, worker: int, batch: AssignedBatch) -> int:
         self.flat.parameters.copy_(self.replicas[worker])
         self.flat.gradients.zero_()
         words = self.gradient.add_assigned(batch).target_words
         own = self.bounds[worker]
-        self.update(worker, self.flat.gradients[own].clone(), words)
+        factor = self.clip(self.flat.gradients, words)
+        self.update(worker, self.flat.gradients[own] * factor, words)
         self.replicas[worker][own] = self.halves[worker].data
         self.sums[worker] += self.flat.gradients
         return words
 
     def push(self, worker: int, words: int) -> None:
-        self.update(1 - worker, self.sums[worker][self.bounds[1 - worker]].clone(), words)
+        gradient = self.sums[worker][self.bounds[1 - worker]]
+        self.update(1 - worker, gradient * self.clip(gradient, words), words)
         self.replicas[worker] = torch.cat([half.data for half in self.halves])
         self.sums[worker].zero_()
 
 
-def test_two_workers_are_a_loop_written_by_hand(toy_run):
-    config = toy_config(**OWN, **PLAIN)
+@pytest.mark.parametrize("clip_norm", [None, 0.1], ids=["not clipped", "clipped"])
+def test_two_workers_are_a_loop_written_by_hand(toy_run, clip_norm):
+    options = {**OWN, **PLAIN, "optimizer__clip_norm": clip_norm}
+    config = toy_config(**options)
     hand = TwoWorkersByHand(toy_run, config)
     rounds = 3
     windows = [(0, [0, 1]), (1, [2, 3])]
@@ -129,7 +144,8 @@ def test_two_workers_are_a_loop_written_by_hand(toy_run):
         for worker, _ in windows if number < rounds - 1 else windows[:1]:
             hand.push(worker, words[worker])  # and draw again, at once
         windows = [(0, [4 + 4 * number, 5 + 4 * number]), (1, [6 + 4 * number, 7 + 4 * number])]
-    simulate(toy_run, simulation__speeds="1,1", training__max_updates=3 * rounds, **OWN, **PLAIN)
+    simulate(toy_run, simulation__speeds="1,1", training__max_updates=3 * rounds, **options)
+    assert hand.clipped == (0 if clip_norm is None else 6 * rounds - 1)
     vectors, state = final_state(toy_run)
     assert hand.updates == [3 * rounds - 1, 3 * rounds], "two batches and one push a round"
     assert state["versions"] == hand.updates
@@ -178,8 +194,14 @@ WRITING_BACK = {
 
 @pytest.mark.parametrize(
     "options",
-    [EVENTFUL, {**EVENTFUL, **STEPS}, {**EVENTFUL, "asynchronous__num_shards": 5}, WRITING_BACK],
-    ids=["own shard", "and local steps", "more shards", "write-back"],
+    [
+        EVENTFUL,
+        {**EVENTFUL, **STEPS},
+        {**EVENTFUL, "asynchronous__num_shards": 5},
+        {**EVENTFUL, "asynchronous__num_shards": 2},
+        WRITING_BACK,
+    ],
+    ids=["own shard", "and local steps", "more shards", "fewer shards", "write-back"],
 )
 def test_stopped_in_the_middle_of_windows_it_is_never_interrupted_bit_for_bit(toy_run, options):
     other = copy_of(toy_run)

@@ -21,6 +21,7 @@ from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedRun
 from nmtasync.training.reporting.reporter import Reporter
 from nmtasync.training.session import Session
+from nmtasync.training.simulation.asynchronous import SimulatedDriver
 from nmtasync.worker import loss_scale
 from nmtasync.worker.gradient import WindowGradient
 from nmtasync.worker.window import WindowFigures
@@ -69,6 +70,27 @@ def test_what_a_dead_worker_did_in_the_middle_of_its_window_is_replayed(
     usual = {"schedule__decay": "inverse-sqrt", "asynchronous__local_optimizer_batches": 0}
     replay(other, log_of(toy_run), **{**usual, **options})
     assert_replayed(toy_run, other)
+
+
+def test_a_worker_that_had_ended_fetches_what_was_written_back_meanwhile(toy_run, monkeypatch):
+    """Worker 1 dies after the first batch of its window, when there are no others any more."""
+    begin, begun = SimulatedDriver.begin_window, []
+
+    def fresh(self: SimulatedDriver, index, progress, slot=0):
+        begun.append((self.clock(), index))
+        fetched = self.fetched[index][slot].parameters
+        assert torch.equal(fetched, self.session.server.parameters), begun[-1]
+        begin(self, index, progress, slot)
+
+    monkeypatch.setattr(SimulatedDriver, "begin_window", fresh)
+    simulate(
+        toy_run,
+        simulation__speeds="1,0.01",
+        simulation__failures="1@250",
+        training__max_epochs=1,
+        **WRITE_BACK,
+    )
+    assert begun[-1] == (250.0, 0)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
