@@ -8,12 +8,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from nmtasync.config.load import to_settings
+from nmtasync.config.load import resolve, to_settings
 from nmtasync.config.schema import TrainingConfig
-from nmtasync.errors import TrainingError
+from nmtasync.errors import TrainingError, UserError
 from nmtasync.run_directory import RunDirectory
-from nmtasync.server.messages import Reply
+from nmtasync.server.messages import Push, Reply
 from nmtasync.server.noise_scale import NoiseScale
+from nmtasync.server.server import Server
 from nmtasync.training import session
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.asynchronous.in_process import InProcessDriver
@@ -43,33 +44,97 @@ WRITE_BACK = {
 }
 
 
-@pytest.mark.parametrize("options", [OWN, WRITE_BACK], ids=["own shard", "write-back"])
-def test_what_a_dead_worker_did_in_the_middle_of_its_window_is_replayed(
-    toy_run, monkeypatch, options
-):
-    """Worker 1 dies after a batch of its window, which worker 0 draws before there is another."""
-    other = copy_of(toy_run)
+def simulate_logged(run: RunDirectory, **options: object) -> None:
+    """Simulate with the log that real workers leave, but at known times."""
 
     def logging(self: Assembly) -> ExchangeLog:
         start = LoggedRun(0, self.parts.threads, self.data_digest, to_settings(self.config))
         return ExchangeLog(self.run, start, None)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Assembly, "_exchange_log", logging)
-        simulate(
-            toy_run,
-            simulation__speeds="1,1",
-            simulation__failures="1@4.5-9.5",
-            training__max_updates=30,
-            **options,
-        )
+        simulate(run, simulation__speeds="1,1", **options)
+
+
+USUAL = {"schedule__decay": "inverse-sqrt", "asynchronous__local_optimizer_batches": 0}
+
+
+@pytest.mark.parametrize("back", ["4.75", "9.5"], ids=["itself", "another"])
+@pytest.mark.parametrize("options", [OWN, WRITE_BACK], ids=["own shard", "write-back"])
+def test_what_a_dead_worker_did_in_the_middle_of_its_window_is_replayed(toy_run, options, back):
+    """Worker 1 dies after a batch of its window, which its replacement or worker 0 draws next."""
+    other, failures = copy_of(toy_run), f"1@4.5-{back}"
+    options = {**options, "training__max_updates": 30}
+    simulate_logged(toy_run, simulation__failures=failures, **options)
     batches = logged(toy_run, "batch")
     (cut,) = [b for b in batches if b["worker"] == 1 and 3 < b["seconds"] < 4.5]
-    again = [b for b in batches if b["batches"] == cut["batches"] and b["worker"] == 0]
-    assert again and max(b["seconds"] for b in again) < 9.5, "or it is not drawn again before"
-    usual = {"schedule__decay": "inverse-sqrt", "asynchronous__local_optimizer_batches": 0}
-    replay(other, log_of(toy_run), **{**usual, **options})
+    again = [b for b in batches if b["batches"] == cut["batches"] and b["seconds"] > 4.5]
+    assert {b["worker"] for b in again} == ({1} if back == "4.75" else {0})
+    assert back == "4.75" or max(b["seconds"] for b in again) < 9.5, "or it is back before"
+    replay(other, log_of(toy_run), **{**USUAL, **options})
     assert_replayed(toy_run, other)
+
+
+@pytest.mark.parametrize("options", [OWN, WRITE_BACK], ids=["own shard", "write-back"])
+def test_a_log_of_other_numbers_of_workers_is_refused(toy_run, options):
+    """Their own shards were others."""
+    other = copy_of(toy_run)
+    simulate_logged(toy_run, training__max_updates=8, **options)
+    lines = log_of(toy_run).read_text("utf-8").splitlines(keepends=True)
+    alone = [line for line in lines if '"worker":1' not in line]
+    log_of(toy_run).write_text("".join(alone), "utf-8")
+    with pytest.raises(UserError, match="2 shards, but its exchanges are of 1 worker"):
+        replay(other, log_of(toy_run), **{**USUAL, **options})
+
+
+def test_a_log_that_changes_a_window_is_refused(toy_run):
+    other = copy_of(toy_run)
+    simulate_logged(toy_run, training__max_updates=8, **OWN)
+    lines = log_of(toy_run).read_text("utf-8").splitlines(keepends=True)
+    (place, line), *_ = ((i, each) for i, each in enumerate(lines) if '"number":1' in each)
+    lines[place] = line.replace("[0,1]", "[0,7]")
+    assert lines[place] != line
+    log_of(toy_run).write_text("".join(lines), "utf-8")
+    with pytest.raises(UserError, match="names other batches than worker 0 has begun"):
+        replay(other, log_of(toy_run), **{**USUAL, **OWN})
+
+
+def test_a_dead_worker_has_no_open_window(toy_run):
+    simulate(
+        toy_run,
+        simulation__speeds="1,1",
+        simulation__failures="1@4.5",
+        training__max_minutes=5.5 / 60,
+        **OWN,
+    )
+    assert list(final_state(toy_run)[1]["simulation"]["open"]) == ["0"]
+
+
+def test_a_worker_without_shards_of_its_own_pushes_windows_only(toy_run, monkeypatch):
+    exchange_own, owners = Session.exchange_own, set()
+
+    def noted(self: Session, push, *rest):
+        owners.add(push.worker)
+        return exchange_own(self, push, *rest)
+
+    monkeypatch.setattr(Session, "exchange_own", noted)
+    simulate(
+        toy_run,
+        simulation__speeds="1,1,1",
+        asynchronous__num_shards=2,
+        training__max_updates=9,
+        **OWN,
+    )
+    assert owners == {0, 1}
+
+
+def test_a_push_for_some_shards_counts_for_as_much_of_the_usual_staleness():
+    server = Server(torch.zeros(256), 4, resolve({}), 2)
+    payload, landing = torch.ones(256), torch.zeros(256)
+    server.exchange(Push(0, 1, (0,) * 4, 5, 1.0), payload, landing)
+    server.exchange(Push(1, 1, (0,) * 4, 5, 1.0, shards=(2,)), payload, landing)
+    lateness = server.measured.to_json()["lateness"]
+    assert lateness["value"] == pytest.approx(0.25 / 1.25), "1 for a quarter, 0 for the whole"
 
 
 def test_a_worker_that_had_ended_fetches_what_was_written_back_meanwhile(toy_run, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ def check_recording(
                     where=name,
                     remedy="set it to that",
                 )
-    exchanges = (e for e in recording.entries if isinstance(e, LoggedFetch | LoggedPush))
+    exchanges = [e for e in recording.entries if isinstance(e, LoggedFetch | LoggedPush)]
+    _check_owners(recording, exchanges, config)
     if any(entry.slot >= config.asynchronous.num_slots for entry in exchanges):
         raise UserError(
             "names a slot that its workers do not have",
@@ -97,6 +99,24 @@ def check_recording(
         if _decides_results(name, config)
         and any(_setting(s.settings, name) != _setting(settings, name) for s in recording.starts)
     ]
+
+
+def _check_owners(
+    recording: RecordedRun, exchanges: Sequence[LoggedFetch | LoggedPush], config: Config
+) -> None:
+    """Refuse a log whose workers had other own shards than those of a replay, if that matters."""
+    options = config.asynchronous
+    if options.num_shards is not None:
+        return
+    if not options.local_write_back and options.own_shard != "batch":
+        return
+    for num_shards in {len(entry.versions) for entry in exchanges} - {recording.num_workers}:
+        raise UserError(
+            f"has {num_shards} shards, but its exchanges are of {recording.num_workers} workers, "
+            "and each owns one shard",
+            where=recording.path,
+            remedy="record a run in which all workers take part, with the same devices throughout",
+        )
 
 
 def _setting(settings: Settings, name: str) -> Any:
