@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from nmtasync.training.simulation.asynchronous import SimulatedDriver
 from nmtasync.worker import loss_scale
 from nmtasync.worker.gradient import WindowGradient
 from nmtasync.worker.window import WindowFigures
-from tests.support.replays import assert_replayed, log_of, logged, replay
+from tests.support.replays import TWO, assert_replayed, log_of, logged, replay
 from tests.support.runs import (
     copy_of,
     events,
@@ -238,3 +239,40 @@ def test_an_interval_may_have_a_push_for_no_shard_alone(tmp_path):
     reporter.close()
     (line,) = events(run, "train")
     assert line["staleness_histogram"] == {} and line["loss"] == 3.0
+
+
+@pytest.mark.processes
+def test_a_worker_killed_in_the_middle_of_its_window_leaves_what_it_did(toy_run, monkeypatch):
+    """Worker 1 is killed when its shard takes the first batch of its third window."""
+    other = copy_of(toy_run)
+    exchange, exchange_own = Session.exchange, Session.exchange_own
+    pushes: list[int] = []
+    killed: list[int] = []
+
+    def own(self: Session, push, payload, landing, number):
+        reply = exchange_own(self, push, payload, landing, number)
+        if not killed and push.worker == 1 and pushes.count(1) == 2:
+            (victim,) = (p for p in multiprocessing.active_children() if p.name == "worker 1")
+            victim.kill()
+            victim.join()
+            killed.append(push.sequence)
+            pushes.clear()
+        return reply
+
+    def whole(self: Session, computed, *rest):
+        reply = exchange(self, computed, *rest)
+        pushes.append(computed.push.worker)
+        if killed and {0, 1} <= set(pushes):
+            self.stop_request = "the test has seen enough"
+        return reply
+
+    monkeypatch.setattr(Session, "exchange_own", own)
+    monkeypatch.setattr(Session, "exchange", whole)
+    options = {**TWO, **OWN, "training__max_epochs": 2000}
+    train_toy(toy_run, training__validate_every=10**6, **options)
+    monkeypatch.undo()
+    assert killed == [9], "three batches and their window, twice, and this batch"
+    assert [entry["what"] for entry in events(toy_run, "worker")] == ["was killed by signal 9"]
+    assert 10 in [b.get("sequence") for b in logged(toy_run, "batch") if b["worker"] == 1]
+    replay(other, log_of(toy_run), **OWN)
+    assert_replayed(toy_run, other)
