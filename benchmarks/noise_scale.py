@@ -63,6 +63,7 @@ def copy(corpus: Path, directory: str) -> RunDirectory:
     shutil.copytree(there.data, here.data)
     shutil.copytree(there.vocab, here.vocab)
     shutil.copy(there.manifest, here.manifest)
+    shutil.copy(there.config, here.config)
     return here
 
 

@@ -38,6 +38,7 @@ from nmtasync.models.sequence_to_sequence import PAD
 from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
+from nmtasync.worker.own_shards import WorkerPlace
 from nmtasync.worker.worker import Worker
 
 LABEL_SMOOTHING = 0.1
@@ -141,7 +142,7 @@ class OurLoop:
     ) -> None:
         flat = FlatModel(build_model(config.model, *sizes).to(device))
         self.server = Server(flat.parameters.clone(), 1, config, num_workers=1)
-        self.worker = Worker(0, flat, corpus, config)
+        self.worker = Worker(WorkerPlace(0), flat, corpus, config)
         self.worker.versions = self.server.fetch(flat.parameters, 0)
 
     def train(self, assigned: AssignedBatch) -> None:

@@ -73,14 +73,13 @@ class ShardedState:
         self, parameters: Tensor, bounds: Sequence[slice], devices: Sequence[str] | None
     ) -> None:
         self._bounds, self._devices = bounds, devices
-        self._like = torch.empty_like(parameters, device="meta"), parameters.device
+        self._size, self._device = parameters.numel(), parameters.device
         self.vectors = {"parameters": ShardedVector(parameters, bounds, devices)}
 
     def piece(self, shard: int, name: str) -> Tensor:
         """Return a shard's piece [n] of a vector, which is added, of zeros, if it is not there."""
         if name not in self.vectors:
-            shape, device = self._like
-            zeros = torch.zeros_like(shape, device=device)
+            zeros = torch.zeros(self._size, device=self._device)
             self.vectors[name] = ShardedVector(zeros, self._bounds, self._devices)
         return self.vectors[name].pieces[shard]
 
