@@ -3,10 +3,12 @@
 
     python benchmarks/noise_scale.py [--corpus RUN]
 
-Simulated workers train a small recurrent network. At each point the run stops; the gradients of
-the batches that come next, all at the parameters of that moment, give the signal |G|² and the
-noise tr Σ directly: the product of all pairs of them, and what their squares have beyond it. What
-the run has measured is the mean of the pairs that it has seen lately, one of each five pushes.
+Simulated workers train a small recurrent network. Near each point the run stops several times; the
+gradients of the batches that come next, all at the parameters of that moment, give the signal |G|²
+and the noise tr Σ directly: the product of all pairs of them, and what their squares have beyond
+it. The signal goes up and down by a factor of two within a hundred updates, so the direct estimate
+is the mean over these moments. What the run has measured is the mean of the pairs that it has seen
+lately, one of each five pushes.
 """
 
 from __future__ import annotations
@@ -99,6 +101,13 @@ def direct(run: RunDirectory, num_batches: int) -> GradientSums:
     return sums
 
 
+def mean(moments: list[GradientSums]) -> GradientSums:
+    """The mean of each sum."""
+    each = [asdict(moment) for moment in moments]
+    means = {name: sum(one[name] for one in each) / len(each) for name in each[0]}
+    return GradientSums(**means)
+
+
 def measured(run: RunDirectory) -> GradientSums:
     """Read what the run has measured until its latest checkpoint."""
     checkpoint = run.checkpoints / str(store.pointed(run, "latest"))
@@ -113,21 +122,28 @@ def main() -> None:
     )
     parser.add_argument("--corpus", type=Path, help="a preprocessed RUN; else the demo's corpus")
     parser.add_argument("--points", default="500,2000,6000", help="updates at which to compare")
-    parser.add_argument("--batches", type=int, default=400, help="of the direct estimate")
+    parser.add_argument("--moments", type=int, default=8, help="at which a point is looked at")
+    parser.add_argument("--apart", type=int, default=40, help="updates between two of them")
+    parser.add_argument("--batches", type=int, default=150, help="of the direct estimate, at each")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
         run = copy(options.corpus, directory) if options.corpus else prepare(Path(directory))
         for updates in map(int, options.points.split(",")):
-            settings = {**SETTINGS, "training.max_updates": updates}
-            train(run, settings, resume=True, console=Console(quiet=True))
-            there, here = direct(run, options.batches), measured(run)
+            moments = []
+            for number in reversed(range(options.moments)):
+                settings = {**SETTINGS, "training.max_updates": updates - number * options.apart}
+                train(run, settings, resume=True, console=Console(quiet=True))
+                moments.append(direct(run, options.batches))
+            there, here = mean(moments), measured(run)
             scales = [sums.noise(sums.signal) / sums.signal for sums in (there, here)]
             print(
                 f"update {updates:,}: direct {scales[0]:,.0f} words, measured {scales[1]:,.0f}, "
                 f"ratio {scales[1] / scales[0]:.2f}"
             )
-            print(json.dumps({"direct": asdict(there), "measured": asdict(here)}))
+            signals = [round(moment.signal, 4) for moment in moments]
+            found = {"signals": signals, "direct": asdict(there), "measured": asdict(here)}
+            print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

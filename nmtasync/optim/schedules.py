@@ -58,8 +58,8 @@ def betas_at(
     """
     if config.beta_points is not None:
         betas = _interpolate(parse_points(config.beta_points), update)
-    else:  # with N workers an update has an N-th of a synchronous one's words
-        memory = 1.0 if config.betas_by_words else 1.0 + staleness
+    else:
+        memory = 1.0 if config.betas_by_words else math.sqrt(1.0 + staleness)
         given = zip((config.beta1, config.beta2), FRESH_BETAS, strict=True)
         beta1, beta2 = (
             1 - (1 - fresh) / memory if isinstance(beta, str) else beta for beta, fresh in given

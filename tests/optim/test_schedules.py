@@ -66,18 +66,16 @@ def test_the_delay_rises_from_one():
     assert delays == sorted(delays)
 
 
-def test_betas_that_are_auto_remember_the_words_of_synchronous_training():
-    """With s = 3, four updates have the words of one; both kinds of auto agree on that."""
+def test_betas_that_are_auto_forget_more_slowly_the_later_pushes_are():
     schedule = ScheduleConfig(reference_words=400)
     auto = OptimizerConfig()
     assert betas_at(7, 100, auto, schedule) == (0.9, 0.98), "to the bit, where nothing is late"
     late = betas_at(7, 100, auto, schedule, staleness=3.0)
-    assert late == pytest.approx((0.975, 0.995))
+    assert late == pytest.approx((0.95, 0.99))
     by_words = OptimizerConfig(betas_by_words=True)
-    assert betas_at(7, 100, by_words, schedule, staleness=3.0) == pytest.approx(late, abs=2e-3)
     assert betas_at(7, 400, by_words, schedule, staleness=3.0) == (0.9, 0.98)
     given = OptimizerConfig(beta1=0.8)
-    assert betas_at(7, 100, given, schedule, staleness=3.0) == pytest.approx((0.8, 0.995))
+    assert betas_at(7, 100, given, schedule, staleness=3.0) == pytest.approx((0.8, 0.99))
 
 
 @pytest.mark.parametrize("staleness", [1, 3, 7])

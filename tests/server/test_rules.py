@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_momentum_that_is_auto_follows_how_late_pushes_have_been():
     for number, ((worker, late), gradient) in enumerate(zip(turns, gradients(6), strict=True), 1):
         workers.push(worker, gradient, words=8)
         seen.append(late)
-        memory = 1 + sum(seen) / len(seen)
+        memory = math.sqrt(1 + sum(seen) / len(seen))
         beta1, beta2 = 1 - 0.1 / memory, 1 - 0.02 / memory
         lead = late * 2 / (1 + 2.5 * late * (1 - beta1))
         adam.update(gradient, Update(number, 8, 1e-3, beta1, beta2, lead))

@@ -26,8 +26,8 @@ class OptimizerConfig:
     beta1: float | str = _beta(
         "auto",
         "Adam: decay of the first moment. 'auto' is 0.9 where no push is late, and where pushes "
-        "are s updates late it forgets 1 + s times as slowly: as many words are remembered as in "
-        "synchronous training. With betas_by_words it is 0.9 for reference_words.",
+        "are s updates late it forgets more slowly, by the root of 1 + s. With betas_by_words it "
+        "is 0.9 for reference_words.",
         maximum=0.99999,
         choices=("auto",),
     )
