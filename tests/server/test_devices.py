@@ -32,7 +32,7 @@ from tests.support.replays import (
     train_until_both_have_pushed,
 )
 from tests.support.runs import copy_of
-from tests.support.servers import RULES, SIZE, Exchanges, make, make_server
+from tests.support.servers import RULES, SIZE, Exchanges, make, make_server, restore_from
 
 SLICES, OWN_MEMORY = None, ["cpu", "cpu"]
 
@@ -64,13 +64,7 @@ def test_a_state_goes_from_one_kind_of_memory_to_the_other(rule, before, after):
     Exchanges().make(whole, range(11))
     exchanges = Exchanges()
     exchanges.make(first, range(5))
-    second.restore(
-        first.vectors,
-        first.versions,
-        first.last_sequences,
-        first.numbers(),
-        first.measured.to_json(),
-    )
+    restore_from(second, first)
     exchanges.versions = {k: (v[0],) * 3 for k, v in exchanges.versions.items()}
     exchanges.make(second, range(5, 11))
     assert whole.versions[0] == second.versions[0]

@@ -12,7 +12,7 @@ from nmtasync.server.messages import Push
 from nmtasync.server.noise_scale import MIN_PAIRS, PAIR_EVERY, GradientSums
 from nmtasync.server.server import Server
 from tests.support.runs import events, final_state, simulate, train_toy
-from tests.support.servers import SIZE, make_server
+from tests.support.servers import SIZE, make_server, restore_from
 
 SIGNAL, NOISE = 0.25, 400.0
 """|G|² and tr Σ of the gradients below: a noise scale of 1,600 words."""
@@ -93,13 +93,7 @@ def test_it_goes_on_from_a_checkpoint_between_the_two_of_a_pair(num_shards):
     push_noisy(first, PAIR_EVERY * 5 + 1)
     assert first.measured.noise.waiting is not None
     second = make_server(num_shards=num_shards, **auto)
-    second.restore(
-        first.vectors,
-        first.versions,
-        first.last_sequences,
-        first.numbers(),
-        first.measured.to_json(),
-    )
+    restore_from(second, first)
     for server in (first, second):
         push_noisy(server, 1, seed=5)
     alike = first.measured.noise.to_json() == second.measured.noise.to_json()

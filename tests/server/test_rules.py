@@ -17,7 +17,7 @@ from nmtasync.optim.adam import Adam
 from nmtasync.optim.update import Update
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
-from tests.support.servers import DELTAS, RULES, SGD, SIZE, gradients, make_server
+from tests.support.servers import DELTAS, RULES, SGD, SIZE, gradients, make_server, restore_from
 
 
 class Pushers:
@@ -136,13 +136,7 @@ def test_a_half_filled_buffer_survives_a_resume():
         first.push(index % 3, gradient)
     server = make_server(num_shards=5, **options)
     saved = first.server
-    server.restore(
-        saved.vectors,
-        saved.versions,
-        saved.last_sequences,
-        saved.numbers(),
-        saved.measured.to_json(),
-    )
+    restore_from(server, saved)
     second = Pushers(server)
     second.sequences = first.sequences
     for index, gradient in enumerate(pushed[4:], start=4):
