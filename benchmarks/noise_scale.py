@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 
 from nmtasync.checkpoints import store
 from nmtasync.config.load import resolve
-from nmtasync.data.batches import plan_epoch
+from nmtasync.data.batches import plan_corpus
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
@@ -69,10 +69,15 @@ def copy(corpus: Path, directory: str) -> RunDirectory:
     return here
 
 
+def latest(run: RunDirectory) -> tuple[Path, dict[str, Any]]:
+    """The latest checkpoint and its state."""
+    checkpoint = run.checkpoints / str(store.pointed(run, "latest"))
+    return checkpoint, json.loads((checkpoint / "state.json").read_text("utf-8"))
+
+
 def direct(run: RunDirectory, num_batches: int) -> GradientSums:
     """Sum up the gradients of the next batches, at the parameters of the latest checkpoint."""
-    checkpoint = run.checkpoints / str(store.pointed(run, "latest"))
-    state = json.loads((checkpoint / "state.json").read_text("utf-8"))
+    checkpoint, state = latest(run)
     config, corpus = resolve(SETTINGS), ParallelShards.open(run.data / "train")
     vocabularies = VocabularyPair.load(run.vocab)
     spec = ModelSpec(config.model, vocabularies.source.size, vocabularies.target.size)
@@ -82,13 +87,7 @@ def direct(run: RunDirectory, num_batches: int) -> GradientSums:
     epoch, position = state["cursor"]["epoch"], state["cursor"]["position"]
     total, squares, words = torch.zeros(flat.size, dtype=torch.float64), [], []
     while len(words) < num_batches:
-        plan = plan_epoch(
-            corpus.source_lengths,
-            corpus.target_lengths,
-            batch_tokens=config.data.batch_tokens,
-            seed=config.training.seed,
-            epoch=epoch,
-        )
+        plan = plan_corpus(corpus, config, epoch)
         for index in range(position, min(position + num_batches - len(words), len(plan))):
             flat.gradients.zero_()
             figures = gradient.add_assigned(AssignedBatch(epoch, index, plan[index]))
@@ -110,9 +109,7 @@ def mean(moments: list[GradientSums]) -> GradientSums:
 
 def measured(run: RunDirectory) -> GradientSums:
     """Read what the run has measured until its latest checkpoint."""
-    checkpoint = run.checkpoints / str(store.pointed(run, "latest"))
-    state = json.loads((checkpoint / "state.json").read_text("utf-8"))
-    return GradientSums(**state["measured"]["noise"]["all"])
+    return GradientSums(**latest(run)[1]["measured"]["noise"]["all"])
 
 
 def main() -> None:

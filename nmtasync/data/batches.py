@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nmtasync.config.schema import Config
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import BOS, EOS, PAD
 
@@ -128,6 +129,17 @@ def _cuts(widths: Int64s, batch_tokens: int) -> list[int]:
         start += max(1, int(np.searchsorted(tokens, batch_tokens, side="right")))
         cuts.append(start)
     return cuts[:-1]
+
+
+def plan_corpus(corpus: ParallelShards, config: Config, epoch: int = 0) -> list[Int64s]:
+    """Make the batches of an epoch of a corpus as a configuration has them; as of `plan_epoch`."""
+    return plan_epoch(
+        corpus.source_lengths,
+        corpus.target_lengths,
+        batch_tokens=config.data.batch_tokens,
+        seed=config.training.seed,
+        epoch=epoch,
+    )
 
 
 def mean_target_words(corpus: ParallelShards, plan: Sequence[Int64s]) -> float:

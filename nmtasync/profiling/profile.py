@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nmtasync.config.experiment import experiment_config
 from nmtasync.config.load import Settings
 from nmtasync.config.schema import Config
-from nmtasync.data.batches import Int64s, plan_epoch
+from nmtasync.data.batches import Int64s, plan_corpus
+from nmtasync.data.reference_words import with_reference_words
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.machine.device import (
@@ -119,9 +120,9 @@ class _Measuring:
     """A worker in pieces."""
 
     def __init__(self, run: RunDirectory, config: Config, device: str) -> None:
-        self.config = config
         self.device = device
         self.corpus = ParallelShards.open(run.data / "train")
+        self.config = config = with_reference_words(config, self.corpus, num_workers=1)
         refuse_without_alignments(self.corpus, config.training)
         vocabularies = VocabularyPair.load(run.vocab)
         torch.manual_seed(config.training.seed)
@@ -135,13 +136,7 @@ class _Measuring:
 
     def plan(self) -> list[Int64s]:
         """The batches of the first epoch."""
-        return plan_epoch(
-            self.corpus.source_lengths,
-            self.corpus.target_lengths,
-            batch_tokens=self.config.data.batch_tokens,
-            seed=self.config.training.seed,
-            epoch=0,
-        )
+        return plan_corpus(self.corpus, self.config)
 
     def measure(self, ids: Int64s) -> BatchCost:
         """Compute the gradient of a batch in phases, and once more to count its operations."""

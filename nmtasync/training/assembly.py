@@ -18,8 +18,9 @@ from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.load import to_settings
 from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_speeds
-from nmtasync.data.batches import mean_target_words, plan_epoch
+from nmtasync.data.batches import plan_corpus
 from nmtasync.data.cursor import BatchCursor, DataPosition, Plan
+from nmtasync.data.reference_words import with_reference_words
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
@@ -84,8 +85,7 @@ class Assembly:
         if kind is DriverKind.REPLAY:
             self.recording = read_exchange_log(Path(config.simulation.replay or ""))
         self.num_workers = self._count_workers()
-        words = mean_target_words(self.corpus, self._plan(0)) * self.num_workers
-        self.config = config = _with_reference_words(config, words)
+        self.config = config = with_reference_words(config, self.corpus, self.num_workers)
         if self.recording is not None:
             self.not_as_recorded = check_recording(self.recording, config, self.data_digest, state)
         threads = config.asynchronous.threads or self._share_of_cores()
@@ -149,9 +149,7 @@ class Assembly:
         return DataPosition(state.cursor.epoch + 1)
 
     def _plan(self, epoch: int) -> Plan:
-        seed, batch_tokens = self.config.training.seed, self.config.data.batch_tokens
-        lengths = self.corpus.source_lengths, self.corpus.target_lengths
-        return plan_epoch(*lengths, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
+        return plan_corpus(self.corpus, self.config, epoch)
 
     def _exchange_log(self) -> ExchangeLog | None:
         """Begin, or go on with, the log of a run of real workers."""
@@ -270,14 +268,6 @@ def _introduce(assembly: Assembly, display: Display) -> None:
         display.message(f"initialised from {origin}: {assembly.kept_embeddings}")
     if assembly.not_as_recorded:
         display.message(f"not as recorded: {', '.join(assembly.not_as_recorded)}")
-
-
-def _with_reference_words(config: Config, words: float) -> Config:
-    """Fill the reference words in where they are 'auto': a mean mini-batch of each worker."""
-    if config.schedule.reference_words != "auto":
-        return config
-    schedule = dataclasses.replace(config.schedule, reference_words=max(1, round(words)))
-    return dataclasses.replace(config, schedule=schedule)
 
 
 def _virtual_clock(

@@ -16,7 +16,7 @@ from nmtasync.config.load import Settings, merge, read_toml, resolve
 from nmtasync.config.points import parse_points
 from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_speeds
-from nmtasync.data.batches import mean_target_words, plan_epoch
+from nmtasync.data.batches import mean_target_words, plan_corpus
 from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory
@@ -199,13 +199,7 @@ class _Epoch:
     def of(cls, run: RunDirectory, config: Config) -> _Epoch:
         """Measure it on the corpus."""
         corpus = ParallelShards.open(run.data / "train")
-        plan = plan_epoch(
-            corpus.source_lengths,
-            corpus.target_lengths,
-            batch_tokens=config.data.batch_tokens,
-            seed=config.training.seed,
-            epoch=0,
-        )
+        plan = plan_corpus(corpus, config)
         return cls(len(plan), mean_target_words(corpus, plan))
 
 

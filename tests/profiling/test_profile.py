@@ -95,6 +95,13 @@ def test_operations_are_those_of_the_plain_network_and_loss(toy_run: RunDirector
 
 
 @pytest.mark.processes
+def test_reference_words_that_are_auto_are_counted_before_the_exchange(toy_run: RunDirectory):
+    settings = {"schedule.words_scaling": "sqrt", "schedule.reference_words": "auto"}
+    measured = profile(toy_run, {**TOY_MODEL, **settings}, "cpu", 1, lambda *_: None)
+    assert measured.exchange.num_parameters > 0
+
+
+@pytest.mark.processes
 def test_the_command_line(toy_run: RunDirectory, nmtasync: CommandLine, tmp_path):
     result = nmtasync("profile", toy_run.root, "--batches=2", "--device=cpu", *FLAGS, "--json")
     assert result.returncode == 0, result.stderr

@@ -20,6 +20,7 @@ from tests.support.runs import (
     final_state,
     simulate,
     train_toy,
+    words_of_an_epoch,
 )
 
 AUTO = {
@@ -112,21 +113,14 @@ def test_simulated_windows_follow_the_noise_where_exchanges_are_slow(toy_run):
     _, state = final_state(toy_run)
     assert state["measured"]["delay"]["chosen"] >= 2
     reference = state["config"]["schedule"]["reference_words"]
-    whole = train_words(toy_run) * 2
-    assert reference == pytest.approx(whole, abs=1)
+    corpus = ParallelShards.open(toy_run.data / "train")
+    lengths = corpus.source_lengths, corpus.target_lengths
+    batches = len(plan_epoch(*lengths, batch_tokens=120, seed=1, epoch=0))
+    assert reference == pytest.approx(2 * words_of_an_epoch(toy_run) / batches, abs=1)
     updates = last["updates"]
     peak = 1e-3 * min(1, updates / 400)
     words = (last["learning_rate"] / peak) ** 2 * reference
     assert 0.4 * last["target_words_per_update"] < words < 2.5 * last["target_words_per_update"]
-
-
-def train_words(run) -> float:
-    """Target words of a mean mini-batch."""
-    corpus = ParallelShards.open(run.data / "train")
-    plan = plan_epoch(
-        corpus.source_lengths, corpus.target_lengths, batch_tokens=120, seed=1, epoch=0
-    )
-    return (int(corpus.target_lengths.sum()) + len(corpus)) / len(plan)
 
 
 def test_where_exchanges_take_no_time_windows_stay_one_batch(toy_run):

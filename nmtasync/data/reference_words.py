@@ -1,0 +1,18 @@
+"""`schedule.reference_words` that are 'auto', counted on the corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from nmtasync.config.schema import Config
+from nmtasync.data.batches import mean_target_words, plan_corpus
+from nmtasync.data.shards import ParallelShards
+
+
+def with_reference_words(config: Config, corpus: ParallelShards, num_workers: int) -> Config:
+    """Fill the reference words in where they are 'auto': a mean mini-batch of each worker."""
+    if config.schedule.reference_words != "auto":
+        return config
+    words = mean_target_words(corpus, plan_corpus(corpus, config)) * num_workers
+    schedule = dataclasses.replace(config.schedule, reference_words=max(1, round(words)))
+    return dataclasses.replace(config, schedule=schedule)
