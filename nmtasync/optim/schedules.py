@@ -129,12 +129,7 @@ def words_scale(target_words: int, config: ScheduleConfig) -> float:
     if config.words_scaling == "none":
         return 1.0
     ratio = target_words / _reference_words(config)
-    match config.words_scaling:
-        case "linear":
-            return ratio
-        case "sqrt":
-            return math.sqrt(ratio)
-    raise ValueError(config.words_scaling)
+    return ratio if config.words_scaling == "linear" else math.sqrt(ratio)
 
 
 def _reference_words(config: ScheduleConfig) -> int:

@@ -8,9 +8,9 @@ updates that the largest need.
 
 Two pushes that follow each other come from different batches and nearly the same parameters, so
 the expected product of their gradients is |G|²; their own norms then give tr Σ. One pair of five
-pushes is measured, which takes two passes over the vector for the ten or so of each push. The
-norms of a small and a large batch, from which the source estimates both, say the same, but for
-gradients that are mostly noise twenty times less exactly.
+pushes is measured: a copy and three products, where the pushes themselves take some fifty passes
+over the vector. The norms of a small and a large batch, from which the source estimates both, say
+the same, but for gradients that are mostly noise twenty times less exactly.
 
 Source: McCandlish, Kaplan, Amodei and OpenAI Dota Team 2018, "An Empirical Model of Large-Batch
 Training" (arXiv 1812.06162), section 2.2 and appendix A.1.
@@ -25,6 +25,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from nmtasync.config.schema import Config
+from nmtasync.optim.clipping import clip_factor
 from nmtasync.server.messages import Push
 from nmtasync.server.sharded_vector import ShardedState
 
@@ -217,9 +218,7 @@ class NoiseScale:
 
     def _factor(self, push: Push) -> float:
         """What the worker has shrunk its gradient by."""
-        if self.clip_norm is None or push.gradient_norm <= self.clip_norm:
-            return 1.0
-        return self.clip_norm / push.gradient_norm
+        return clip_factor(push.gradient_norm, self.clip_norm)
 
     def add(
         self,

@@ -23,7 +23,7 @@ from nmtasync.server.ownership import own_shards
 from nmtasync.server.rules.base import RuleSetup, ShardPush
 from nmtasync.server.shard import Shard
 from nmtasync.server.sharded_vector import ShardedState
-from nmtasync.server.sparse import unpack
+from nmtasync.server.sparse import Unpacker
 from nmtasync.server.streams import ServerStreams
 
 
@@ -60,7 +60,7 @@ class Server:
         self.num_workers = num_workers
         self.measured = Measurements(config, num_workers, self._state, num_shards)
         self._streams = ServerStreams(devices or ())
-        self._unpacked: dict[torch.device, Tensor] = {}
+        self._unpacker = Unpacker()
 
     @property
     def vectors(self) -> dict[str, Tensor]:
@@ -151,8 +151,7 @@ class Server:
         shards = {index: self.shards[index] for index in indices}
         staleness = tuple(s.version - push.base_versions[i] for i, s in shards.items())
         if push.num_values is not None:
-            room = self._unpacked.setdefault(payload.device, torch.empty_like(payload))
-            payload = unpack(payload, push.num_values, room)
+            payload = self._unpacker.unpack(payload, push.num_values)
         pieces = {i: payload[s.bounds].to(s.parameters.device) for i, s in shards.items()}
         usual, rate = self.measured.see(push, pieces, staleness), None
         for (index, shard), late in zip(shards.items(), staleness, strict=True):

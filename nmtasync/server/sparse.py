@@ -43,3 +43,16 @@ def unpack(payload: Tensor, count: int, dense: Tensor) -> Tensor:
     """
     places = payload[count : 2 * count].view(torch.int32)
     return dense.zero_().index_copy_(0, places.long(), payload[:count])
+
+
+class Unpacker:
+    """Writes packed payloads out, in room of its own on each device that they come from."""
+
+    def __init__(self) -> None:
+        self._room: dict[torch.device, Tensor] = {}
+
+    def unpack(self, payload: Tensor, count: int) -> Tensor:
+        """As the function; the result [P] lasts until the next one from the device."""
+        if payload.device not in self._room:
+            self._room[payload.device] = torch.empty_like(payload)
+        return unpack(payload, count, self._room[payload.device])

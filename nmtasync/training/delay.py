@@ -24,6 +24,9 @@ from nmtasync.worker.window import WindowFigures
 _WINDOWS = 100
 """Times and words are means over so many windows."""
 
+_MEANS = "exchange_seconds", "compute_seconds", "batch_words"
+"""What is known of a window: its exchange, and computing and target words of a mini-batch."""
+
 
 @dataclass
 class Delay:
@@ -38,9 +41,9 @@ class Delay:
     config: AsynchronousConfig
     num_workers: int
     chosen: int = 1
-    _exchange: DecayingMean = field(default_factory=lambda: DecayingMean(_WINDOWS))
-    _compute: DecayingMean = field(default_factory=lambda: DecayingMean(_WINDOWS))
-    _batch_words: DecayingMean = field(default_factory=lambda: DecayingMean(_WINDOWS))
+    _means: dict[str, DecayingMean] = field(
+        default_factory=lambda: {name: DecayingMean(_WINDOWS) for name in _MEANS}
+    )
 
     def see(self, window: WindowFigures, exchange_seconds: float) -> None:
         """Learn from a window that has been pushed.
@@ -51,9 +54,9 @@ class Delay:
                 know for how long it had nothing to compute.
         """
         lost = window.idle_seconds
-        self._exchange.add(exchange_seconds if lost is None else lost)
-        self._compute.add(window.compute_seconds / window.num_batches)
-        self._batch_words.add(window.target_words / window.num_batches)
+        self._means["exchange_seconds"].add(exchange_seconds if lost is None else lost)
+        self._means["compute_seconds"].add(window.compute_seconds / window.num_batches)
+        self._means["batch_words"].add(window.target_words / window.num_batches)
 
     def choose(self, updates: int, noise_scale: float | None) -> int:
         """Choose how many mini-batches the next window has.
@@ -64,29 +67,20 @@ class Delay:
         """
         if self.config.optimizer_delay != "auto":
             return delay_at(updates, self.config)
-        if noise_scale is not None and self._compute.value > 0:
-            words = self._batch_words.value
-            worth = self._exchange.value / (self._compute.value / words)
+        exchange, compute, words = (self._means[name].value for name in _MEANS)
+        if noise_scale is not None and compute > 0:
+            worth = exchange / (compute / words)
             best = math.sqrt(noise_scale * worth / self.num_workers)
             self.chosen = max(1, min(round(best / words), self.config.max_delay))
         return self.chosen
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        means = {name: asdict(mean) for name, mean in self._means().items()}
+        means = {name: asdict(mean) for name, mean in self._means.items()}
         return {"chosen": self.chosen, **means}
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go on from what `to_json` returned; from nothing, if it is empty."""
         if content:
             self.chosen = content["chosen"]
-            self._exchange = DecayingMean(**content["exchange_seconds"])
-            self._compute = DecayingMean(**content["compute_seconds"])
-            self._batch_words = DecayingMean(**content["batch_words"])
-
-    def _means(self) -> dict[str, DecayingMean]:
-        return {
-            "exchange_seconds": self._exchange,
-            "compute_seconds": self._compute,
-            "batch_words": self._batch_words,
-        }
+            self._means = {name: DecayingMean(**content[name]) for name in _MEANS}

@@ -65,7 +65,7 @@ class Session:
         exchange_log: Where exchanges are noted, if anywhere.
 
     Attributes:
-        exchanges: What workers and server do with each other besides whole pushes.
+        exchanges: What workers and server do with each other, logged.
         history: The validations so far.
         totals: What has been done, over all resumes.
         delay: How large windows are.
@@ -91,7 +91,7 @@ class Session:
         self.reporter = reporter
         self.start = start
         self.exchange_log = exchange_log
-        self.exchanges = LoggedExchanges(server, cursor, self._seconds, exchange_log)
+        self.exchanges = LoggedExchanges(server, cursor, lambda: self.seconds, exchange_log)
         metric = self.config.training.validate_metric
         self.history = ValidationHistory(self.run, metric, start.updates)
         self.totals = start.totals
@@ -103,13 +103,10 @@ class Session:
         self._unusable_pushes = 0
         self.saved_updates = server.updates
 
-    def _seconds(self) -> float:
-        return self._clock() - self._zero
-
     @property
     def seconds(self) -> float:
         """Time since training began, over resumes."""
-        return self._seconds()
+        return self._clock() - self._zero
 
     def next_window(self, worker: int, slot: int = 0) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""

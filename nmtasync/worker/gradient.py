@@ -19,6 +19,7 @@ from nmtasync.data.batches import Batch, Int64s, collate
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.optim.clipping import clip_factor
 from nmtasync.optim.flat import FlatModel
 from nmtasync.worker.compilation import compile_layers, running_compiled
 from nmtasync.worker.loss_scale import LossScale
@@ -185,10 +186,3 @@ def batch_seed(seed: int, epoch: int, index: int) -> int:
     """Derive the seed of a batch's dropout, the same whoever computes the batch and when."""
     digest = hashlib.blake2b(f"{seed}:{epoch}:{index}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "little")
-
-
-def clip_factor(gradient_norm: float, clip_norm: float | None) -> float:
-    """By how much to shrink a gradient so that its norm is at most `clip_norm`."""
-    if clip_norm is None or gradient_norm <= clip_norm:
-        return 1.0
-    return clip_norm / gradient_norm

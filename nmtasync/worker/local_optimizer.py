@@ -19,11 +19,11 @@ import torch
 from nmtasync.config.schema import Config
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.adam import Adam
+from nmtasync.optim.clipping import clip_factor
 from nmtasync.optim.flat import FlatModel
 from nmtasync.optim.schedules import learning_rate_at, local_betas_at
 from nmtasync.optim.update import Update
 from nmtasync.worker.batch_gradient import BatchGradient
-from nmtasync.worker.gradient import clip_factor
 
 
 class LocalOptimizer:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.optim.clipping import clip_factor
 from nmtasync.optim.flat import FlatModel, shard_bounds
 from nmtasync.server.messages import Push
 from nmtasync.server.ownership import foreign_shards, own_shards
-from nmtasync.worker.gradient import clip_factor
 
 
 class ShardAccess(Protocol):

@@ -84,10 +84,7 @@ def as_markdown(rows: dict[Row, Runs], notes: list[str]) -> str:
 
 
 def _overview(rows: dict[Row, Runs]) -> list[str]:
-    lines = _head(
-        "row, seeds, learning rate, target words/s, words of an update, mean staleness (updates), "
-        "best BLEU, best smoothed BLEU, lowest cross-entropy"
-    )
+    table = []
     for row, by_seed in rows.items():
         runs = list(by_seed.values())
         cells = [
@@ -101,13 +98,17 @@ def _overview(rows: dict[Row, Runs]) -> list[str]:
             _spread([run.best_smoothed_bleu for run in runs], ".2f"),
             _spread([run.lowest_cross_entropy for run in runs], ".3f"),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        table.append(cells)
+    return _table(
+        "row, seeds, learning rate, target words/s, words of an update, mean staleness (updates), "
+        "best BLEU, best smoothed BLEU, lowest cross-entropy",
+        table,
+    )
 
 
 def _speeds(rows: dict[Row, list[Timing]], form: str) -> list[str]:
     """The table of one target, which is written in a form."""
-    lines = _head("row, target, seconds, target words, speed-up, by words needed, by words/s")
+    table = []
     for row, timings in rows.items():
         cells = [
             row.title,
@@ -118,13 +119,15 @@ def _speeds(rows: dict[Row, list[Timing]], form: str) -> list[str]:
             _spread([timing.by_words for timing in timings], ".2f"),
             _spread([timing.by_pace for timing in timings], ".2f"),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        table.append(cells)
+    columns = "row, target, seconds, target words, speed-up, by words needed, by words/s"
+    return _table(columns, table)
 
 
-def _head(columns: str) -> list[str]:
+def _table(columns: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table with these columns, with commas between them."""
     names = columns.split(", ")
-    return [f"| {' | '.join(names)} |", f"| {' | '.join('---' for _ in names)} |"]
+    return [f"| {' | '.join(cells)} |" for cells in (names, ["---"] * len(names), *rows)]
 
 
 def _spread(values: Sequence[float | None], form: str) -> str:

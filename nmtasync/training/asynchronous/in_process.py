@@ -62,14 +62,14 @@ def replica_name(worker: int, slot: int) -> str:
     return f"replica.{worker}.{slot}"
 
 
-def as_versions(saved: Mapping[str, Any], num_shards: int) -> tuple[int, ...]:
+def as_versions(saved: int | Sequence[int], num_shards: int) -> tuple[int, ...]:
     """Read the versions of what a worker had fetched, for as many shards as there are now.
 
     Args:
-        saved: With "versions", of each shard, or "version", of all.
+        saved: Of each shard then, or of all.
         num_shards: How many there are now.
     """
-    versions = tuple(saved["versions"]) if "versions" in saved else (saved["version"],)
+    versions = (saved,) if isinstance(saved, int) else tuple(saved)
     return versions if len(versions) == num_shards else (max(versions),) * num_shards
 
 
@@ -175,7 +175,8 @@ class InProcessDriver(ABC):
         worker, fetched = self.workers[index], self.fetched[index][slot]
         if worker.window is None:
             self.begin_window(index, window[0].progress, slot)
-        for batch in window[len(worker.window.batches) if worker.window else 0 :]:
+        assert worker.window is not None
+        for batch in window[len(worker.window.batches) :]:
             worker.add(batch)
         computed = worker.end()
         if compute_seconds is not None:
@@ -238,7 +239,7 @@ class InProcessDriver(ABC):
         for name, content in saved.items():
             worker = self.workers[int(name)]
             worker.flat.gradients.copy_(vectors[f"window_gradient.{name}"])
-            worker.versions = as_versions(content, len(self.session.server.shards))
+            worker.versions = as_versions(content["versions"], len(self.session.server.shards))
             worker.window = OpenWindow(
                 content["progress"],
                 slot=0,

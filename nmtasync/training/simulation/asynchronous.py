@@ -145,15 +145,16 @@ class SimulatedDriver(InProcessDriver):
             self.fetch(index, slot)  # or the slot's last push has brought them
         pushes = self.workers[index].sequence + len(self.windows[index])
         receive, send = self.costs.fetch_seconds(index), self.costs.send_seconds(index, pushes)
-        compute = self.costs.compute_seconds(index, batches)
+        each = [self.costs.batch_seconds(index, batch) for batch in batches]
+        compute = sum(each, Fraction(0))
         arrival, idle = self.timelines[index].book(self.clock.seconds, receive, compute, send)
         self.windows[index].append(Window(slot, batches, compute, receive + send, idle))
         heapq.heappush(self.events, (arrival, Event.PUSH, index))
         if self.by_batch:
             self.begin_window(index, batches[0].progress)
             moment = self.timelines[index].computed - compute
-            for batch in batches:
-                moment += self.costs.batch_seconds(index, batch)
+            for seconds in each:
+                moment += seconds
                 heapq.heappush(self.events, (moment, Event.BATCH, index))
 
     def _handle(self, event: Event, index: int) -> None:
@@ -230,7 +231,7 @@ class SimulatedDriver(InProcessDriver):
             worker, slot = window["worker"], window["slot"]
             fetched = self.fetched[worker][slot]
             fetched.parameters.copy_(vectors[replica_name(worker, slot)])
-            fetched.versions = as_versions(window, num_shards)
+            fetched.versions = as_versions(window.get("versions") or window["version"], num_shards)
             places = [(epoch, index) for epoch, index in window["batches"]]
             batches = self.session.cursor.draw_places(worker, places, slot, window["progress"])
             self.windows[worker].append(Window(slot, batches, *map(Fraction, window["seconds"])))

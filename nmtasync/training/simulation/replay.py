@@ -177,8 +177,7 @@ class ReplayDriver(InProcessDriver):
         for worker, slot, versions in saved["versions"]:
             fetched = self.fetched[worker][slot]
             fetched.parameters.copy_(vectors[replica_name(worker, slot)])
-            each = versions if isinstance(versions, list) else [versions]
-            fetched.versions = as_versions({"versions": each}, num_shards)
+            fetched.versions = as_versions(versions, num_shards)
         for name, places in saved.get("begun", {}).items():
             worker, progress = int(name), saved["open"][name]["progress"]
             drawn = [(epoch, index) for epoch, index in places]

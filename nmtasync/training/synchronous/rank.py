@@ -125,8 +125,7 @@ class Rank:
             total = self.collective.sum_gradients()
             table = self.collective.gather(self._figures(figures, total, own))
         # every rank sums the same table in the same order, so all decide alike
-        sums = table.sum(0).tolist()
-        batches, target_words, source_words, cross_entropy, square, _ = sums
+        batches, target_words, source_words, cross_entropy, square, _ = table.sum(0).tolist()
         norm = math.sqrt(square) / max(target_words, 1) if square >= 0 else math.nan
         applied = target_words > 0 and math.isfinite(norm)
         overflowed = self.gradient.finish(total, norm, clip=applied)
@@ -145,7 +144,7 @@ class Rank:
             compute_seconds=stopwatch.seconds(),
             overflowed=overflowed,
         )
-        words = tuple(int(row[1]) for row in table.tolist())
+        words = tuple(map(int, table[:, 1].tolist()))
         squares = (*table[:, 5].tolist(), square) if measured and applied else None
         return RoundDone(together, rate, squares, words)
 
