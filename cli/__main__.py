@@ -1,6 +1,6 @@
 """`python -m cli`, for a checkout that is not installed."""
 
-from .main import main
+from .entry import main
 
 if __name__ == "__main__":  # worker processes import this module too
     main()

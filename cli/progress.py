@@ -8,6 +8,8 @@ import click
 import rich.console
 import rich.progress
 
+from nmtasync.machine.terminal import is_live
+
 _QUIET_SECONDS = 2.0
 _LINE_SECONDS = 10.0
 
@@ -27,7 +29,7 @@ class ProgressDisplay:
         self._last_line_seconds = 0.0
         self._step: str | None = None
         console = rich.console.Console(stderr=True)
-        self._bar = _make_bar(console, unit) if console.is_terminal else None
+        self._bar = _make_bar(console, unit) if is_live(console) else None
         self._task: rich.progress.TaskID | None = None
 
     def __enter__(self) -> ProgressDisplay:

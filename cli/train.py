@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     help="Resume from the latest checkpoint in RUN; --no-resume deletes the checkpoints there.",
 )
 @click.option(
+    "--resume-from",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Resume from checkpoint N instead of the latest; later ones are renamed, not deleted.",
+)
+@click.option(
     "--dump-config",
     is_flag=True,
     help="Print the resolved configuration with explanations, and exit.",
@@ -41,6 +47,7 @@ def train(
     run: Path,
     settings: Settings,
     resume: bool,
+    resume_from: int | None,
     dump_config: bool,
     as_json: bool,
 ) -> None:
@@ -65,11 +72,21 @@ def train(
 
     from nmtasync.training.train import train as train_run
 
-    summary = train_run(directory, settings, resume=resume, console=Console(stderr=True))
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(summary)))
-    else:
-        click.echo(_describe(summary, run))
+    if resume_from is not None and not resume:
+        raise click.UsageError("--resume-from and --no-resume exclude each other")
+    summary = train_run(
+        directory,
+        settings,
+        resume=resume,
+        console=Console(stderr=True),
+        resume_from=resume_from,
+    )
+    text = json.dumps(dataclasses.asdict(summary)) if as_json else _describe(summary, run)
+    try:
+        click.echo(text)
+    except OSError:
+        if not summary.exit_code:  # else the terminal is gone, which is why training ended
+            raise
     sys.exit(summary.exit_code)
 
 

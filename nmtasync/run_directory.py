@@ -17,6 +17,7 @@ import nmtasync
 from nmtasync.errors import NmtasyncError, UserError
 
 MANIFEST_FORMAT = 1
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
 
 
 class RunDirectory:
@@ -171,6 +172,10 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # some file systems can't do it for directories, and keep names in order without
+        if not path.is_dir() or error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(descriptor)
 

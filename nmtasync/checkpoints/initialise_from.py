@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nmtasync.checkpoints import store
+from nmtasync.checkpoints.checksums import MODEL
 from nmtasync.checkpoints.load import (
     find_checkpoint,
     load_model,
@@ -127,7 +127,7 @@ class InitialModel:
         return {
             "given": str(self._given),
             "checkpoint": str(self.path),
-            "sha256": sha256(self.path / store.MODEL),
+            "sha256": sha256(self.path / MODEL),
         }
 
     def _common_rows(self, vocabularies: VocabularyPair) -> dict[str, tuple[Tensor, Tensor]]:
@@ -183,7 +183,7 @@ def recorded_start(record: dict[str, str] | None, given: str | None) -> str | No
 
 def _locate(given: Path) -> tuple[RunDirectory, str]:
     """Find the run, and which of its checkpoints is meant."""
-    path = given.parent if given.name == store.MODEL else given
+    path = given.parent if given.name == MODEL else given
     if not path.exists():
         raise UserError(
             "there is no such run or checkpoint",

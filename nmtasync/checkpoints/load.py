@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,16 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-import nmtasync
+from nmtasync.checkpoints.checksums import MODEL, STATE, TRAINING, check_file, damage, read_sealed
 from nmtasync.checkpoints.state import TrainingState
-from nmtasync.checkpoints.store import (
-    CHECKPOINT_FORMAT,
-    MODEL,
-    STATE,
-    TRAINING,
-    list_checkpoints,
-    pointed,
-)
+from nmtasync.checkpoints.store import list_checkpoints, pointed
 from nmtasync.config.load import Settings
 from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS, Config, get
@@ -37,16 +29,7 @@ def read_state(run: RunDirectory, updates: int, vocabulary_digest: str) -> Train
         UserError: It is damaged, of another format, or of another vocabulary.
     """
     path = run.checkpoints / str(updates)
-    try:
-        content = json.loads((path / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"is no checkpoint: {error}", where=path) from None
-    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
-        raise UserError(
-            f"was written in another format than {CHECKPOINT_FORMAT}, which nmtasync "
-            f"{nmtasync.__version__} reads",
-            where=path,
-        )
+    content = read_sealed(path)
     try:
         state = TrainingState.from_json(content, path)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -66,6 +49,7 @@ def read_vectors(run: RunDirectory, updates: int) -> dict[str, Tensor]:
     Raises:
         UserError: They are missing or damaged.
     """
+    check_file(run.checkpoints / str(updates), TRAINING)
     return _load_tensors(run.checkpoints / str(updates) / TRAINING)
 
 
@@ -146,6 +130,8 @@ def load_model(
     run.read_manifest()
     vocabularies = VocabularyPair.load(run.vocab)
     numbers = _last_checkpoints(run, find_checkpoint(run, which), average)
+    for number in numbers:
+        _refuse_damaged(run, number)
     states = [read_state(run, number, vocabularies.digest()) for number in numbers]
     config = states[-1].config
     model = build_model(config.model, vocabularies.source.size, vocabularies.target.size)
@@ -157,6 +143,18 @@ def load_model(
     for name, parameter in parameters.items():
         parameter.data = (sums[name] / len(numbers)).float()
     return model.to(device).eval(), config, numbers
+
+
+def _refuse_damaged(run: RunDirectory, updates: int) -> None:
+    """Refuse a model that is not as it was written, and offer others."""
+    fault = damage(run.checkpoints / str(updates), MODEL)
+    if fault is None:
+        return
+    whole = [n for n in list_checkpoints(run) if damage(run.checkpoints / str(n), MODEL) is None]
+    remedy = "bring it back from a copy"
+    if whole:
+        remedy += f", or take a whole one: --checkpoint {max(whole)}"
+    raise UserError(fault.message, where=fault.where, remedy=remedy)
 
 
 def _last_checkpoints(run: RunDirectory, last: int, count: int) -> list[int]:

@@ -2,8 +2,8 @@
 
 A checkpoint is a directory, RUN/checkpoints/UPDATES, of
     model.safetensors     the model's parameters by name: those that validation scored
-    training.safetensors  the vectors [P] to go on from; kept for the newest checkpoint only
-    state.json            clocks, data position, config, hash of the vocabulary
+    training.safetensors  the vectors [P] to go on from; kept for the last two checkpoints
+    state.json            clocks, data position, config, hash of the vocabulary, checksums
 `latest` and `best` beside them are text files that name one of the directories. What `latest` names
 is not written again. A directory that it does not name yet may be there all the same, left by a
 process that was killed; it is replaced.
@@ -22,6 +22,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import nmtasync
+from nmtasync.checkpoints.checksums import (
+    CHECKPOINT_FORMAT,
+    MODEL,
+    STATE,
+    TRAINING,
+    sealed,
+)
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.errors import UserError
 from nmtasync.optim.flat import Layout
@@ -33,8 +40,8 @@ from nmtasync.run_directory import (
     write_json,
 )
 
-CHECKPOINT_FORMAT = 1
-MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
+RESUMABLE = 2
+"""How many checkpoints keep what training needs to go on: if one is damaged, there is another."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Snapshot:
 
 
 def save(run: RunDirectory, snapshot: Snapshot, layout: Layout) -> Path:
-    """Write a checkpoint, point `latest` at it, and drop the training state of older ones.
+    """Write a checkpoint, point `latest` at it, and drop the training state of the oldest.
 
     Args:
         run: Where.
@@ -79,11 +86,10 @@ def save(run: RunDirectory, snapshot: Snapshot, layout: Layout) -> Path:
             with directory_written_atomically(path) as aside:
                 _save_tensors(model, aside / MODEL)
                 _save_tensors(snapshot.vectors, aside / TRAINING)
-                write_json(aside / STATE, state)
+                write_json(aside / STATE, sealed(state, aside))
         point(run, "latest", updates)
-    for number in list_checkpoints(run):
-        if number != updates:
-            (run.checkpoints / str(number) / TRAINING).unlink(missing_ok=True)
+    for number in list_checkpoints(run)[:-RESUMABLE]:
+        (run.checkpoints / str(number) / TRAINING).unlink(missing_ok=True)
     return path
 
 
@@ -125,9 +131,9 @@ def pointed(run: RunDirectory, name: str) -> int | None:
 
 
 def prune(run: RunDirectory, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and those that a pointer names."""
+    """Delete all but the newest `keep` checkpoints, two at least, and those that pointers name."""
     pointers = {pointed(run, "latest"), pointed(run, "best")}
-    for number in list_checkpoints(run)[:-keep]:
+    for number in list_checkpoints(run)[: -max(keep, RESUMABLE)]:
         if number not in pointers:
             shutil.rmtree(run.checkpoints / str(number), ignore_errors=True)
 
@@ -137,8 +143,12 @@ def discard_all(run: RunDirectory) -> None:
     for name in ("latest", "best", "validations.json"):
         (run.checkpoints / name).unlink(missing_ok=True)
     with explain_write_errors(run.checkpoints):
-        for number in list_checkpoints(run):
-            shutil.rmtree(run.checkpoints / str(number))
+        for number in list_checkpoints(
+            run
+        ):  # all names at once: no kill leaves a part to go on from
+            path = run.checkpoints / str(number)
+            path.rename(path.with_name(f".{number}.old"))
+        _sweep(run)
 
 
 def list_checkpoints(run: RunDirectory) -> list[int]:

@@ -15,22 +15,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-import torch.multiprocessing as mp
-
+from nmtasync.machine.fork_server import process_context
 from nmtasync.machine.signals import leave_signals_to_main
 
 POLL_SECONDS = 0.2
 """How often the main process looks at limits and signals while no child has anything to say."""
-
-_PRELOADED = (
-    "nmtasync.training.asynchronous.worker_process",
-    "nmtasync.training.synchronous.rank_process",
-    "nmtasync.training.validation.validator_process",
-)
 
 
 @dataclass(frozen=True)
@@ -154,18 +146,6 @@ def serving(connection: Connection) -> Iterator[None]:
         return  # the main process has closed the pipe
     except Exception:
         connection.send(Failure(traceback.format_exc()))
-
-
-def process_context() -> ForkServerContext:
-    """Return a context whose processes are forked from one that has imported all they need.
-
-    So they, and replacements of dead workers, start without the seconds that importing takes. The
-    process that they are forked from has no threads and no GPU context, and it ends
-    with this one.
-    """
-    context: ForkServerContext = mp.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
-    return context
 
 
 def end_with_parent() -> None:

@@ -1,14 +1,89 @@
-"""Ctrl-C and SIGTERM: the first one asks for a save and an end, a second one is not caught."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first one asks for an end, a second one does not wait for it.
+
+Everywhere the first one ends the command with one line and its exit code (`stop_on_signals`);
+while training goes on it asks for a save before that (`on_stop_signal`).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
-STOP_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-EXIT_CODES = {"interrupted": 130, "terminated": 143}
+STOP_SIGNALS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "hung up",
+}
+EXIT_CODES = {reason: 128 + number for number, reason in STOP_SIGNALS.items()}
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+class StoppedBySignal(BaseException):
+    """A signal has ended the command, wherever it was.
+
+    Args:
+        reason: Which one, as `EXIT_CODES` names it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def stop_on_signals() -> None:
+    """From now on, raise `StoppedBySignal` at the first signal, and end at once at the next.
+
+    In the middle of an import the process ends at once as well: nothing has been begun then,
+    and importers turn exceptions into others. SIGHUP stays ignored under `nohup`.
+    """
+    _handle(_raise)
+
+
+def end_at_once_on_signals() -> None:
+    """From now on, end without an exception: there is nothing left that could handle it."""
+    _handle(_end_at_once)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in STOP_SIGNALS:
+        if not _ignored(number):
+            signal.signal(number, handler)
+
+
+def _ignored(number: int) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    end_at_once_on_signals()
+    if _importing(frame):
+        _end_at_once(number, frame)
+    raise StoppedBySignal(STOP_SIGNALS[signal.Signals(number)])
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    reason = STOP_SIGNALS[signal.Signals(number)]
+    tell_stopped(reason)
+    os._exit(EXIT_CODES[reason])
+
+
+def tell_stopped(reason: str) -> None:
+    """Say in one line why the command ends; a signal may have interrupted other printing."""
+    with contextlib.suppress(OSError):
+        cursor = _SHOW_CURSOR if os.isatty(2) else ""
+        os.write(2, f"{cursor}nmtasync: {reason}\n".encode())
 
 
 def leave_signals_to_main() -> None:
@@ -18,16 +93,29 @@ def leave_signals_to_main() -> None:
 
 
 @contextlib.contextmanager
+def signals_kept_from_children() -> Iterator[None]:
+    """While the context lasts, processes that are started never get the signals.
+
+    This process gets those that come meanwhile when it ends.
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+@contextlib.contextmanager
 def on_stop_signal(request: Callable[[str], None]) -> Iterator[None]:
     """While the context lasts, call `request` with the reason at the first signal to stop."""
-    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS if not _ignored(number)}
 
     def handle(number: int, frame: FrameType | None) -> None:
         for each, handler in previous.items():
             signal.signal(each, handler)
         request(STOP_SIGNALS[signal.Signals(number)])
 
-    for number in STOP_SIGNALS:
+    for number in previous:
         signal.signal(number, handle)
     try:
         yield

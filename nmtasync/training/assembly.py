@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -159,16 +160,20 @@ class Assembly:
         start = LoggedRun(self.start.updates, threads, self.data_digest, settings)
         return ExchangeLog(self.run, start, self.start.exchange_log_bytes)
 
-    def train(self, display: Display) -> TrainingSummary:
-        """Drive the run to its end."""
+    def train(self, display: Display, begin: Callable[[], None]) -> TrainingSummary:
+        """Drive the run to its end.
+
+        Args:
+            display: What the user sees.
+            begin: What to do first, as soon as all processes stand; until then nothing that was
+                there is touched.
+        """
         with contextlib.ExitStack() as stack:
             clock, training = self.clock or time.monotonic, self.config.training
             updates, noise = self.start.updates, self.server.measured.noise
             reporter = Reporter(self.run, display, training, updates, noise, clock)
             stack.enter_context(contextlib.closing(reporter))
             exchange_log = self._exchange_log()
-            if exchange_log:
-                stack.enter_context(contextlib.closing(exchange_log))
             session = Session(
                 self.parts,
                 self.server,
@@ -179,14 +184,13 @@ class Assembly:
                 exchange_log,
             )
             _introduce(self, display)
-
-            def request_stop(reason: str) -> None:
-                session.request_stop(reason)
-                display.message(f"{reason}: saving; once more to end at once")
-
-            stack.enter_context(on_stop_signal(request_stop))
+            stack.enter_context(on_stop_signal(session.request_stop))
             driver = self._driver(session)
             stack.callback(driver.close)
+            begin()
+            if exchange_log:
+                exchange_log.begin()
+                stack.enter_context(contextlib.closing(exchange_log))
             return self._drive(session, driver)
 
     def _drive(self, session: Session, driver: Driver) -> TrainingSummary:
@@ -195,6 +199,8 @@ class Assembly:
             if start.to_validate and not session.history.includes(start.updates):
                 driver.validate_restored()
             reason = driver.train()
+            if session.stop_request:  # not in the handler, which may interrupt what is printed
+                reporter.display.message(f"{reason}: saving; once more to end at once")
         except Exception:
             if session.unsaved:
                 driver.finish(validate=False)

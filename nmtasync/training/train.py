@@ -9,6 +9,7 @@ from rich.console import Console
 from nmtasync.checkpoints import store
 from nmtasync.checkpoints.initialise_from import InitialModel, recorded_start
 from nmtasync.checkpoints.load import read_state, refuse_other_architecture
+from nmtasync.checkpoints.resume import ResumePoint, find_resume_point, set_aside_later
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.experiment import experiment_config
 from nmtasync.config.load import Settings, read_toml, to_settings, to_toml
@@ -24,15 +25,22 @@ from nmtasync.worker.precision import choose_precision, with_precision
 
 
 def train(
-    run: RunDirectory, settings: Settings, *, resume: bool, console: Console
+    run: RunDirectory,
+    settings: Settings,
+    *,
+    resume: bool,
+    console: Console,
+    resume_from: int | None = None,
 ) -> TrainingSummary:
     """Train until a limit is reached or someone stops it; always leave a checkpoint.
 
     Args:
         run: A preprocessed directory.
         settings: What this call sets, over RUN/config.toml.
-        resume: Go on from the latest checkpoint; otherwise discard what is there.
+        resume: Go on from the latest checkpoint; otherwise discard those that are there, when all
+            processes of the new run stand.
         console: For the display.
+        resume_from: The checkpoint to go on from instead of the latest; later ones are set aside.
 
     Raises:
         UserError: The configuration or RUN is not usable.
@@ -41,8 +49,8 @@ def train(
     run.read_manifest()  # before the lock, which would make the directory
     with run.lock():
         vocabularies = VocabularyPair.load(run.vocab)
-        latest = store.pointed(run, "latest") if resume else None
-        state = None if latest is None else read_state(run, latest, vocabularies.digest())
+        point = find_resume_point(run, resume_from) if resume else None
+        state = None if point is None else read_state(run, point.updates, vocabularies.digest())
         config, initial = _resolve(run, settings, vocabularies, state)
         kind, devices = choose_driver(config)
         allow_tf32(devices[0], config.training.tf32)
@@ -52,12 +60,23 @@ def train(
             display.message(f"precision {precision}: {reason}")
             decided = with_precision(config, precision)
             assembly = Assembly(run, decided, kind, devices, vocabularies, state, initial)
-            # nothing has been written so far: a refused call changes nothing
-            if state is None:
-                store.discard_all(run)
-            with explain_write_errors(run.config):
-                write_atomically(run.config, to_toml(config))
-            return assembly.train(display)
+
+            def begin() -> None:
+                if not resume:
+                    store.discard_all(run)
+                if point is not None:
+                    _show_start(run, point, display)
+                with explain_write_errors(run.config):
+                    write_atomically(run.config, to_toml(config))
+
+            return assembly.train(display, begin)
+
+
+def _show_start(run: RunDirectory, point: ResumePoint, display: Display) -> None:
+    if point.message:
+        display.message(point.message)
+    if names := set_aside_later(run, point.updates):
+        display.message(f"later checkpoints are kept as {', '.join(names)} in {run.checkpoints}")
 
 
 def _resolve(

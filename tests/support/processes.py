@@ -7,7 +7,9 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nmtasync.run_directory import RunDirectory
 from tests.support.repository import REPOSITORY
@@ -57,3 +59,42 @@ def wait_gone(pid: int) -> None:
         assert select.select([descriptor], [], [], 60)[0], f"process {pid} lives on"
     finally:
         os.close(descriptor)
+
+
+def installed(
+    *arguments: object,
+    cwd: Path,
+    changes: Mapping[str, str | None] | None = None,
+    prefix: Sequence[str] = (),
+    **options: Any,
+) -> subprocess.Popen[bytes]:
+    """Start the command as one that is installed, in a folder of the user's.
+
+    Args:
+        cwd: Where.
+        changes: Of the environment; None takes a variable away.
+        prefix: A command that runs it.
+        options: Of Popen.
+    """
+    ours = {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment: dict[str, str | None] = {**os.environ, **ours, **(changes or {})}
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-m", "cli", *map(str, arguments)],
+        cwd=cwd,
+        env={name: value for name, value in environment.items() if value is not None},
+        **options,
+    )
+
+
+def group_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """The processes that are left of a command that was started in a session of its own."""
+    left = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, _, rest = (
+                    (entry / "stat").read_text().rpartition(")")[2].strip().partition(" ")
+                )
+                if state != "Z" and int(rest.split()[2]) == process.pid:
+                    left.append(int(entry.name))
+    return left

@@ -109,7 +109,7 @@ def test_patience_ends_training_and_the_best_checkpoint_stays(toy_run):
     )
     assert summary.updates == 4, "the first is the best, three more are not better"
     assert store.pointed(toy_run, "best") == 1
-    assert store.list_checkpoints(toy_run) == [1, 4]
+    assert store.list_checkpoints(toy_run) == [1, 3, 4]
 
 
 @pytest.mark.processes

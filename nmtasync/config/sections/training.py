@@ -87,7 +87,9 @@ class TrainingConfig:
     save_every_minutes: float = option(
         10.0, "Save at least this often, also between validations.", unit="minutes", minimum=0.0
     )
-    keep_checkpoints: int = train_flag(3, "Checkpoints that are kept, besides the best.", minimum=1)
+    keep_checkpoints: int = train_flag(
+        3, "Checkpoints that are kept, besides the best; two at least.", minimum=1
+    )
     log_every_seconds: float = option(
         5.0, "How often a line of figures is written.", unit="seconds", minimum=0.0
     )

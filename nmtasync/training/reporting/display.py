@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nmtasync.checkpoints.history import Validation
+from nmtasync.machine.terminal import is_live
 
 Figures = dict[str, Any]
 
@@ -28,7 +29,7 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live: Live | None = None
-        if console.is_terminal:
+        if is_live(console):
             self._live = Live(console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Display:

@@ -142,15 +142,21 @@ class ExchangeLog:
 
     def __init__(self, run: RunDirectory, start: LoggedRun, length: int | None) -> None:
         self.path = run.logs / "exchanges.jsonl"
-        with explain_write_errors(run.logs):
-            run.logs.mkdir(parents=True, exist_ok=True)
+        self._start = start
+        self._length = length or 0
+
+    def begin(self) -> None:
+        """Cut the file off where training goes on, and write the first line of this part."""
+        length = self._length
+        with explain_write_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             # what is shorter than the checkpoint says lacks a part, and can't be gone on with
-            if length is None or not self.path.exists() or self.path.stat().st_size < length:
+            if not self.path.exists() or self.path.stat().st_size < length:
                 length = 0
             self._file = self.path.open("ab")
             self._file.truncate(length)
             self._file.seek(length)
-        self.write(start)
+        self.write(self._start)
 
     def pushed(
         self,
