@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 from nmtasync.machine.signals import (
     EXIT_CODES,
@@ -15,11 +16,16 @@ from nmtasync.machine.signals import (
 from .streams import make_streams_robust
 
 
+def _leave_errors_to_who_waits(error: threading.ExceptHookArgs) -> None:
+    """Print no traceback of a thread: those of TensorBoard are told when it is next written to."""
+
+
 def main() -> None:
     """Run the command line, from its first moment on as it should be."""
     try:
         stop_on_signals()
         make_streams_robust()
+        threading.excepthook = _leave_errors_to_who_waits
         from .main import main as run_command_line
 
         try:

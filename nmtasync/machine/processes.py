@@ -7,13 +7,16 @@ into a RUN that belongs to the next command.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,11 @@ from nmtasync.machine.signals import leave_signals_to_main
 
 POLL_SECONDS = 0.2
 """How often the main process looks at limits and signals while no child has anything to say."""
+
+
+STACKS_SIGNAL = signal.SIGUSR1
+"""Asks a child process to write down where it is."""
+STACKS_SECONDS, STACKS_BYTES = 1.0, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,32 @@ class ChildEndedError(Exception):
         self.child = child
 
 
+class _InheritedFile:
+    """A file descriptor that a child process gets a copy of."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_inherited, (reduction.DupFd(self.descriptor),)
+
+
+def _open_inherited(duplicate: Any) -> _InheritedFile:
+    return _InheritedFile(duplicate.detach())
+
+
+def _serve(
+    serve: Callable[[Any, Connection], None],
+    setup: object,
+    connection: Connection,
+    stacks: _InheritedFile,
+) -> None:
+    """Run a child process, whose stacks are written down when it crashes or is asked for them."""
+    faulthandler.enable(stacks.descriptor)
+    faulthandler.register(STACKS_SIGNAL, stacks.descriptor, all_threads=True)
+    serve(setup, connection)
+
+
 class Child:
     """A child process and this end of the pipe to it.
 
@@ -59,14 +93,18 @@ class Child:
     Attributes:
         connection: This end of the pipe.
         last_words: The traceback that the process left, if any.
+        silent_seconds: For how long it had been silent when it was ended for that.
     """
 
     def __init__(self, serve: Callable[[Any, Connection], None], setup: object, name: str) -> None:
         context = process_context()
         self.name = name
         self.last_words = ""
+        self.silent_seconds: float | None = None
         self.connection, there = context.Pipe()
-        self.process = context.Process(target=serve, args=(setup, there), name=name, daemon=True)
+        self._stacks = os.fdopen(os.memfd_create(f"stacks of {name}"), "rb")
+        arguments = serve, setup, there, _InheritedFile(self._stacks.fileno())
+        self.process = context.Process(target=_serve, args=arguments, name=name, daemon=True)
         self.process.start()
         there.close()  # so that the pipe ends when the process does
 
@@ -102,6 +140,23 @@ class Child:
         self.process.join()
         self.connection.close()
 
+    def end_silent(self, seconds: float) -> None:
+        """End a process that hangs, or was stopped; its stacks, if it can write them, stay.
+
+        Args:
+            seconds: For how long it has been silent.
+        """
+        self.silent_seconds = seconds
+        if self.process.pid is not None and self.process.is_alive():
+            os.kill(self.process.pid, STACKS_SIGNAL)
+            os.kill(self.process.pid, signal.SIGCONT)
+            self.process.join(STACKS_SECONDS)
+        self.end()
+
+    def _read_stacks(self) -> bytes:
+        self._stacks.seek(0)
+        return self._stacks.read(STACKS_BYTES)
+
     def cause_of_death(self, log: Path) -> str:
         """Return what ended the process, and keep the traceback that it left.
 
@@ -111,12 +166,34 @@ class Child:
         Returns:
             What follows its name, for example "was killed by signal 9".
         """
+        stacks = self._read_stacks().decode("utf-8", "replace")
+        if self.last_words or stacks:
+            with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+                moment = time.strftime("%Y-%m-%d %H:%M:%S")
+                file.write(f"{moment}\n{self.last_words}\n{stacks}\n")
         if self.last_words:
-            with log.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{self.last_words}\n")
             return f"failed: {self.last_words.strip().splitlines()[-1]}"
+        if self.silent_seconds is not None:
+            return f"said nothing for {self.silent_seconds:.0f} s and was ended, see {log}"
         code = self.process.exitcode
-        return f"was killed by signal {-code}" if code is not None and code < 0 else "failed"
+        if code is not None and code < 0:
+            return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+        return f"ended with exit code {code}"
+
+
+def end_all_silent(children: list[Child], seconds: float) -> Child:
+    """End processes that wait for each other; return one that was stopped, or else the first."""
+    stopped = [child for child in children if _is_stopped(child.process.pid)]
+    for child in children:
+        child.end_silent(seconds)
+    return (stopped or children)[0]
+
+
+def _is_stopped(pid: int | None) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith(("T", "t"))
+    except OSError:
+        return False
 
 
 def end_all(children: Iterable[Child]) -> None:

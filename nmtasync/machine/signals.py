@@ -18,7 +18,13 @@ STOP_SIGNALS = {
     signal.SIGTERM: "terminated",
     signal.SIGHUP: "hung up",
 }
-EXIT_CODES = {reason: 128 + number for number, reason in STOP_SIGNALS.items()}
+PREEMPTED = "preempted"
+EXIT_CODES = {
+    **{reason: 128 + number for number, reason in STOP_SIGNALS.items()},
+    PREEMPTED: 128 + signal.SIGTERM,
+}
+SAVE_SIGNAL = signal.SIGUSR1
+"""Asks training for a checkpoint now."""
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -41,6 +47,7 @@ def stop_on_signals() -> None:
     and importers turn exceptions into others. SIGHUP stays ignored under `nohup`.
     """
     _handle(_raise)
+    signal.signal(SAVE_SIGNAL, signal.SIG_IGN)
 
 
 def end_at_once_on_signals() -> None:
@@ -106,19 +113,52 @@ def signals_kept_from_children() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def on_stop_signal(request: Callable[[str], None]) -> Iterator[None]:
-    """While the context lasts, call `request` with the reason at the first signal to stop."""
-    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS if not _ignored(number)}
+def on_stop_signal(
+    request: Callable[[str], None], preemption: str | None = None, grace: float | None = None
+) -> Iterator[None]:
+    """While the context lasts, call `request` with the reason at the first signal to stop.
+
+    Args:
+        request: Asks for an end.
+        preemption: A further signal, "USR2" for example, by which a machine says that it will be
+            taken away.
+        grace: How many seconds the end may take from then on; after that this is as if a second
+            signal had come.
+    """
+    reasons: dict[int, str] = {n: r for n, r in STOP_SIGNALS.items() if not _ignored(n)}
+    if preemption is not None:
+        reasons[signal.Signals[f"SIG{preemption}"]] = PREEMPTED
+    previous = {number: signal.getsignal(number) for number in (*reasons, signal.SIGALRM)}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
-        request(STOP_SIGNALS[signal.Signals(number)])
+        reason = reasons[number]
+        for each in STOP_SIGNALS:
+            if each in previous:
+                signal.signal(each, previous[each])
+        if grace is not None:
+            signal.signal(signal.SIGALRM, lambda *_: end(reason))
+            signal.setitimer(signal.ITIMER_REAL, grace)
+        request(reason)
 
-    for number in previous:
+    def end(reason: str) -> NoReturn:
+        raise StoppedBySignal(reason)
+
+    for number in reasons:
         signal.signal(number, handle)
     try:
         yield
     finally:
+        if grace is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def on_save_signal(request: Callable[[], None]) -> Iterator[None]:
+    """While the context lasts, call `request` at SIGUSR1; before and after it means nothing."""
+    previous = signal.signal(SAVE_SIGNAL, lambda number, frame: request())
+    try:
+        yield
+    finally:
+        signal.signal(SAVE_SIGNAL, previous)

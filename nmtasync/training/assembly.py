@@ -26,7 +26,7 @@ from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.machine.device import cores_per_worker
-from nmtasync.machine.signals import EXIT_CODES, on_stop_signal
+from nmtasync.machine.signals import EXIT_CODES, on_save_signal, on_stop_signal
 from nmtasync.models.build import ModelSpec
 from nmtasync.optim.flat import Layout
 from nmtasync.run_directory import RunDirectory
@@ -184,7 +184,9 @@ class Assembly:
                 exchange_log,
             )
             _introduce(self, display)
-            stack.enter_context(on_stop_signal(session.request_stop))
+            ends = session.request_stop, training.preemption_signal, training.grace
+            stack.enter_context(on_stop_signal(*ends))
+            stack.enter_context(on_save_signal(session.saving.set))
             driver = self._driver(session)
             stack.callback(driver.close)
             begin()

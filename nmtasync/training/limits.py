@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nmtasync.config.schema import TrainingConfig
+from nmtasync.machine.signals import PREEMPTED
 
 
 def share_done(limits: TrainingConfig, seconds: float, updates: int, epochs: float) -> float | None:
@@ -27,6 +30,12 @@ def share_done(limits: TrainingConfig, seconds: float, updates: int, epochs: flo
         if limit
     ]
     return min(1.0, max(parts)) if parts else None
+
+
+def notice_given(options: TrainingConfig) -> str | None:
+    """Return why training must end if the file of `preemption_file` says that it must."""
+    notice = options.preemption_file
+    return PREEMPTED if notice is not None and Path(notice).exists() else None
 
 
 def limit_reached(

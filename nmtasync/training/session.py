@@ -8,6 +8,7 @@ Shapes: P is the length of the parameter vector.
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from nmtasync.server.server import Server
 from nmtasync.training.delay import Delay
 from nmtasync.training.driver import RunParts
 from nmtasync.training.exchanges import LoggedExchanges
-from nmtasync.training.limits import limit_reached, share_done
+from nmtasync.training.limits import limit_reached, notice_given, share_done
 from nmtasync.training.reporting.exchange_log import ExchangeLog
 from nmtasync.training.reporting.reporter import Reporter
 from nmtasync.training.reporting.summary import NoiseSummary
@@ -70,6 +71,7 @@ class Session:
         totals: What has been done, over all resumes.
         delay: How large windows are.
         stop_request: Why training shall end as soon as it can, if someone has asked for it.
+        saving: Is set when someone has asked for a checkpoint now.
         saved_updates: The updates that the newest checkpoint has.
     """
 
@@ -98,6 +100,7 @@ class Session:
         self.delay = Delay(self.config.asynchronous, server.num_workers)
         self.delay.restore(start.measured.get("delay", {}))
         self.stop_request: str | None = None
+        self.saving = threading.Event()
         self._clock = clock
         self._zero = clock() - start.time_seconds
         self._unusable_pushes = 0
@@ -208,6 +211,7 @@ class Session:
 
     def stop_reason(self) -> str | None:
         """Return why training is over, or None while it is not."""
+        self.stop_request = self.stop_request or notice_given(self.config.training)
         return self.stop_request or limit_reached(
             self.config.training,
             self.seconds,

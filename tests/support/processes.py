@@ -15,6 +15,8 @@ from nmtasync.run_directory import RunDirectory
 from tests.support.repository import REPOSITORY
 from tests.support.toy import TOY_FLAGS
 
+KILLED = "was killed by signal 9 (SIGKILL)"
+
 
 def start_training(run: RunDirectory, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(

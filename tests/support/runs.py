@@ -63,3 +63,11 @@ def assert_same_state(left: RunDirectory, right: RunDirectory) -> None:
         assert torch.equal(vector, other_vectors[name]), name
     for key in ("cursor", "progress", "workers", "versions", "virtual_seconds", "simulation"):
         assert state.get(key) == other_state.get(key), key
+
+
+def assert_same_vectors(left: RunDirectory, right: RunDirectory) -> None:
+    """Compare what both latest checkpoints have."""
+    vectors, others = final_state(left)[0], final_state(right)[0]
+    assert {"parameters", "average"} <= vectors.keys() & others.keys()
+    for name in vectors.keys() & others.keys():
+        assert torch.equal(vectors[name], others[name]), name

@@ -6,6 +6,7 @@ worker's process would wait for, or speak to, another one.
 
 from __future__ import annotations
 
+import io
 import random
 import threading
 from collections import Counter, deque
@@ -140,6 +141,9 @@ class SavingHere(Saver):
     def stop(self) -> None:
         pass
 
+    def supervise(self) -> None:
+        pass
+
 
 class Stage:
     """Lets one worker after another act, and the server listen, in an order drawn by a seed.
@@ -162,7 +166,8 @@ class Stage:
         assert serve is worker_process.run_worker
         actor = self.actors[setup.index] = Actor(setup)
         child = Child.__new__(Child)
-        child.name, child.last_words = name, ""
+        child.name, child.last_words, child.silent_seconds = name, "", None
+        child._stacks = io.BytesIO()
         child.process, child.connection = FakeProcess(actor), ServersEnd(actor)
         return child
 
@@ -212,6 +217,7 @@ def train_on_stage(run: RunDirectory, stage: Stage, **options: object) -> Traini
         patch.setattr(local, "ValidatorClient", SavingHere)
         patch.setattr(local, "wait", stage.wait)
         patch.setattr(local, "Child", stage.child)
+        patch.setattr(local, "pause_before_restart", lambda deaths: 0.0)
         patch.setattr(processes, "leave_signals_to_main", lambda: None)
         return train_toy(run, resume=False, **options)
 

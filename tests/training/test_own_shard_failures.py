@@ -272,7 +272,9 @@ def test_a_worker_killed_in_the_middle_of_its_window_leaves_what_it_did(toy_run,
     train_toy(toy_run, training__validate_every=10**6, **options)
     monkeypatch.undo()
     assert killed == [9], "three batches and their window, twice, and this batch"
-    assert [entry["what"] for entry in events(toy_run, "worker")] == ["was killed by signal 9"]
+    assert [entry["what"] for entry in events(toy_run, "worker")] == [
+        "was killed by signal 9 (SIGKILL)"
+    ]
     assert 10 in [b.get("sequence") for b in logged(toy_run, "batch") if b["worker"] == 1]
     replay(other, log_of(toy_run), **OWN)
     assert_replayed(toy_run, other)

@@ -102,7 +102,9 @@ def test_a_run_in_which_a_worker_was_killed_is_replayed_bit_for_bit(toy_run, mon
     train_toy(toy_run, training__validate_every=10**6, training__max_updates=4000, **TWO)
     monkeypatch.undo()
     assert happened == ["killed", "replaced", "fetched"]
-    assert [entry["what"] for entry in events(toy_run, "worker")] == ["was killed by signal 9"]
+    assert [entry["what"] for entry in events(toy_run, "worker")] == [
+        "was killed by signal 9 (SIGKILL)"
+    ]
     replay(other, log_of(toy_run))
     assert_replayed(toy_run, other)
 

@@ -220,7 +220,7 @@ def test_a_rank_killed_at_any_instant_changes_nothing(toy_run, reference, monkey
     same_state(toy_run, expected)
     assert rewinds == [3, 3]
     happened = [(entry["worker"], entry["what"]) for entry in events(toy_run, "worker")]
-    assert happened == [(1, "was killed by signal 9")] * 3
+    assert happened == [(1, "was killed by signal 9 (SIGKILL)")] * 3
 
 
 def failing_rank(setup: RankSetup, connection: Connection) -> None:
@@ -265,7 +265,7 @@ def test_a_rank_killed_at_no_special_moment_through_the_command_line(toy_run, re
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     happened = Counter(entry["what"] for entry in events(toy_run, "worker"))
-    assert happened == {"was killed by signal 9": 1}
+    assert happened == {"was killed by signal 9 (SIGKILL)": 1}
     same_state(toy_run, expected)
     assert expected[1]["progress"]["target_words"] == 20 * words_of_an_epoch(toy_run)
 

@@ -170,7 +170,7 @@ def test_a_killed_worker_is_replaced_and_training_goes_on(toy_run, overlap):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     happened = Counter(entry["what"] for entry in events(toy_run, "worker"))
-    assert happened == {"was killed by signal 9": 1}
+    assert happened == {"was killed by signal 9 (SIGKILL)": 1}
     _, state = final_state(toy_run)
     once = words_of_an_epoch(toy_run)
     assert state["progress"]["target_words"] == 60 * once, "each batch exactly once"

@@ -63,6 +63,16 @@ class AsynchronousConfig:
         minimum=1,
         choices=("auto",),
     )
+    worker_timeout: float | str = option(
+        "auto",
+        "End and replace a worker, or the process that validates, that says nothing for so long; "
+        "'auto' is 20 times the longest task so far, but at least a minute, and 15 minutes before "
+        "the first has ended.",
+        unit="seconds",
+        minimum=0.0,
+        choices=("auto",),
+        stages=("train",),
+    )
     max_delay: int = option(
         16,
         "The highest delay that optimizer_delay = auto takes.",

@@ -87,6 +87,20 @@ class TrainingConfig:
     save_every_minutes: float = option(
         10.0, "Save at least this often, also between validations.", unit="minutes", minimum=0.0
     )
+    grace: float | None = train_flag(
+        None,
+        "How long saving may take after Ctrl-C, SIGTERM, SIGHUP or a preemption; after that the "
+        "command ends at once, and the checkpoint before stays. 'none' waits.",
+        unit="seconds",
+        minimum=0.0,
+    )
+    preemption_signal: str | None = option(
+        None,
+        "A further signal that ends as SIGTERM does, with which a cluster says that the machine "
+        "will be taken away.",
+        choices=("USR2", "XCPU", "URG", "CONT"),
+    )
+    preemption_file: str | None = option(None, "End as at SIGTERM as soon as this file is there.")
     keep_checkpoints: int = train_flag(
         3, "Checkpoints that are kept, besides the best; two at least.", minimum=1
     )

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 
 from nmtasync.errors import TrainingError
 from nmtasync.machine.processes import POLL_SECONDS, Child, ChildEndedError, end_all
+from nmtasync.machine.supervision import Supervision, pause_before_restart
 from nmtasync.server.transport import Slot
 from nmtasync.training.asynchronous.worker_process import (
     Done,
@@ -45,6 +46,7 @@ class WorkerHandle:
         child: The process that is the worker now.
         batches: Batches that it and its predecessors have computed.
         deaths: How often in a row it has died without a push.
+        restart_at: When it is started again, on the clock of the supervision; None while it runs.
         idle: The slots in which it waits for a task.
     """
 
@@ -53,6 +55,7 @@ class WorkerHandle:
     child: Child
     batches: int = 0
     deaths: int = 0
+    restart_at: float | None = None
     idle: set[int] = field(default_factory=set)
 
 
@@ -65,6 +68,7 @@ class LocalDriver:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.supervision: Supervision[int] = Supervision(session.config.asynchronous.worker_timeout)
         slots, size = range(session.config.asynchronous.num_slots), session.server.size
         # all memory before the first process, so that too little of it leaves none behind
         memory = [[Slot.allocate(size, device) for _ in slots] for device in session.parts.devices]
@@ -78,6 +82,7 @@ class LocalDriver:
 
     def _start(self, index: int, slots: list[Slot], batches: int) -> Child:
         session = self.session
+        self.supervision.expect(index)
         sequence = session.server.last_sequences.get(index, 0)
         num_shards = len(session.server.shards)
         setup = WorkerSetup(index, session.parts, slots, sequence, batches, num_shards)
@@ -91,7 +96,8 @@ class LocalDriver:
         return reason
 
     def _serve_once(self) -> None:
-        connections = {w.child.connection: w for w in self.workers.values()}
+        running = [w for w in self.workers.values() if w.restart_at is None]
+        connections = {w.child.connection: w for w in running}
         ready = wait([*connections, self.validator.connection], POLL_SECONDS)
         for connection in ready:
             if connection is self.validator.connection:
@@ -101,6 +107,19 @@ class LocalDriver:
                 self._receive(connections[connection])
             if self.session.stop_reason():
                 return  # no push is applied past a limit
+        self._supervise()
+
+    def _supervise(self) -> None:
+        """End who has been silent for too long, and start again whose pause is over."""
+        for index in self.supervision.overdue():
+            worker = self.workers[index]
+            worker.child.end_silent(self.supervision.limit)
+            self._replace(worker)
+        for worker in self.workers.values():
+            if worker.restart_at is not None and worker.restart_at <= self.supervision.now:
+                worker.restart_at = None
+                worker.child = self._start(worker.index, worker.slots, worker.batches)
+        self.validator.supervise()
 
     def _receive(self, worker: WorkerHandle) -> None:
         try:
@@ -108,6 +127,8 @@ class LocalDriver:
         except ChildEndedError:
             self._replace(worker)
             return
+        self.supervision.done(worker.index)
+        self.supervision.expect(worker.index)
         match message:
             case Ready():
                 self._fetch(worker, 0, batches_before=worker.batches)
@@ -137,7 +158,11 @@ class LocalDriver:
         window = self.session.next_window(worker.index, slot)
         if not window:
             worker.idle.add(slot)
+            if len(worker.idle) == len(worker.slots):
+                self.supervision.rest(worker.index)
             return
+        if len(worker.idle) == len(worker.slots):
+            self.supervision.expect(worker.index)
         worker.idle.discard(slot)
         self._send(worker, Task(window, versions, slot))
 
@@ -149,6 +174,7 @@ class LocalDriver:
         """Start a replacement for a worker that died; its windows go to whoever draws next."""
         session = self.session
         session.cursor.give_back(worker.index)
+        self.supervision.rest(worker.index)
         worker.idle.clear()
         worker.child.connection.close()
         worker.child.process.join()
@@ -158,7 +184,7 @@ class LocalDriver:
         if worker.deaths > session.config.asynchronous.max_restarts:
             self._give_up(worker)
         else:
-            worker.child = self._start(worker.index, worker.slots, worker.batches)
+            worker.restart_at = self.supervision.now + pause_before_restart(worker.deaths)
         for other in self.workers.values():
             for slot in sorted(other.idle):  # the epochs had ended, but for what came back
                 self._fetch(other, slot)

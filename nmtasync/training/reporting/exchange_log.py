@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nmtasync.run_directory import RunDirectory, explain_write_errors
+from nmtasync.training.reporting.appended_file import AppendedFile
 from nmtasync.worker.window import ComputedWindow
 
 LOG_FORMAT = 2
@@ -149,13 +150,10 @@ class ExchangeLog:
         """Cut the file off where training goes on, and write the first line of this part."""
         length = self._length
         with explain_write_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             # what is shorter than the checkpoint says lacks a part, and can't be gone on with
             if not self.path.exists() or self.path.stat().st_size < length:
                 length = 0
-            self._file = self.path.open("ab")
-            self._file.truncate(length)
-            self._file.seek(length)
+        self._file = AppendedFile(self.path, length)
         self.write(self._start)
 
     def pushed(
@@ -192,16 +190,12 @@ class ExchangeLog:
             value = getattr(entry, field.name)
             if value is not None:
                 line[field.name] = round(value, 6) if "seconds" in field.name else value
-        with explain_write_errors(self.path):
-            self._file.write(json.dumps(line, separators=(",", ":")).encode("utf-8") + b"\n")
+        self._file.append(json.dumps(line, separators=(",", ":")).encode("utf-8") + b"\n")
 
     def length(self) -> int:
         """Bring everything to the file and return its length in bytes."""
-        with explain_write_errors(self.path):
-            self._file.flush()
-            return self._file.tell()
+        return self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        with explain_write_errors(self.path):
-            self._file.close()
+        self._file.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from nmtasync.run_directory import RunDirectory, explain_write_errors
 from nmtasync.server.messages import Reply
 from nmtasync.server.noise_scale import NoiseScale
 from nmtasync.training.limits import share_done
+from nmtasync.training.reporting.appended_file import AppendedFile
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.staleness import StalenessFigures
 from nmtasync.worker.window import WindowFigures
@@ -125,10 +127,10 @@ class Reporter:
         self.display = display
         self.noise = noise
         self.options = options
+        self._metrics = AppendedFile(run.logs / "metrics.jsonl")
         with explain_write_errors(run.logs):
-            run.logs.mkdir(parents=True, exist_ok=True)
-            self._metrics = (run.logs / "metrics.jsonl").open("a", encoding="utf-8")
             self._board = SummaryWriter(str(run.logs), purge_step=updates)
+        self._told: set[str] = set()
         self._clock = clock
         self._begin = clock()
         self._interval = Interval(self._begin)
@@ -203,10 +205,15 @@ class Reporter:
         """Note a checkpoint."""
         self._write("checkpoint", {"checkpoint": updates}, clocks)
 
-    def worker_event(self, worker: int, what: str, clocks: Figures) -> None:
-        """Note what happened to a worker."""
+    def save_failed(self, cause: str, clocks: Figures) -> None:
+        """Note that no checkpoint could be written, and that training goes on."""
+        self._write("failed-save", {"what": cause}, clocks)
+        self.display.message(f"not saved: {cause}; training goes on and tries again")
+
+    def worker_event(self, worker: int | str, what: str, clocks: Figures) -> None:
+        """Note what happened to a worker, by its number, or to the process named "validator"."""
         self._write("worker", {"worker": worker, "what": what}, clocks)
-        self.display.message(f"worker {worker} {what}")
+        self.display.message(f"{worker if isinstance(worker, str) else f'worker {worker}'} {what}")
 
     def end(self, reason: str, workers: dict[int, TimeSpent], clocks: Figures) -> None:
         """Note the end of training, and how the workers had spent their time until then."""
@@ -223,22 +230,43 @@ class Reporter:
 
     def _write(self, event: str, figures: Figures, clocks: Figures) -> None:
         line = json.dumps({"event": event, **clocks, **figures})
-        with explain_write_errors(self._metrics.name):
-            self._metrics.write(line + "\n")
-            self._metrics.flush()
-        for name, value in _flatten(figures):
-            self._board.add_scalar(f"{event}/{name}", value, clocks["updates"])
+        self._metrics.append(line.encode("utf-8") + b"\n")
+        if error := self._metrics.try_to_flush():
+            self._tell_once(
+                f"{self._metrics.path} can't be written: {error.strerror}; what is "
+                "missing follows when it can"
+            )
+        with self._board_may_fail():
+            for name, value in _flatten(figures):
+                self._board.add_scalar(f"{event}/{name}", value, clocks["updates"])
+
+    @contextlib.contextmanager
+    def _board_may_fail(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # its thread has ended, and says so from now on
+            self._tell_once(
+                f"TensorBoard's files can't be written: {error.strerror}; no more of "
+                "them until training starts again"
+            )
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.display.message(text)
 
     def _draw_staleness(self, histogram: dict[int, int], updates: int) -> None:
         values = [late for late, count in histogram.items() for _ in range(count)]
         if not values:  # the only pushes were for no shard
             return
-        self._board.add_histogram("train/staleness", np.array(values), updates, bins="auto")
+        with self._board_may_fail():
+            self._board.add_histogram("train/staleness", np.array(values), updates, bins="auto")
 
     def close(self) -> None:
         """Close the files."""
         self._metrics.close()
-        self._board.close()
+        with self._board_may_fail():
+            self._board.close()
 
 
 def _flatten(figures: Figures) -> Iterator[tuple[str, float]]:

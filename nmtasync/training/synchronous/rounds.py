@@ -27,7 +27,8 @@ import torch
 
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.errors import TrainingError
-from nmtasync.machine.processes import POLL_SECONDS, Child, ChildEndedError, end_all
+from nmtasync.machine.processes import POLL_SECONDS, Child, ChildEndedError, end_all, end_all_silent
+from nmtasync.machine.supervision import Supervision
 from nmtasync.server.transport import share, shared_vector
 from nmtasync.training.session import DriverState, Session, restore_server
 from nmtasync.training.synchronous.rank import Round, RoundDone
@@ -52,6 +53,7 @@ class SynchronousDriver:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.supervision: Supervision[str] = Supervision(session.config.asynchronous.worker_timeout)
         devices = session.parts.devices
         num_ranks = len(devices)
         self.batches = [session.start.batches_of(index) for index in range(num_ranks)]
@@ -136,6 +138,7 @@ class SynchronousDriver:
         answers: dict[Child, Any] = {}
         stranded: Child | None = None
         deadline = 0.0
+        self.supervision.expect("round")
         while len(answers) < len(self.ranks):
             waiting = {rank.connection: rank for rank in self.ranks if rank not in answers}
             for connection in wait([*waiting, self.validator.connection], POLL_SECONDS):
@@ -152,6 +155,11 @@ class SynchronousDriver:
                     deadline = time.monotonic() + STRANDED_SECONDS
             if stranded and time.monotonic() > deadline:
                 raise ChildEndedError(stranded)
+            self.validator.supervise()
+            if self.supervision.overdue():
+                silent = [rank for rank in self.ranks if rank not in answers]
+                raise ChildEndedError(end_all_silent(silent, self.supervision.limit))
+        self.supervision.done("round")
         return [answers[rank] for rank in self.ranks]
 
     def _count(self, done: list[RoundDone]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from nmtasync.checkpoints import store
 from nmtasync.checkpoints.history import Validation
 from nmtasync.checkpoints.store import Snapshot
+from nmtasync.errors import NmtasyncError, TrainingError
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.training.session import DriverState, Session
@@ -53,8 +54,19 @@ class Saver(ABC):
         every = options.validate_every
         to_validate = session.server.updates // every > self._validated_updates // every
         old = session.seconds - self._snapshot_seconds >= 60 * options.save_every_minutes
-        if not self.busy and (to_validate or (old and session.unsaved)):
-            self.save(driver(), to_validate=to_validate)
+        asked = session.saving.is_set() and session.unsaved
+        if not self.busy and (to_validate or asked or (old and session.unsaved)):
+            session.saving.clear()
+            try:
+                self.save(driver(), to_validate=to_validate)
+            except TrainingError:
+                raise
+            except NmtasyncError as error:  # a full disk, say, which may have room by the next time
+                self.note_failed(str(error))
+
+    def note_failed(self, cause: str) -> None:
+        """Report that a checkpoint, or what comes with it, could not be written."""
+        self.session.reporter.save_failed(cause, self.session.clocks())
 
     def take_snapshot(
         self, driver: DriverState, vectors: dict[str, Tensor], *, to_validate: bool
@@ -85,9 +97,12 @@ class Saver(ABC):
         """
         session, history = self.session, self.session.history
         best = history.would_be_best(validation)
-        if best:
-            store.point(session.run, "best", validation.updates)
-        history.add(validation)
+        try:
+            if best:
+                store.point(session.run, "best", validation.updates)
+            history.add(validation)
+        except NmtasyncError as error:
+            self.note_failed(str(error))
         session.reporter.validated(validation, best, history.num_since_best, session.clocks())
 
 

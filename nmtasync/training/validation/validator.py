@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 
@@ -43,21 +44,24 @@ class Validator:
         self.references = read_lines(run.data / "valid" / TARGET_TEXT)
         self.vocabularies = VocabularyPair.load(run.vocab)
 
-    def validate(self, snapshot: Snapshot) -> Validation:
+    def validate(
+        self, snapshot: Snapshot, on_progress: Callable[[], None] = lambda: None
+    ) -> Validation:
         """Measure what `training.validate_bleu` asks for.
 
         Args:
             snapshot: The moment whose `scored` parameters the model has now.
+            on_progress: Is called after each batch.
         """
         return Validation(
             updates=snapshot.state.updates,
             time_seconds=snapshot.state.time_seconds,
-            cross_entropy=self.cross_entropy(),
-            bleu=self.bleu() if self.config.training.validate_bleu else None,
+            cross_entropy=self.cross_entropy(on_progress),
+            bleu=self.bleu(on_progress) if self.config.training.validate_bleu else None,
         )
 
     @torch.no_grad()
-    def cross_entropy(self) -> float:
+    def cross_entropy(self, on_progress: Callable[[], None] = lambda: None) -> float:
         """Cross-entropy per target word, in nats, without label smoothing."""
         self.model.eval()
         total, words = torch.zeros((), dtype=torch.float64), 0
@@ -70,15 +74,16 @@ class Validator:
             _, cross_entropy = loss_sums(self.model, *parts, label_smoothing=0.0)
             total += cross_entropy.double().cpu()
             words += batch.target_words
+            on_progress()
         return float(total) / max(words, 1)
 
-    def bleu(self) -> float:
+    def bleu(self, on_progress: Callable[[], None]) -> float:
         """BLEU of greedy translations, from 0 to 100."""
         self.model.eval()
         greedy = dataclasses.replace(self.config.decoding, beam_size=1)
         translator = Translator(self.model, self.vocabularies, greedy, self.device)
         return bleu(
-            translator.translate(self.sources),
+            translator.translate(self.sources, lambda done, total: on_progress()),
             self.references,
             self.config.data.target_language,
         )

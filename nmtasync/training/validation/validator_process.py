@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -11,11 +12,14 @@ from torch import Tensor
 from nmtasync.checkpoints import store
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.checkpoints.store import Snapshot
+from nmtasync.errors import NmtasyncError
 from nmtasync.machine.device import allow_tf32
 from nmtasync.machine.processes import serving
 from nmtasync.optim.flat import FlatModel
 from nmtasync.training.driver import RunParts
 from nmtasync.training.validation.validator import Validator
+
+PULSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,29 @@ class Saved:
     updates: int
 
 
+@dataclass(frozen=True)
+class SaveFailed:
+    """No checkpoint could be written; training may go on.
+
+    Attributes:
+        cause: In one line.
+    """
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class Alive:
+    """The validation is going on."""
+
+
 def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
     """Serve requests until the main process closes the connection.
 
     Args:
         setup: Where and what.
-        connection: Carries `Request` from the main process; `Saved`, then `Validation` where it
-            was asked for, or `Failure`, to it.
+        connection: Carries `Request` from the main process; `Saved` or `SaveFailed`, then
+            `Validation` where it was asked for, with `Alive` before it, or `Failure`, to it.
     """
     with serving(connection):
         parts, device = setup.parts, setup.parts.devices[0]
@@ -69,8 +89,26 @@ def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
             request: Request = connection.recv()
             torch.set_num_threads(request.threads)
             snapshot = Snapshot(setup.vectors, request.state)
-            store.save(parts.run, snapshot, parts.layout)
+            try:
+                store.save(parts.run, snapshot, parts.layout)
+            except NmtasyncError as error:
+                connection.send(SaveFailed(str(error)))
+                continue
             connection.send(Saved(request.state.updates))
             if request.state.to_validate:
                 flat.parameters.copy_(snapshot.scored)
-                connection.send(validator.validate(snapshot))
+                alive = _Pulse(connection)
+                connection.send(validator.validate(snapshot, alive))
+
+
+class _Pulse:
+    """Says now and then that the validation is going on."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._last >= PULSE_SECONDS:
+            self._last = time.monotonic()
+            self._connection.send(Alive())
