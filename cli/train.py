@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     help="Resume from checkpoint N instead of the latest; later ones are renamed, not deleted.",
 )
 @click.option(
+    "--accept-changes",
+    is_flag=True,
+    help="Resume even with options that give up a part of what training has kept.",
+)
+@click.option(
     "--dump-config",
     is_flag=True,
     help="Print the resolved configuration with explanations, and exit.",
@@ -48,6 +53,7 @@ def train(
     settings: Settings,
     resume: bool,
     resume_from: int | None,
+    accept_changes: bool,
     dump_config: bool,
     as_json: bool,
 ) -> None:
@@ -80,6 +86,7 @@ def train(
         resume=resume,
         console=Console(stderr=True),
         resume_from=resume_from,
+        accept_changes=accept_changes,
     )
     text = json.dumps(dataclasses.asdict(summary)) if as_json else _describe(summary, run)
     try:

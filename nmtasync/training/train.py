@@ -18,6 +18,7 @@ from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.machine.device import allow_tf32
 from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically
 from nmtasync.training.assembly import Assembly
+from nmtasync.training.changes import describe_changes, refuse_losses
 from nmtasync.training.driver import choose_driver
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.summary import TrainingSummary
@@ -31,6 +32,7 @@ def train(
     resume: bool,
     console: Console,
     resume_from: int | None = None,
+    accept_changes: bool = False,
 ) -> TrainingSummary:
     """Train until a limit is reached or someone stops it; always leave a checkpoint.
 
@@ -41,6 +43,7 @@ def train(
             processes of the new run stand.
         console: For the display.
         resume_from: The checkpoint to go on from instead of the latest; later ones are set aside.
+        accept_changes: Go on even with another configuration that gives up a part of the state.
 
     Raises:
         UserError: The configuration or RUN is not usable.
@@ -52,6 +55,8 @@ def train(
         point = find_resume_point(run, resume_from) if resume else None
         state = None if point is None else read_state(run, point.updates, vocabularies.digest())
         config, initial = _resolve(run, settings, vocabularies, state)
+        if state is not None and not accept_changes:
+            refuse_losses(state, config)
         kind, devices = choose_driver(config)
         allow_tf32(devices[0], config.training.tf32)
         with Display(console) as display:
@@ -64,8 +69,10 @@ def train(
             def begin() -> None:
                 if not resume:
                     store.discard_all(run)
-                if point is not None:
+                if point is not None and state is not None:
                     _show_start(run, point, display)
+                    for line in describe_changes(state, decided):
+                        display.message(line)
                 with explain_write_errors(run.config):
                     write_atomically(run.config, to_toml(config))
 

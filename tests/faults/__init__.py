@@ -1,1 +1,1 @@
-"""Every kind of process is killed, or stopped, at every kind of moment, through the command line."""
+"""Every kind of process is killed or stopped at every kind of moment, through the command line."""

@@ -1,8 +1,8 @@
 """Imported in each process of a run: at one moment, drawn beforehand, one process gets a signal.
 
 The environment says which: FAULT is "PROCESS MOMENT NUMBER SIGNAL FILE", for example
-"worker 1|after compute|3|SIGKILL|/tmp/fired": the third time that worker 1 comes to that moment. The
-file is made when it happens, so it happens once, whoever takes the process's place.
+"worker 1|after compute|3|SIGKILL|/tmp/fired": the third time that worker 1 comes to that moment.
+The file is made when it happens, so it happens once, whoever takes the process's place.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Run many faults, and count what survived: `python -m tests.faults.run --cases 200 --jobs 2`.
 
-A case is drawn from its number. It trains the toy with two workers or ranks, one process of which is
-killed or stopped at its moment; a main process that was killed is started again by the same
-command. Survived means: each batch of each epoch was used once, and the final parameters are those of
-the replay, or, of synchronous training, those of a run without a fault, to the bit.
+A case is drawn from its number. It trains the toy with two workers or ranks, one process of which
+is killed or stopped at its moment; a main process that was killed is started again by the same
+command. Survived means: each batch of each epoch was used once, and the final parameters are those
+of the replay, or, of synchronous training, those of a run without a fault, to the bit.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -128,7 +129,7 @@ class Stage:
                 raise AssertionError("it stood still") from None
             outcome.processes_left += len(_left_of(process))
             ours = f"torch_{process.pid}_"
-            outcome.shared_memory_left += sum(ours in each for each in os.listdir("/dev/shm"))
+            outcome.shared_memory_left += len(list(Path("/dev/shm").glob(f"{ours}*")))
             if process.returncode == 0:
                 return
             text = errors.decode("utf-8", "replace")
@@ -139,10 +140,8 @@ class Stage:
         vectors, state = final_state(run)
         words = state["progress"]["target_words"]
         assert words == EPOCHS * words_of_an_epoch(run), f"{words} words were used"
-        if case.driver == "local":
-            expected = self._replayed(run)
-        else:
-            expected = self._undisturbed(case.driver)
+        local = case.driver == "local"
+        expected = self._replayed(run) if local else self._undisturbed(case.driver)
         for name in ("parameters", "average"):
             assert torch.equal(vectors[name], expected[name]), f"{name} differ"
 
@@ -184,17 +183,14 @@ def make_template(folder: Path) -> Path:
     return run.root
 
 
-_stage: Stage
-
-
-def _prepare(template: Path) -> None:
-    global _stage
+@functools.cache
+def _stage(template: Path) -> Stage:
     torch.set_num_threads(1)
-    _stage = Stage(template)
+    return Stage(template)
 
 
-def _run(seed: int) -> Outcome:
-    return _stage.run(Case.draw(seed))
+def _run(template: Path, seed: int) -> Outcome:
+    return _stage(template).run(Case.draw(seed))
 
 
 def run_cases(seeds: range, jobs: int, report: Path | None = None) -> list[Outcome]:
@@ -203,8 +199,8 @@ def run_cases(seeds: range, jobs: int, report: Path | None = None) -> list[Outco
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         template = make_template(Path(name))
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, _prepare, (template,)) as pool:
-            for future in as_completed([pool.submit(_run, seed) for seed in seeds]):
+        with ProcessPoolExecutor(jobs, context) as pool:
+            for future in as_completed([pool.submit(_run, template, seed) for seed in seeds]):
                 outcome = future.result()
                 outcomes.append(outcome)
                 state = f"LOST: {outcome.lost}" if outcome.lost else "survived"
