@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py RUN OUT --minutes 30 --every 30
 
-RUN is preprocessed; OUT gets copies of it. Every worker and the validator are killed in turn. Memory
+RUN is preprocessed; OUT gets copies of it. Workers and the validator are killed in turn. Memory
 is the proportional set size of all processes of the run. Then the same is trained without a kill,
 as far as the first came, and the cross-entropies of the validations of both are compared.
 """
