@@ -114,6 +114,9 @@ def _describe(summary: TrainingSummary, run: Path) -> str:
         ("updates", f"{summary.updates:,} ({summary.epochs:.2f} epochs)"),
         ("target words", f"{summary.target_words:,}"),
     ]
+    if summary.non_finite_pushes:
+        name = click.format_filename(run / "logs/bad-batches")
+        rows.append(("dropped", f"{summary.non_finite_pushes:,} non-finite gradients; see {name}"))
     for worker, spent in summary.workers.items():
         shares = f"{spent.computing:.1%} computing, {spent.exchanging:.1%} exchanging"
         rows.append((f"worker {worker}", f"{shares}, {spent.waiting:.1%} waiting"))

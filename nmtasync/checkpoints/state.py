@@ -29,12 +29,28 @@ class Totals:
         pushes: Pushes that were applied.
         target_words: Target words behind them.
         source_words: Source words behind them.
+        non_finite_pushes: Pushes that were dropped, since they were not finite.
     """
 
     batches: int = 0
     pushes: int = 0
     target_words: int = 0
     source_words: int = 0
+    non_finite_pushes: int = 0
+
+    def and_a_push(self, batches: int, target_words: int, source_words: int) -> Totals:
+        """Count a push that was applied."""
+        return dataclasses.replace(
+            self,
+            batches=self.batches + batches,
+            pushes=self.pushes + 1,
+            target_words=self.target_words + target_words,
+            source_words=self.source_words + source_words,
+        )
+
+    def and_one_not_finite(self) -> Totals:
+        """Count a push that was dropped."""
+        return dataclasses.replace(self, non_finite_pushes=self.non_finite_pushes + 1)
 
 
 @dataclass(frozen=True)

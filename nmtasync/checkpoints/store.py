@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +63,16 @@ class Snapshot:
         return self.vectors.get("average", self.vectors["parameters"])
 
 
-def save(run: RunDirectory, snapshot: Snapshot, layout: Layout) -> Path:
+def save(
+    run: RunDirectory, snapshot: Snapshot, layout: Layout, needed: Collection[int] = ()
+) -> Path:
     """Write a checkpoint, point `latest` at it, and drop the training state of the oldest.
 
     Args:
         run: Where.
         snapshot: What.
         layout: Where each parameter lies in the vectors.
+        needed: Older checkpoints that keep theirs, by their updates.
     """
     updates = snapshot.state.updates
     path = run.checkpoints / str(updates)
@@ -89,7 +93,8 @@ def save(run: RunDirectory, snapshot: Snapshot, layout: Layout) -> Path:
                 write_json(aside / STATE, sealed(state, aside))
         point(run, "latest", updates)
     for number in list_checkpoints(run)[:-RESUMABLE]:
-        (run.checkpoints / str(number) / TRAINING).unlink(missing_ok=True)
+        if number not in needed:
+            (run.checkpoints / str(number) / TRAINING).unlink(missing_ok=True)
     return path
 
 
@@ -130,11 +135,11 @@ def pointed(run: RunDirectory, name: str) -> int | None:
         raise UserError("does not name a checkpoint", where=run.checkpoints / name) from None
 
 
-def prune(run: RunDirectory, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, two at least, and those that pointers name."""
-    pointers = {pointed(run, "latest"), pointed(run, "best")}
+def prune(run: RunDirectory, keep: int, needed: Collection[int] = ()) -> None:
+    """Delete all but the newest `keep` checkpoints, two at least, those needed and those named."""
+    spared = {pointed(run, "latest"), pointed(run, "best"), *needed}
     for number in list_checkpoints(run)[: -max(keep, RESUMABLE)]:
-        if number not in pointers:
+        if number not in spared:
             shutil.rmtree(run.checkpoints / str(number), ignore_errors=True)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from nmtasync.checkpoints.initialise_from import InitialModel
 from nmtasync.checkpoints.load import read_vectors
+from nmtasync.checkpoints.retreat import retreat
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.load import to_settings
 from nmtasync.config.schema import Config
@@ -33,6 +34,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
 from nmtasync.training.asynchronous.in_process import InlineDriver, InProcessDriver
 from nmtasync.training.asynchronous.local import LocalDriver
+from nmtasync.training.divergence import DivergedError
 from nmtasync.training.driver import Driver, DriverKind, RunParts
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedRun
@@ -203,6 +205,10 @@ class Assembly:
             reason = driver.train()
             if session.stop_request:  # not in the handler, which may interrupt what is printed
                 reporter.display.message(f"{reason}: saving; once more to end at once")
+        except DivergedError:
+            driver.close()  # whatever is being written
+            retreat(self.run, session.divergence.good, self.config.training.validate_metric)
+            raise
         except Exception:
             if session.unsaved:
                 driver.finish(validate=False)
@@ -211,7 +217,7 @@ class Assembly:
         workers = reporter.time_spent()
         driver.finish(validate=reason not in EXIT_CODES)
         reason = session.stop_request or reason
-        reporter.end(reason, workers, session.clocks())
+        reporter.end(reason, workers, session.totals.non_finite_pushes, session.clocks())
         return TrainingSummary(
             reason=reason,
             exit_code=EXIT_CODES.get(reason, 0),
@@ -220,6 +226,7 @@ class Assembly:
             epochs=session.cursor.epochs_done,
             source_words=session.totals.source_words,
             target_words=session.totals.target_words,
+            non_finite_pushes=session.totals.non_finite_pushes,
             best=session.history.best,
             workers=workers,
             num_parameters=self.parts.layout.num_parameters,

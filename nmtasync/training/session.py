@@ -18,22 +18,20 @@ from typing import Any
 from torch import Tensor
 
 from nmtasync.checkpoints.history import ValidationHistory
-from nmtasync.checkpoints.state import Numbers, Totals, TrainingState
+from nmtasync.checkpoints.state import Numbers, TrainingState
 from nmtasync.data.cursor import AssignedBatch, BatchCursor
-from nmtasync.errors import TrainingError
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
 from nmtasync.training.delay import Delay
+from nmtasync.training.divergence import Divergence
 from nmtasync.training.driver import RunParts
 from nmtasync.training.exchanges import LoggedExchanges
 from nmtasync.training.limits import limit_reached, notice_given, share_done
+from nmtasync.training.reporting.bad_batches import BadBatchFiles
 from nmtasync.training.reporting.exchange_log import ExchangeLog
 from nmtasync.training.reporting.reporter import Reporter
 from nmtasync.training.reporting.summary import NoiseSummary
 from nmtasync.worker.window import ComputedWindow, WindowFigures
-
-MAX_UNUSABLE_PUSHES = 25
-"""Training ends after this many non-finite gradients in a row."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ class Session:
         history: The validations so far.
         totals: What has been done, over all resumes.
         delay: How large windows are.
+        divergence: Whether training goes astray.
         stop_request: Why training shall end as soon as it can, if someone has asked for it.
         saving: Is set when someone has asked for a checkpoint now.
         saved_updates: The updates that the newest checkpoint has.
@@ -99,11 +98,12 @@ class Session:
         self.totals = start.totals
         self.delay = Delay(self.config.asynchronous, server.num_workers)
         self.delay.restore(start.measured.get("delay", {}))
+        self.divergence = Divergence.of(self.config, start)
         self.stop_request: str | None = None
         self.saving = threading.Event()
         self._clock = clock
         self._zero = clock() - start.time_seconds
-        self._unusable_pushes = 0
+        self._bad_batches = BadBatchFiles(self.run)
         self.saved_updates = server.updates
 
     @property
@@ -137,7 +137,7 @@ class Session:
             exchange_seconds: The time that it is said to take; None for what it takes.
 
         Raises:
-            TrainingError: Too many pushes in a row could not be used.
+            DivergedError: Training has gone astray.
         """
         measure = self.reporter.wants_update_norm
         reply, exchange_seconds = self.exchanges.push(
@@ -162,32 +162,25 @@ class Session:
             exchange_seconds: How long the server took for it.
 
         Raises:
-            TrainingError: Too many pushes in a row could not be used.
+            DivergedError: Training has gone astray.
         """
         if reply.applied:
-            self._unusable_pushes = 0
+            self.divergence.see(window.cross_entropy / window.target_words)
             self.delay.see(window, exchange_seconds)
-            self.totals = Totals(
-                self.totals.batches + window.num_batches,
-                self.totals.pushes + 1,
-                self.totals.target_words + window.target_words,
-                self.totals.source_words + window.source_words,
+            self.totals = self.totals.and_a_push(
+                window.num_batches, window.target_words, window.source_words
             )
         elif window.overflowed:
             what = "skipped a gradient that float16 could not hold, and scales the next ones down"
             self.reporter.worker_event(window.worker, what, self.clocks())
         else:
-            self._unusable_pushes += 1
-            what = "dropped a non-finite gradient"
-            self.reporter.worker_event(window.worker, what, self.clocks())
+            self.divergence.see_unusable()
+            self.totals = self.totals.and_one_not_finite()
+            kept = self._bad_batches.keep(window.bad_batches, self.server.updates)
+            what = f"dropped a non-finite gradient{kept}"
+            self.reporter.dropped(window.worker, what, self.clocks())
         self.reporter.pushed(window, reply, exchange_seconds, self.clocks())
-        if self._unusable_pushes >= MAX_UNUSABLE_PUSHES:
-            raise TrainingError(
-                f"training diverged: {self._unusable_pushes} gradients in a row are not finite",
-                where=self.run.root,
-                remedy="lower schedule.learning_rate or raise schedule.warmup_updates; "
-                "the last checkpoint is kept",
-            )
+        self.divergence.judge(self.run.root, self.reporter.display.message)
 
     def clocks(self) -> dict[str, Any]:
         """The clocks that every line of the log carries."""
@@ -249,7 +242,11 @@ class Session:
             to_validate=to_validate,
             exchange_log_bytes=self.exchange_log.length() if self.exchange_log else None,
             virtual_seconds=driver.virtual_seconds,
-            measured={**self.server.measured.to_json(), "delay": self.delay.to_json()},
+            measured={
+                **self.server.measured.to_json(),
+                "delay": self.delay.to_json(),
+                "divergence": self.divergence.to_json(),
+            },
             driver=driver.own,
         )
 

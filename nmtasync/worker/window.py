@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nmtasync.server.messages import Push
+from nmtasync.worker.bad_batches import BadBatch
 
 
 @dataclass
@@ -24,6 +25,7 @@ class WindowFigures:
         slot: Which of the worker's slots it was computed in.
         idle_seconds: For how long the worker had nothing to compute before it; None where that is
             the time of the exchange before it.
+        bad_batches: Those that made the gradient not finite, if it is not; see `BadBatchFinder`.
     """
 
     worker: int
@@ -36,6 +38,7 @@ class WindowFigures:
     overflowed: bool = False
     slot: int = 0
     idle_seconds: float | None = None
+    bad_batches: tuple[BadBatch, ...] = ()
 
 
 @dataclass(frozen=True)

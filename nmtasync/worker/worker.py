@@ -29,6 +29,7 @@ from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.server.messages import Push
 from nmtasync.server.sparse import pack
+from nmtasync.worker.bad_batches import BadBatchFinder
 from nmtasync.worker.batch_gradient import BatchGradient
 from nmtasync.worker.gradient import BatchFigures, WindowGradient
 from nmtasync.worker.gradient_dropping import GradientDropper, drop_rate_at
@@ -94,6 +95,7 @@ class Worker:
         self.access = place.access
         self.flat = flat
         self.gradient = WindowGradient(flat, corpus, config)
+        self.bad_batches = BadBatchFinder(place.index, self.gradient)
         self.config = config
         self.sequence = sequence
         self.batches = batches
@@ -128,7 +130,7 @@ class Worker:
         self.begin(window[0].progress, slot)
         for assigned in window:
             self.add(assigned)
-        return self.end()
+        return self.end(window)
 
     def begin(self, progress: float, slot: int = 0) -> None:
         """Begin a window; arguments as in `OpenWindow`."""
@@ -169,18 +171,17 @@ class Worker:
             assert self.access is not None
             self.access.write_back(len(self.window.batches), progress)
 
-    def end(self) -> ComputedWindow:
-        """End the window; its payload is left in `flat.gradients`."""
+    def end(self, batches: Sequence[AssignedBatch]) -> ComputedWindow:
+        """End the window of these batches; its payload is left in `flat.gradients`."""
         assert self.window is not None
         window, self.window = self.window, None
         target_words = window.target_words
         # the host waits for the device here and for the norm below
-        losses = [batch.cross_entropy for batch in window.batches]
-        cross_entropy = float(torch.stack(losses).double().sum())
+        cross_entropy = float(torch.stack([b.cross_entropy for b in window.batches]).double().sum())
         if self.local is not None:
             self.local.end_window(target_words)
         norm = float(self.flat.gradients.norm()) / max(target_words, 1)
-        norm = norm if window.finite else math.nan
+        norm += 0.0 if window.finite else math.nan
         whole = self.config.asynchronous.local_push == "delta"  # each local step was clipped
         overflowed = self.gradient.finish(self.flat.gradients, norm, clip=not whole)
         self._pushed_words = target_words
@@ -202,6 +203,8 @@ class Worker:
             overflowed=overflowed,
             slot=window.slot,
         )
+        if not (math.isfinite(norm) or overflowed):  # the payload will not be used
+            summed.bad_batches = self.bad_batches.find(batches)
         return ComputedWindow(push, summed)
 
     def _header(

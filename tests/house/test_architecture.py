@@ -26,7 +26,7 @@ LAYERS = [
 ]
 """The folders of nmtasync; those of one line do not know each other."""
 LAYERS_OF_TRAINING = [
-    {"limits", "changes", "driver", "delay"},
+    {"limits", "changes", "driver", "delay", "divergence"},
     {"reporting"},
     {"exchanges"},
     {"session"},

@@ -136,6 +136,17 @@ def test_the_files_of_a_run_and_their_fields_are_documented(complete):
         assert set(content) == documented(heading), heading
 
 
+def test_the_fields_of_a_bad_batch_are_documented(toy_run, nmtasync):
+    absurd = ["--learning-rate=1e30", "--warmup-updates=1"]
+    assert nmtasync("train", toy_run.root, *FLAGS, *absurd).returncode == 1
+    path = next((toy_run.logs / "bad-batches").iterdir())
+    name = path.relative_to(toy_run.root).as_posix()
+    assert any(matches(name, pattern) for pattern in documented("Files of RUN")), name
+    content = json.loads(path.read_text("utf-8"))
+    inner = {f"sentences.{field}" for field in content["sentences"][0]}
+    assert {*content, *inner} == documented("bad batches")
+
+
 def test_what_is_not_documented_is_noticed():
     patterns = documented("Files of RUN")
     assert any(matches("checkpoints/12/state.json", pattern) for pattern in patterns)

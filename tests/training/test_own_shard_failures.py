@@ -16,7 +16,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.noise_scale import NoiseScale
 from nmtasync.server.server import Server
-from nmtasync.training import session
+from nmtasync.training import divergence
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.asynchronous.in_process import InProcessDriver
 from nmtasync.training.reporting.display import Display
@@ -171,7 +171,7 @@ def test_training_that_diverges_ends_though_no_window_has_a_push_left(toy_run, d
 
 def test_overflows_make_the_scale_smaller_though_no_window_has_a_push_left(toy_run, monkeypatch):
     monkeypatch.setattr(loss_scale, "FIRST_EXPONENT", 24)
-    monkeypatch.setattr(session, "MAX_UNUSABLE_PUSHES", 2)
+    monkeypatch.setattr(divergence, "MAX_UNUSABLE_PUSHES", 2)
     train_toy(toy_run, training__precision="fp16", training__max_updates=6, **OWN)
     skipped = [entry for entry in events(toy_run, "worker") if "float16" in entry["what"]]
     vectors, state = final_state(toy_run)

@@ -108,6 +108,12 @@ class TrainingConfig:
         5.0, "How often a line of figures is written.", unit="seconds", minimum=0.0
     )
 
+    on_divergence: str = train_flag(
+        "stop",
+        "When training goes astray: 'stop' with the last good checkpoint, or 'ignore' it.",
+        choices=("stop", "ignore"),
+    )
+
     @property
     def guides_alignment(self) -> bool:
         """Whether attention is guided by alignments."""

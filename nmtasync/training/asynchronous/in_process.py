@@ -178,7 +178,7 @@ class InProcessDriver(ABC):
         assert worker.window is not None
         for batch in window[len(worker.window.batches) :]:
             worker.add(batch)
-        computed = worker.end()
+        computed = worker.end(window)
         if compute_seconds is not None:
             computed.figures.compute_seconds = compute_seconds
             computed.figures.idle_seconds = idle_seconds

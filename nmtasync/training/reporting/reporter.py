@@ -33,6 +33,7 @@ class Interval:
 
     start: float
     pushes: int = 0
+    non_finite_pushes: int = 0
     batches: int = 0
     updates: float = 0.0
     target_words: int = 0
@@ -72,6 +73,7 @@ class Interval:
             "target_words_per_second": self.target_words / seconds if seconds else None,
             "target_words_per_update": self.target_words / (self.updates or 1.0),
             "batches_per_push": self.batches / self.pushes,
+            "non_finite_pushes": self.non_finite_pushes,
             "learning_rate": self.learning_rate,
             "gradient_norm": self.gradient_norm / self.pushes,
             "update_norm": self.update_norm,
@@ -180,7 +182,9 @@ class Reporter:
         """Write the line of the interval that has not been written yet."""
         now = self._clock()
         interval, self._interval = self._interval, Interval(now)
-        if interval.pushes:
+        if not interval.pushes:  # what was dropped is told in the next line
+            self._interval.non_finite_pushes = interval.non_finite_pushes
+        else:
             figures = {
                 **interval.figures(now),
                 "noise_scale": self.noise.words,
@@ -215,10 +219,18 @@ class Reporter:
         self._write("worker", {"worker": worker, "what": what}, clocks)
         self.display.message(f"{worker if isinstance(worker, str) else f'worker {worker}'} {what}")
 
-    def end(self, reason: str, workers: dict[int, TimeSpent], clocks: Figures) -> None:
-        """Note the end of training, and how the workers had spent their time until then."""
+    def dropped(self, worker: int, what: str, clocks: Figures) -> None:
+        """Note a push that was dropped, since it was not finite; arguments of `worker_event`."""
+        self._interval.non_finite_pushes += 1
+        self.worker_event(worker, what, clocks)
+
+    def end(
+        self, reason: str, workers: dict[int, TimeSpent], non_finite_pushes: int, clocks: Figures
+    ) -> None:
+        """Note the end of training, how the workers had spent their time, and what was dropped."""
         shares = {worker: asdict(spent) for worker, spent in workers.items()}
-        self._write("end", {"reason": reason, "workers": shares}, clocks)
+        figures = {"reason": reason, "workers": shares, "non_finite_pushes": non_finite_pushes}
+        self._write("end", figures, clocks)
 
     def time_spent(self) -> dict[int, TimeSpent]:
         """What share of the time each worker has computed, exchanged and waited."""

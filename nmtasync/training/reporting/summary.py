@@ -49,6 +49,7 @@ class TrainingSummary:
         target_words: Likewise.
         best: The best validation, if there was one.
         workers: What share of the time each worker computed, exchanged and waited.
+        non_finite_pushes: Those that were dropped, since they were not finite, over resumes.
         num_parameters: Of the model, tied ones counted once.
         noise: How noisy gradients were, if that is known.
     """
@@ -63,4 +64,5 @@ class TrainingSummary:
     best: Validation | None
     workers: dict[int, TimeSpent]
     num_parameters: int
+    non_finite_pushes: int
     noise: NoiseSummary | None = None

@@ -25,6 +25,7 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.server.noise_scale import PAIR_EVERY
 from nmtasync.training.synchronous.collectives import Collective
 from nmtasync.training.synchronous.owned_shard import OwnedShard
+from nmtasync.worker.bad_batches import BadBatchFinder
 from nmtasync.worker.gradient import BatchFigures, WindowGradient
 from nmtasync.worker.window import WindowFigures
 
@@ -51,8 +52,8 @@ class RoundDone:
     """What has come of a round.
 
     Attributes:
-        figures: Of the windows of all ranks together. All fields but `worker`, which is this rank,
-            and `compute_seconds`, which are its own, are the same on every rank.
+        figures: Of the windows of all ranks together. `worker`, `compute_seconds` and
+            `bad_batches` are this rank's own; all other fields are the same on every rank.
         learning_rate: Of the update; None if there was none, as the gradient was not finite.
         squares: The squared norm of each rank's gradient, summed over its words, and at last that
             of the sum of all; None in rounds in which they were not measured.
@@ -102,6 +103,7 @@ class Rank:
         self.index = index
         self.flat = flat
         self.gradient = WindowGradient(flat, corpus, config)
+        self.bad_batches = BadBatchFinder(index, self.gradient)
         self.collective = collective
         self.shard = shard
         self.device = flat.parameters.device
@@ -144,6 +146,8 @@ class Rank:
             compute_seconds=stopwatch.seconds(),
             overflowed=overflowed,
         )
+        if target_words > 0 and not (applied or overflowed):  # nobody reads the gradients any more
+            together.bad_batches = self.bad_batches.find(task.window)
         words = tuple(map(int, table[:, 1].tolist()))
         squares = (*table[:, 5].tolist(), square) if measured and applied else None
         return RoundDone(together, rate, squares, words)

@@ -172,7 +172,9 @@ class SynchronousDriver:
             product = (together - sum(own)) / 2
             self.session.server.measured.noise.add(product, own, words, range(len(own)))
         reply = self.session.server.note_update(done[0].learning_rate)
-        self.session.count(done[0].figures, reply)
+        figures = done[0].figures
+        figures.bad_batches = tuple(b for each in done for b in each.figures.bad_batches)
+        self.session.count(figures, reply)
         if self.session.server.updates > self.furthest:
             self.furthest, self.deaths = self.session.server.updates, 0
 

@@ -44,7 +44,8 @@ class Saver(ABC):
     def save_if_due(self, driver: Callable[[], DriverState]) -> None:
         """Save, and validate, when it is time and nothing else is under way.
 
-        A validation is due when a multiple of `training.validate_every` has been passed, a
+        Nothing is saved while the state may be a diverged one. A validation is due when a
+        multiple of `training.validate_every` has been passed, a
         checkpoint also when the last one is older than `training.save_every_minutes`.
 
         Args:
@@ -55,7 +56,9 @@ class Saver(ABC):
         to_validate = session.server.updates // every > self._validated_updates // every
         old = session.seconds - self._snapshot_seconds >= 60 * options.save_every_minutes
         asked = session.saving.is_set() and session.unsaved
-        if not self.busy and (to_validate or asked or (old and session.unsaved)):
+        if self.busy or session.divergence.doubtful:
+            return
+        if to_validate or asked or (old and session.unsaved):
             session.saving.clear()
             try:
                 self.save(driver(), to_validate=to_validate)
@@ -75,19 +78,35 @@ class Saver(ABC):
         self._snapshot_seconds = self.session.seconds
         if to_validate:
             self._validated_updates = self.session.server.updates
+        self.session.divergence.snapshot(self.session.server.updates)
         state = self.session.state(driver, to_validate=to_validate)
         return Snapshot({**vectors, **driver.vectors}, state)
 
     def write(self, snapshot: Snapshot) -> None:
         """Write a checkpoint in this process."""
-        store.save(self.session.run, snapshot, self.session.parts.layout)
+        session = self.session
+        store.save(session.run, snapshot, session.parts.layout, session.divergence.needed)
         self.note_saved(snapshot.state.updates)
+
+    def accepts_last_state(self) -> bool:
+        """Take the last state for a good one, unless it may be a diverged one; then tell it."""
+        session = self.session
+        if session.divergence.doubtful:
+            session.reporter.display.message(
+                f"the state of update {session.server.updates:,} is not saved: its loss is far "
+                "above what it was, or its gradients are not finite"
+            )
+            return False
+        session.divergence.accept(session.server.updates)
+        return True
 
     def note_saved(self, updates: int) -> None:
         """Report a checkpoint that has been written, and delete old ones."""
         session = self.session
         session.saved_updates = updates
-        store.prune(session.run, session.config.training.keep_checkpoints)
+        session.divergence.written(updates)
+        keep = session.config.training.keep_checkpoints
+        store.prune(session.run, keep, session.divergence.needed)
         session.reporter.checkpoint(updates, session.clocks())
 
     def note_validated(self, validation: Validation) -> None:
@@ -130,6 +149,8 @@ class InProcessSaver(Saver):
 
     def finish(self, driver: DriverState, *, validate: bool) -> None:
         """Save the last state, and validate it if asked for and not done yet."""
+        if not self.accepts_last_state():
+            return
         known = self.session.history.includes(self.session.server.updates)
         self.save(driver, to_validate=validate and not known)
 

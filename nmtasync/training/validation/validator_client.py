@@ -1,7 +1,8 @@
 """The main process's side of the validator process: snapshots out, results in.
 
-The last state is saved whatever happens: by the validator process or, if that has died or is busy
-when training is stopped, by this one. Snapshots of what lies on GPUs go to page-locked host memory.
+The last state is saved whatever happens, unless it may be a diverged one: by the validator process
+or, if that has died or is busy when training is stopped, by this one. Snapshots of what lies on
+GPUs go to page-locked host memory.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ class ValidatorClient(Saver):
 
     def _request(self) -> None:
         self.supervision.expect("validator")
+        needed = self.session.divergence.needed
         with contextlib.suppress(ChildEndedError):  # its pipe will say so when it is read
-            self.child.send(Request(self.state, self._threads))
+            self.child.send(Request(self.state, self._threads, needed))
 
     def receive(self) -> None:
         """Take one message from the process; put another in its place if it has ended.
@@ -160,18 +162,18 @@ class ValidatorClient(Saver):
         Raises:
             TrainingError: The process has failed.
         """
-        saved = False
+        saved, accepted = False, self.accepts_last_state()
         try:
             if validate:
                 self.drain()
-                if self.session.stop_request is None:
+                if self.session.stop_request is None and accepted:
                     known = self.session.history.includes(self.session.server.updates)
                     self.save(driver, to_validate=not known, alone=True)
                     self.drain()
                     saved = self._saved
         finally:
             self.stop()
-            if not saved:  # a resumed run makes up for a validation that was cut off
+            if accepted and not saved:  # a resumed run makes up for a validation that was cut off
                 server = self.session.server
                 server.copy_vectors(self.vectors)
                 self.write(self.take_snapshot(driver, self.vectors, to_validate=self._cut_off))

@@ -42,10 +42,12 @@ class Request:
     Attributes:
         state: The snapshot's state.
         threads: How many CPU threads to use.
+        needed: As of `store.save`.
     """
 
     state: TrainingState
     threads: int
+    needed: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
             torch.set_num_threads(request.threads)
             snapshot = Snapshot(setup.vectors, request.state)
             try:
-                store.save(parts.run, snapshot, parts.layout)
+                store.save(parts.run, snapshot, parts.layout, request.needed)
             except NmtasyncError as error:
                 connection.send(SaveFailed(str(error)))
                 continue
