@@ -89,7 +89,7 @@ def direct(run: RunDirectory, num_batches: int) -> GradientSums:
     while len(words) < num_batches:
         plan = plan_corpus(corpus, config, epoch)
         for index in range(position, min(position + num_batches - len(words), len(plan))):
-            flat.gradients.zero_()
+            gradient.begin_sum()
             figures = gradient.add_assigned(AssignedBatch(epoch, index, plan[index]))
             total += flat.gradients
             squares.append(float(flat.gradients.double().square().sum()))

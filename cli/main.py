@@ -13,6 +13,7 @@ import click
 
 import nmtasync
 from nmtasync.errors import NmtasyncError
+from nmtasync.machine.memory import is_out_of_memory
 from nmtasync.run_directory import explain_write_errors
 
 COMMANDS = {
@@ -108,9 +109,7 @@ def _out_of_memory_explained() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        of_gpu = type(error).__name__ == "OutOfMemoryError"
-        of_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-        if not (of_gpu or of_cpu):
+        if not is_out_of_memory(error):
             raise
         details = ". ".join(str(error).split(". ")[:2])
         raise NmtasyncError(

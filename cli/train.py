@@ -117,6 +117,10 @@ def _describe(summary: TrainingSummary, run: Path) -> str:
     if summary.non_finite_pushes:
         name = click.format_filename(run / "logs/bad-batches")
         rows.append(("dropped", f"{summary.non_finite_pushes:,} non-finite gradients; see {name}"))
+    if summary.split_batches:
+        rows.append(
+            ("split", f"{summary.split_batches:,} batches, for which memory did not suffice")
+        )
     for worker, spent in summary.workers.items():
         shares = f"{spent.computing:.1%} computing, {spent.exchanging:.1%} exchanging"
         rows.append((f"worker {worker}", f"{shares}, {spent.waiting:.1%} waiting"))

@@ -30,6 +30,7 @@ class Totals:
         target_words: Target words behind them.
         source_words: Source words behind them.
         non_finite_pushes: Pushes that were dropped, since they were not finite.
+        split_batches: Mini-batches that were computed in parts, since memory did not suffice.
     """
 
     batches: int = 0
@@ -37,6 +38,7 @@ class Totals:
     target_words: int = 0
     source_words: int = 0
     non_finite_pushes: int = 0
+    split_batches: int = 0
 
     def and_a_push(self, batches: int, target_words: int, source_words: int) -> Totals:
         """Count a push that was applied."""
@@ -47,6 +49,10 @@ class Totals:
             target_words=self.target_words + target_words,
             source_words=self.source_words + source_words,
         )
+
+    def and_split(self, batches: int) -> Totals:
+        """Count batches that were computed in parts."""
+        return dataclasses.replace(self, split_batches=self.split_batches + batches)
 
     def and_one_not_finite(self) -> Totals:
         """Count a push that was dropped."""

@@ -38,8 +38,8 @@ from nmtasync.training.divergence import DivergedError
 from nmtasync.training.driver import Driver, DriverKind, RunParts
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedRun
-from nmtasync.training.reporting.reporter import Reporter
-from nmtasync.training.reporting.summary import TrainingSummary
+from nmtasync.training.reporting.reporter import Reporter, TimeSpent
+from nmtasync.training.reporting.summary import NoiseSummary, TrainingSummary
 from nmtasync.training.session import Session, restore_server
 from nmtasync.training.simulation.asynchronous import SimulatedDriver
 from nmtasync.training.simulation.clock import VirtualClock
@@ -217,21 +217,8 @@ class Assembly:
         workers = reporter.time_spent()
         driver.finish(validate=reason not in EXIT_CODES)
         reason = session.stop_request or reason
-        reporter.end(reason, workers, session.totals.non_finite_pushes, session.clocks())
-        return TrainingSummary(
-            reason=reason,
-            exit_code=EXIT_CODES.get(reason, 0),
-            seconds=session.seconds,
-            updates=session.server.updates,
-            epochs=session.cursor.epochs_done,
-            source_words=session.totals.source_words,
-            target_words=session.totals.target_words,
-            non_finite_pushes=session.totals.non_finite_pushes,
-            best=session.history.best,
-            workers=workers,
-            num_parameters=self.parts.layout.num_parameters,
-            noise=session.noise_summary(1 if self.kind.synchronous else self.num_workers),
-        )
+        reporter.end(reason, workers, session.totals, session.clocks())
+        return _summarise(self, session, reason, workers)
 
     def _driver(self, session: Session) -> Driver:
         driver: InProcessDriver
@@ -261,6 +248,32 @@ def data_digest(run: RunDirectory) -> str:
     """Hash what RUN holds to train on, vocabulary included."""
     outputs = run.read_manifest()["outputs"]
     return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+
+
+def _summarise(
+    assembly: Assembly, session: Session, reason: str, workers: dict[int, TimeSpent]
+) -> TrainingSummary:
+    """Say what training has come to; `workers` is how each has spent its time."""
+    totals, updates = session.totals, session.server.updates
+    noise, scale = None, session.server.measured.noise.words
+    if scale is not None and updates > 0:
+        under_way = 1 if assembly.kind.synchronous else assembly.num_workers
+        noise = NoiseSummary(scale, totals.target_words / updates, under_way)
+    return TrainingSummary(
+        reason=reason,
+        exit_code=EXIT_CODES.get(reason, 0),
+        seconds=session.seconds,
+        updates=updates,
+        epochs=session.cursor.epochs_done,
+        source_words=totals.source_words,
+        target_words=totals.target_words,
+        non_finite_pushes=totals.non_finite_pushes,
+        split_batches=totals.split_batches,
+        best=session.history.best,
+        workers=workers,
+        num_parameters=assembly.parts.layout.num_parameters,
+        noise=noise,
+    )
 
 
 def _introduce(assembly: Assembly, display: Display) -> None:

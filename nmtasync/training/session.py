@@ -30,7 +30,6 @@ from nmtasync.training.limits import limit_reached, notice_given, share_done
 from nmtasync.training.reporting.bad_batches import BadBatchFiles
 from nmtasync.training.reporting.exchange_log import ExchangeLog
 from nmtasync.training.reporting.reporter import Reporter
-from nmtasync.training.reporting.summary import NoiseSummary
 from nmtasync.worker.window import ComputedWindow, WindowFigures
 
 
@@ -164,6 +163,7 @@ class Session:
         Raises:
             DivergedError: Training has gone astray.
         """
+        self.count_split(window.worker, window.split_batches)
         if reply.applied:
             self.divergence.see(window.cross_entropy / window.target_words)
             self.delay.see(window, exchange_seconds)
@@ -182,6 +182,11 @@ class Session:
         self.reporter.pushed(window, reply, exchange_seconds, self.clocks())
         self.divergence.judge(self.run.root, self.reporter.display.message)
 
+    def count_split(self, worker: int, number: int) -> None:
+        """Count batches that a worker has computed in parts."""
+        self.totals = self.totals.and_split(number)
+        self.reporter.split(worker, number, self.clocks())
+
     def clocks(self) -> dict[str, Any]:
         """The clocks that every line of the log carries."""
         return {
@@ -190,13 +195,6 @@ class Session:
             "updates": self.server.updates,
             "epoch": round(self.cursor.epochs_done, 4),
         }
-
-    def noise_summary(self, windows_under_way: int) -> NoiseSummary | None:
-        """The noise of gradients beside the size of updates; None while it is not known."""
-        scale, updates = self.server.measured.noise.words, self.server.updates
-        if scale is None or updates == 0:
-            return None
-        return NoiseSummary(scale, self.totals.target_words / updates, windows_under_way)
 
     def request_stop(self, reason: str) -> None:
         """Let training end as soon as it can, with this reason."""

@@ -70,7 +70,7 @@ class BadBatchFinder:
 
     def _compute(self, assigned: AssignedBatch) -> BadBatch:
         flat = self.gradient.flat
-        flat.gradients.zero_()
+        self.gradient.begin_sum()
         figures = self.gradient.add_assigned(assigned)
         views = flat.layout.views(flat.gradients)
         return BadBatch(

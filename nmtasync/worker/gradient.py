@@ -18,9 +18,11 @@ from nmtasync.config.schema import Config, TrainingConfig
 from nmtasync.data.batches import Batch, Int64s, collate
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
+from nmtasync.machine.memory import compute_in_parts
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.clipping import clip_factor
 from nmtasync.optim.flat import FlatModel
+from nmtasync.worker.batch_gradient import BatchGradient
 from nmtasync.worker.compilation import compile_layers, running_compiled
 from nmtasync.worker.loss_scale import LossScale
 from nmtasync.worker.objective import run_network, sum_losses
@@ -112,6 +114,10 @@ class GradientFunction:
 class WindowGradient(GradientFunction):
     """Sums the gradients of the batches that a worker or rank is assigned, and clips the sum.
 
+    A batch for which memory does not suffice is computed in parts, whose gradients sum up to its
+    own; only dropout drops other elements. What a failed backward pass has added in float32 can't
+    be told from the sum, which is then computed again from what it was made of.
+
     Args:
         flat: As of `GradientFunction`.
         corpus: The training corpus.
@@ -124,6 +130,19 @@ class WindowGradient(GradientFunction):
         super().__init__(flat, config.training)
         self.corpus = corpus
         self.clip_norm = config.optimizer.clip_norm
+        self._num_split = 0
+        self._base: Tensor | None = None
+        self._summed: list[_Part] | None = None
+
+    def begin_sum(self) -> None:
+        """Set the sum to zero."""
+        self.flat.gradients.zero_()
+        self._base, self._summed = None, []
+
+    def take_num_split(self) -> int:
+        """Return how many batches were computed in parts since this was last asked."""
+        number, self._num_split = self._num_split, 0
+        return number
 
     def collate(self, sentences: Int64s | Sequence[int]) -> Batch:
         """Put sentences of the corpus together, on the model's device."""
@@ -132,9 +151,54 @@ class WindowGradient(GradientFunction):
 
     def add_assigned(self, assigned: AssignedBatch, batch: Batch | None = None) -> BatchFigures:
         """Add the gradient of an assigned batch, as `add`; `batch` is it, if it was collated."""
-        if batch is None:
-            batch = self.collate(assigned.sentences)
-        return self.add(batch, batch_seed(self.config.seed, assigned.epoch, assigned.index))
+        if self._summed is None and self._half is None:  # it was not made here alone
+            self._base, self._summed = self.flat.gradients.clone(), []
+        sentences = assigned.sentences
+        seed = batch_seed(self.config.seed, assigned.epoch, assigned.index)
+
+        def add(places: range) -> BatchFigures:
+            whole = len(places) == len(sentences)
+            own_seed = seed if places.start == 0 else _part_seed(seed, places.start)
+            part = _Part(sentences[places.start : places.stop], own_seed)
+            return self._add_part(part, batch if whole else None)
+
+        figures = compute_in_parts(len(sentences), add, self._take_back)
+        if len(figures) == 1:
+            return figures[0]
+        self._num_split += 1
+        return BatchFigures(
+            torch.stack([part.cross_entropy for part in figures]).sum(),
+            sum(part.target_words for part in figures),
+            sum(part.source_words for part in figures),
+        )
+
+    def add_apart(self, assigned: AssignedBatch, room: BatchGradient) -> BatchFigures:
+        """Compute the gradient of an assigned batch in a room of its own, and add it to the sum."""
+        with room.apart():
+            self._base, self._summed = None, []
+            figures = self.add_assigned(assigned)
+        self.flat.gradients.add_(room.gradient)
+        self._summed = None
+        return figures
+
+    def _add_part(self, part: _Part, batch: Batch | None = None) -> BatchFigures:
+        figures = self.add(self.collate(part.sentences) if batch is None else batch, part.seed)
+        if self._summed is not None:
+            self._summed.append(part)
+        return figures
+
+    def _take_back(self) -> None:
+        """Let the sum be what it was before the part that has failed."""
+        if self._half is not None:
+            return  # whose gradients reach the sum only when they are whole
+        assert self._summed is not None
+        summed, self._summed = self._summed, []
+        if self._base is None:
+            self.flat.gradients.zero_()
+        else:
+            self.flat.gradients.copy_(self._base)
+        for part in summed:
+            self._add_part(part)
 
     def finish(self, gradient: Tensor, norm: float, *, clip: bool = True) -> bool:
         """Clip a window's gradient in place, and let the scale of the loss follow it.
@@ -180,6 +244,19 @@ def add_gradient(
     with phase("backward"):
         scaled.backward()  # type: ignore[no-untyped-call]
     return BatchFigures(cross_entropy, batch.target_words, batch.source_words)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A batch or a part of one: its sentences in the corpus, and the seed of its dropout."""
+
+    sentences: Int64s
+    seed: int
+
+
+def _part_seed(seed: int, start: int) -> int:
+    """Derive the seed of a part of a batch that begins at its sentence `start`."""
+    return batch_seed(seed, 0, start)
 
 
 def batch_seed(seed: int, epoch: int, index: int) -> int:

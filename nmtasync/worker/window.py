@@ -25,6 +25,7 @@ class WindowFigures:
         slot: Which of the worker's slots it was computed in.
         idle_seconds: For how long the worker had nothing to compute before it; None where that is
             the time of the exchange before it.
+        split_batches: How many batches were computed in parts, since memory did not suffice.
         bad_batches: Those that made the gradient not finite, if it is not; see `BadBatchFinder`.
     """
 
@@ -38,6 +39,7 @@ class WindowFigures:
     overflowed: bool = False
     slot: int = 0
     idle_seconds: float | None = None
+    split_batches: int = 0
     bad_batches: tuple[BadBatch, ...] = ()
 
 

@@ -135,7 +135,7 @@ class Worker:
     def begin(self, progress: float, slot: int = 0) -> None:
         """Begin a window; arguments as in `OpenWindow`."""
         self.window = OpenWindow(progress, slot)
-        self.flat.gradients.zero_()
+        self.gradient.begin_sum()
         self._apply_what_was_kept(progress)
         if self.local is not None:
             self.local.begin_window()
@@ -148,9 +148,7 @@ class Worker:
             self.window.batches.append(self.gradient.add_assigned(assigned))
         else:
             assert self.batch_gradient is not None
-            with self.batch_gradient.apart():
-                figures = self.gradient.add_assigned(assigned)
-            self.flat.gradients.add_(self.batch_gradient.gradient)
+            figures = self.gradient.add_apart(assigned, self.batch_gradient)
             words = figures.target_words
             # the local step overwrites the gradient, and the own shards overwrite that step
             norm = self.own.load(self.batch_gradient.gradient, words) if self.own else 0.0
@@ -202,6 +200,7 @@ class Worker:
             compute_seconds=time.perf_counter() - window.start,
             overflowed=overflowed,
             slot=window.slot,
+            split_batches=self.gradient.take_num_split(),
         )
         if not (math.isfinite(norm) or overflowed):  # the payload will not be used
             summed.bad_batches = self.bad_batches.find(batches)

@@ -14,6 +14,7 @@ import numpy as np
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from nmtasync.checkpoints.history import Validation
+from nmtasync.checkpoints.state import Totals
 from nmtasync.config.schema import TrainingConfig
 from nmtasync.run_directory import RunDirectory, explain_write_errors
 from nmtasync.server.messages import Reply
@@ -34,6 +35,7 @@ class Interval:
     start: float
     pushes: int = 0
     non_finite_pushes: int = 0
+    split_batches: int = 0
     batches: int = 0
     updates: float = 0.0
     target_words: int = 0
@@ -74,6 +76,7 @@ class Interval:
             "target_words_per_update": self.target_words / (self.updates or 1.0),
             "batches_per_push": self.batches / self.pushes,
             "non_finite_pushes": self.non_finite_pushes,
+            "split_batches": self.split_batches,
             "learning_rate": self.learning_rate,
             "gradient_norm": self.gradient_norm / self.pushes,
             "update_norm": self.update_norm,
@@ -138,6 +141,7 @@ class Reporter:
         self._interval = Interval(self._begin)
         self._computed: Counter[int] = Counter()
         self._exchanged: Counter[int] = Counter()
+        self._have_split: set[int] = set()
         self._last_exchange: dict[tuple[int, int], float] = {}
 
     @property
@@ -184,6 +188,7 @@ class Reporter:
         interval, self._interval = self._interval, Interval(now)
         if not interval.pushes:  # what was dropped is told in the next line
             self._interval.non_finite_pushes = interval.non_finite_pushes
+            self._interval.split_batches = interval.split_batches
         else:
             figures = {
                 **interval.figures(now),
@@ -224,13 +229,21 @@ class Reporter:
         self._interval.non_finite_pushes += 1
         self.worker_event(worker, what, clocks)
 
+    def split(self, worker: int, number: int, clocks: Figures) -> None:
+        """Note batches that a worker has computed in parts; of each worker it is told once."""
+        self._interval.split_batches += number
+        if number and worker not in self._have_split:
+            self._have_split.add(worker)
+            what = "has too little memory for a batch, and computes it in parts"
+            self.worker_event(worker, what, clocks)
+
     def end(
-        self, reason: str, workers: dict[int, TimeSpent], non_finite_pushes: int, clocks: Figures
+        self, reason: str, workers: dict[int, TimeSpent], totals: Totals, clocks: Figures
     ) -> None:
-        """Note the end of training, how the workers had spent their time, and what was dropped."""
+        """Note the end of training, how the workers had spent their time, and what went wrong."""
         shares = {worker: asdict(spent) for worker, spent in workers.items()}
-        figures = {"reason": reason, "workers": shares, "non_finite_pushes": non_finite_pushes}
-        self._write("end", figures, clocks)
+        wrong = {name: getattr(totals, name) for name in ("non_finite_pushes", "split_batches")}
+        self._write("end", {"reason": reason, "workers": shares, **wrong}, clocks)
 
     def time_spent(self) -> dict[int, TimeSpent]:
         """What share of the time each worker has computed, exchanged and waited."""

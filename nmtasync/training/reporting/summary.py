@@ -50,6 +50,7 @@ class TrainingSummary:
         best: The best validation, if there was one.
         workers: What share of the time each worker computed, exchanged and waited.
         non_finite_pushes: Those that were dropped, since they were not finite, over resumes.
+        split_batches: Those that were computed in parts, since memory did not suffice, likewise.
         num_parameters: Of the model, tied ones counted once.
         noise: How noisy gradients were, if that is known.
     """
@@ -65,4 +66,5 @@ class TrainingSummary:
     workers: dict[int, TimeSpent]
     num_parameters: int
     non_finite_pushes: int
+    split_batches: int
     noise: NoiseSummary | None = None

@@ -52,8 +52,9 @@ class RoundDone:
     """What has come of a round.
 
     Attributes:
-        figures: Of the windows of all ranks together. `worker`, `compute_seconds` and
-            `bad_batches` are this rank's own; all other fields are the same on every rank.
+        figures: Of the windows of all ranks together. `worker`, `compute_seconds`,
+            `split_batches` and `bad_batches` are this rank's own; all other fields are the same
+            on every rank.
         learning_rate: Of the update; None if there was none, as the gradient was not finite.
         squares: The squared norm of each rank's gradient, summed over its words, and at last that
             of the sum of all; None in rounds in which they were not measured.
@@ -112,7 +113,7 @@ class Rank:
     def play(self, task: Round) -> RoundDone:
         """Compute the window's gradient, meet the others, update the own shard."""
         stopwatch = _Stopwatch(self.device)
-        self.flat.gradients.zero_()
+        self.gradient.begin_sum()
         figures = [
             self.gradient.add_assigned(assigned, self._prepared.pop(_key(assigned), None))
             for assigned in task.window
@@ -145,6 +146,7 @@ class Rank:
             gradient_norm=norm,
             compute_seconds=stopwatch.seconds(),
             overflowed=overflowed,
+            split_batches=self.gradient.take_num_split(),
         )
         if target_words > 0 and not (applied or overflowed):  # nobody reads the gradients any more
             together.bad_batches = self.bad_batches.find(task.window)

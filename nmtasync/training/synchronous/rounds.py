@@ -166,6 +166,7 @@ class SynchronousDriver:
         """Count a round as what it is: one push of them all, and one update of each shard."""
         for each in done[1:]:
             self.session.reporter.computed(each.figures.worker, each.figures.compute_seconds)
+            self.session.count_split(each.figures.worker, each.figures.split_batches)
         squares, words = done[0].squares, done[0].words
         if squares is not None:  # the ranks' gradients are of the same parameters
             *own, together = squares
