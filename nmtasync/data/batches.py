@@ -148,7 +148,11 @@ def mean_target_words(corpus: ParallelShards, plan: Sequence[Int64s]) -> float:
 
 
 def collate(
-    shards: ParallelShards, ids: npt.NDArray[Any] | Sequence[int], *, aligned: bool = False
+    shards: ParallelShards,
+    ids: npt.NDArray[Any] | Sequence[int],
+    *,
+    aligned: bool = False,
+    longest: tuple[int, int] | None = None,
 ) -> Batch:
     """Gather sentences into padded tensors.
 
@@ -156,10 +160,14 @@ def collate(
         shards: The corpus.
         ids: Which sentences: [B].
         aligned: Whether to add their alignment, which the corpus must have.
+        longest: The pieces of source and target, EOS not counted, after which a sentence is cut;
+            not of aligned ones.
     """
+    assert longest is None or not aligned
+    most = longest or (None, None)
     rows = np.asarray(ids, dtype=np.int64)
-    source, source_words = _gather(shards.source_tokens, shards.source_offsets, rows)
-    target, target_words = _gather(shards.target_tokens, shards.target_offsets, rows)
+    source, source_words = _gather(shards.source_tokens, shards.source_offsets, rows, most[0])
+    target, target_words = _gather(shards.target_tokens, shards.target_offsets, rows, most[1])
     target_input = np.empty_like(target)
     target_input[:, 0] = BOS
     target_input[:, 1:] = np.where(target[:, :-1] == EOS, PAD, target[:, :-1])
@@ -196,11 +204,14 @@ def _gather_links(
 
 
 def _gather(
-    tokens: npt.NDArray[Any], offsets: npt.NDArray[Any], rows: Int64s
+    tokens: npt.NDArray[Any], offsets: npt.NDArray[Any], rows: Int64s, most: int | None
 ) -> tuple[Int64s, int]:
-    """Copy sentences into a padded matrix, EOS after each, and count their tokens with EOS."""
+    """Copy sentences, at most so much of each, into a padded matrix, EOS after each, and count
+    their tokens with EOS."""
     starts = offsets[rows]
     lengths = offsets[rows + 1] - starts
+    if most is not None:
+        lengths = np.minimum(lengths, most)
     columns = np.arange(int(lengths.max()) + 1)
     real = columns < lengths[:, None]
     matrix = np.where(columns == lengths[:, None], np.int64(EOS), np.int64(PAD))

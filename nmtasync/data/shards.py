@@ -31,6 +31,9 @@ _DESCRIPTION = "shards.json"
 _OFFSET = np.dtype("<i8")
 _LINK = np.dtype([("source", "<u2"), ("target", "<u2")])
 
+_PART = 1_000_000
+"""So many sentences are looked at together, where their lengths are not to be kept."""
+
 Ids = npt.NDArray[Any]
 Lengths = npt.NDArray[np.int32]
 
@@ -106,6 +109,15 @@ class ParallelShards:
     def target_lengths(self) -> Lengths:
         """Pieces of each target sentence, EOS not counted: [N]."""
         return np.diff(self.target_offsets).astype(np.int32)
+
+    def longest(self) -> tuple[int, int]:
+        """Pieces of the longest source and of the longest target, EOS not counted."""
+        return _longest(self.source_offsets), _longest(self.target_offsets)
+
+
+def _longest(offsets: Ids) -> int:
+    parts = (offsets[i : i + _PART + 1] for i in range(0, len(offsets) - 1, _PART))
+    return max((int(np.diff(part).max()) for part in parts), default=0)
 
 
 class ShardsWriter:

@@ -13,6 +13,7 @@ from torch import Tensor
 from nmtasync.config.schema import DecodingConfig
 from nmtasync.data.vocabulary import EOS, PAD, VocabularyPair
 from nmtasync.decoding.beam import Hypothesis, beam_search
+from nmtasync.machine.memory import compute_in_parts
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
 MAX_SOURCE_PIECES = 1000
@@ -36,6 +37,8 @@ class Translator:
         device: Where the model lies.
         on_warning: Is told about a line that can't be translated as it is: its place in the
             list, from 0, and what is wrong.
+        on_split: Is called when a batch is too large for the memory, and is halved.
+        max_pieces: Where longer lines are cut, if not where all are.
     """
 
     def __init__(
@@ -45,12 +48,16 @@ class Translator:
         config: DecodingConfig,
         device: torch.device | str = "cpu",
         on_warning: Callable[[int, str], None] | None = None,
+        on_split: Callable[[], None] = lambda: None,
+        max_pieces: int | None = None,
     ) -> None:
         self.model = model
         self.vocabularies = vocabularies
         self.config = config
         self.device = torch.device(device)
         self.on_warning = on_warning
+        self.on_split = on_split
+        self.max_pieces = max_pieces
 
     def translate(self, lines: Sequence[str], on_progress: Progress | None = None) -> list[str]:
         """Translate lines, in their order; a blank line gives a blank line."""
@@ -87,6 +94,8 @@ class Translator:
     def _segment(self, lines: Sequence[str]) -> dict[int, list[int]]:
         """Compute the source ids of each line, EOS last, by its number; blank lines have none."""
         sources, most = {}, MAX_SOURCE_PIECES
+        if self.max_pieces is not None:
+            most = min(most, self.max_pieces)
         if self.model.max_length is not None:
             most = min(most, self.model.max_length - 1)
         for line, ids in enumerate(self.vocabularies.source.encode(list(lines))):
@@ -115,16 +124,21 @@ class Translator:
     def _search(
         self, batch: list[int], sources: dict[int, list[int]], num_best: int
     ) -> list[list[Hypothesis]]:
-        source = pad([sources[line] for line in batch]).to(self.device)
-        return beam_search(
-            self.model,
-            source,
-            source != PAD,
-            beam_size=self.config.beam_size,
-            length_normalization=self.config.length_normalization,
-            max_length_ratio=self.config.max_length_ratio,
-            num_best=num_best,
-        )
+        def search(places: range) -> list[list[Hypothesis]]:
+            lines = batch[places.start : places.stop]
+            source = pad([sources[line] for line in lines]).to(self.device)
+            return beam_search(
+                self.model,
+                source,
+                source != PAD,
+                beam_size=self.config.beam_size,
+                length_normalization=self.config.length_normalization,
+                max_length_ratio=self.config.max_length_ratio,
+                num_best=num_best,
+            )
+
+        parts = compute_in_parts(len(batch), search, self.on_split)
+        return [hypotheses for part in parts for hypotheses in part]
 
 
 def pad(sentences: Sequence[Sequence[int]]) -> Tensor:

@@ -137,7 +137,10 @@ class InProcessSaver(Saver):
         super().__init__(session)
         self.flat = flat
         device = session.parts.devices[0]
-        self.validator = Validator(session.run, flat.model, session.config, device)
+        tell = session.reporter.display.message
+        self.validator = Validator(session.run, flat.model, session.config, device, tell)
+        self.validator.rehearse()
+        flat.model.train()
 
     def save(self, driver: DriverState, *, to_validate: bool) -> None:
         """Save this moment and, if asked for, validate it."""

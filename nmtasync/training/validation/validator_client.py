@@ -22,6 +22,7 @@ from nmtasync.training.validation.validator_process import (
     Request,
     Saved,
     SaveFailed,
+    Told,
     ValidatorSetup,
     run_validator,
 )
@@ -43,6 +44,7 @@ class ValidatorClient(Saver):
         self._validating = False
         self._saved = False
         self._cut_off = False
+        self._told: set[str] = set()
         server = session.server
         self.supervision: Supervision[str] = Supervision(session.config.asynchronous.worker_timeout)
         self.deaths = 0  # since something was saved or validated
@@ -103,6 +105,10 @@ class ValidatorClient(Saver):
             case SaveFailed():
                 self.note_failed(message.cause)
                 self.busy = False
+            case Told(text):
+                if text not in self._told:  # by one that has died meanwhile
+                    self.session.reporter.display.message(text)
+                self._told.add(text)
             case Validation():
                 self.note_validated(message)
                 self.busy, self.deaths = False, 0

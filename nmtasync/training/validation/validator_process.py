@@ -73,20 +73,38 @@ class Alive:
     """The validation is going on."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the user shall be told.
+
+    Attributes:
+        text: In one line.
+    """
+
+    text: str
+
+
 def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
     """Serve requests until the main process closes the connection.
 
     Args:
         setup: Where and what.
         connection: Carries `Request` from the main process; `Saved` or `SaveFailed`, then
-            `Validation` where it was asked for, with `Alive` before it, or `Failure`, to it.
+            `Validation` where it was asked for, with `Alive` before it, `Told`, or `Failure`, to
+            it.
     """
     with serving(connection):
         parts, device = setup.parts, setup.parts.devices[0]
         allow_tf32(device, parts.config.training.tf32)
         model = parts.spec.build().to(device)
-        validator = Validator(parts.run, model, parts.config, device)
+        torch.set_num_threads(1)
+
+        def tell(text: str) -> None:
+            connection.send(Told(text))
+
+        validator = Validator(parts.run, model, parts.config, device, tell)
         flat = FlatModel(model)
+        validator.rehearse()
         while True:
             request: Request = connection.recv()
             torch.set_num_threads(request.threads)
