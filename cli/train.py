@@ -117,6 +117,8 @@ def _describe(summary: TrainingSummary, run: Path) -> str:
     if summary.non_finite_pushes:
         name = click.format_filename(run / "logs/bad-batches")
         rows.append(("dropped", f"{summary.non_finite_pushes:,} non-finite gradients; see {name}"))
+    if summary.rollbacks:
+        rows.append(("went back", f"{summary.rollbacks} time(s), each to half the learning rate"))
     if summary.split_batches:
         rows.append(
             ("split", f"{summary.split_batches:,} batches, for which memory did not suffice")

@@ -76,6 +76,7 @@ class TrainingState:
         rule: What the rule of the shards counts.
         last_sequences: The number of the last push taken from each worker.
         workers: The clocks of the workers, as far as they were known, by their index.
+        rollbacks: How often training has diverged and gone back, each time to half the rate.
         to_validate: Whether this moment was to be validated.
         exchange_log_bytes: The length of the log of exchanges, if there is one.
         virtual_seconds: The exact time, where it is virtual.
@@ -95,6 +96,7 @@ class TrainingState:
     rule: Numbers = field(default_factory=dict)
     last_sequences: dict[int, int] = field(default_factory=dict)
     workers: dict[int, Numbers] = field(default_factory=dict)
+    rollbacks: int = 0
     to_validate: bool = False
     exchange_log_bytes: int | None = None
     virtual_seconds: Fraction | None = None
@@ -141,6 +143,7 @@ class TrainingState:
             versions=tuple(content["versions"]),
             last_sequences={int(k): int(v) for k, v in content["last_sequences"].items()},
             workers={int(k): dict(v) for k, v in content["workers"].items()},
+            rollbacks=content.get("rollbacks", 0),
             exchange_log_bytes=content.get("exchange_log_bytes"),
             virtual_seconds=None if virtual is None else Fraction(virtual),
             measured=dict(content.get("measured", {})),

@@ -64,7 +64,12 @@ class Snapshot:
 
 
 def save(
-    run: RunDirectory, snapshot: Snapshot, layout: Layout, needed: Collection[int] = ()
+    run: RunDirectory,
+    snapshot: Snapshot,
+    layout: Layout,
+    needed: Collection[int] = (),
+    *,
+    changed: bool = False,
 ) -> Path:
     """Write a checkpoint, point `latest` at it, and drop the training state of the oldest.
 
@@ -73,6 +78,7 @@ def save(
         snapshot: What.
         layout: Where each parameter lies in the vectors.
         needed: Older checkpoints that keep theirs, by their updates.
+        changed: Whether it is another than the one of as many updates that may be there.
     """
     updates = snapshot.state.updates
     path = run.checkpoints / str(updates)
@@ -86,7 +92,9 @@ def save(
     with explain_write_errors(run.checkpoints):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         _sweep(run)
-        if pointed(run, "latest") != updates:  # or it may be of a course cut off by a kill
+        if (
+            changed or pointed(run, "latest") != updates
+        ):  # or it may be of a course cut off by a kill
             with directory_written_atomically(path) as aside:
                 _save_tensors(model, aside / MODEL)
                 _save_tensors(snapshot.vectors, aside / TRAINING)

@@ -199,6 +199,12 @@ def _refuse_auto_delay(config: Config) -> None:
 
 def _refuse_rest(config: Config) -> None:
     options, layer = config.asynchronous, config.training.guided_alignment_layer
+    if config.training.on_divergence == "rollback" and config.simulation.replay is not None:
+        raise UserError(
+            "is 'rollback', but a replay repeats what was recorded, with the rollbacks of that",
+            where="training.on_divergence",
+            remedy="set it to 'stop'",
+        )
     if options.local_optimizer_batches != 0 and options.drop_local_gradient:
         raise UserError(
             "uses the worker's own Adam, and so do asynchronous.local_optimizer_batches",

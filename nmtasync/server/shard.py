@@ -5,6 +5,9 @@ Shapes: n is the length of a shard.
 
 from __future__ import annotations
 
+import dataclasses
+
+from nmtasync.config.schema import Config
 from nmtasync.optim.smoothing import smooth
 from nmtasync.server.rules.base import RuleSetup, ShardPush
 from nmtasync.server.rules.build import build_rule
@@ -25,11 +28,19 @@ class Shard:
 
     def __init__(self, bounds: slice, setup: RuleSetup) -> None:
         self.bounds = bounds
+        self.setup = setup
         self.rule = build_rule(setup)
         self.parameters = setup.vector("parameters")
         self.newest_weight = setup.config.optimizer.smoothing
         self.average = None if self.newest_weight is None else setup.vector("average")
         self.version = 0
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with other rates: the vectors, the version and what the rule counts stay."""
+        numbers = self.rule.numbers()
+        self.setup = dataclasses.replace(self.setup, config=config)
+        self.rule = build_rule(self.setup)
+        self.rule.restore(numbers)
 
     def apply(self, push: ShardPush) -> float | None:
         """Apply one push by the rule, and count the update if it makes one.

@@ -34,12 +34,13 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
 from nmtasync.training.asynchronous.in_process import InlineDriver, InProcessDriver
 from nmtasync.training.asynchronous.local import LocalDriver
-from nmtasync.training.divergence import DivergedError
+from nmtasync.training.divergence import DivergedError, slowed
 from nmtasync.training.driver import Driver, DriverKind, RunParts
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.exchange_log import ExchangeLog, LoggedRun
 from nmtasync.training.reporting.reporter import Reporter, TimeSpent
 from nmtasync.training.reporting.summary import NoiseSummary, TrainingSummary
+from nmtasync.training.rollback import roll_back_if_asked
 from nmtasync.training.session import Session, restore_server
 from nmtasync.training.simulation.asynchronous import SimulatedDriver
 from nmtasync.training.simulation.clock import VirtualClock
@@ -88,9 +89,11 @@ class Assembly:
         if kind is DriverKind.REPLAY:
             self.recording = read_exchange_log(Path(config.simulation.replay or ""))
         self.num_workers = self._count_workers()
-        self.config = config = with_reference_words(config, self.corpus, self.num_workers)
+        config = with_reference_words(config, self.corpus, self.num_workers)
         if self.recording is not None:
             self.not_as_recorded = check_recording(self.recording, config, self.data_digest, state)
+        self.settings = to_settings(config)
+        self.config = config = slowed(config, 0 if state is None else state.rollbacks)
         threads = config.asynchronous.threads or self._share_of_cores()
         torch.set_num_threads(threads if kind.in_process else 1)
 
@@ -158,8 +161,9 @@ class Assembly:
         """Begin, or go on with, the log of a run of real workers."""
         if self.kind not in (DriverKind.INLINE, DriverKind.LOCAL):
             return None
-        settings, threads = to_settings(self.config), self.parts.threads
-        start = LoggedRun(self.start.updates, threads, self.data_digest, settings)
+        state, threads = self.start, self.parts.threads
+        entry = state.updates, threads, self.data_digest, self.settings
+        start = LoggedRun(*entry, rollbacks=state.rollbacks or None)
         return ExchangeLog(self.run, start, self.start.exchange_log_bytes)
 
     def train(self, display: Display, begin: Callable[[], None]) -> TrainingSummary:
@@ -205,9 +209,10 @@ class Assembly:
             reason = driver.train()
             if session.stop_request:  # not in the handler, which may interrupt what is printed
                 reporter.display.message(f"{reason}: saving; once more to end at once")
-        except DivergedError:
+        except DivergedError as error:
             driver.close()  # whatever is being written
             retreat(self.run, session.divergence.good, self.config.training.validate_metric)
+            roll_back_if_asked(session, error, self.clock.seconds if self.clock else None)
             raise
         except Exception:
             if session.unsaved:
@@ -269,6 +274,7 @@ def _summarise(
         target_words=totals.target_words,
         non_finite_pushes=totals.non_finite_pushes,
         split_batches=totals.split_batches,
+        rollbacks=session.start.rollbacks,
         best=session.history.best,
         workers=workers,
         num_parameters=assembly.parts.layout.num_parameters,

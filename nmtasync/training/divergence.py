@@ -10,6 +10,7 @@ the margin, so that it alone proves nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import asdict
@@ -41,6 +42,27 @@ PATIENCE_PUSHES = 200
 
 TRUSTED_PUSHES = 100
 """A checkpoint is good if there is no doubt so many pushes after it."""
+
+
+MAX_ROLLBACKS = 3
+"""Where divergence means to go back, training ends when it has done so as often as this."""
+
+ROLLBACK_RATE = 0.5
+"""What learning rates are multiplied by when training goes back; a power of two rounds nothing."""
+
+
+def slowed(config: Config, rollbacks: int) -> Config:
+    """Return a config with the learning rates after so many rollbacks."""
+    factor = ROLLBACK_RATE**rollbacks
+    schedule, options = config.schedule, config.asynchronous
+    local = options.local_learning_rate
+    return dataclasses.replace(
+        config,
+        schedule=dataclasses.replace(schedule, learning_rate=schedule.learning_rate * factor),
+        asynchronous=dataclasses.replace(
+            options, local_learning_rate=None if local is None else local * factor
+        ),
+    )
 
 
 class DivergedError(TrainingError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from nmtasync.training.changes import describe_changes, refuse_losses
 from nmtasync.training.driver import choose_driver
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.summary import TrainingSummary
+from nmtasync.training.rollback import RolledBackError
 from nmtasync.worker.precision import choose_precision, with_precision
 
 
@@ -64,7 +66,6 @@ def train(
             precision, reason = choose_precision(config, trained, devices[0])
             display.message(f"precision {precision}: {reason}")
             decided = with_precision(config, precision)
-            assembly = Assembly(run, decided, kind, devices, vocabularies, state, initial)
 
             def begin() -> None:
                 if not resume:
@@ -76,7 +77,14 @@ def train(
                 with explain_write_errors(run.config):
                     write_atomically(run.config, to_toml(config))
 
-            return assembly.train(display, begin)
+            while True:
+                assembly = Assembly(run, decided, kind, devices, vocabularies, state, initial)
+                try:
+                    return assembly.train(display, begin)
+                except RolledBackError as back:
+                    state, initial, resume, point = back.state, None, True, None
+                del assembly  # its vectors go, in cycles as they are, before there are others
+                gc.collect()
 
 
 def _show_start(run: RunDirectory, point: ResumePoint, display: Display) -> None:

@@ -30,6 +30,7 @@ LAYERS_OF_TRAINING = [
     {"reporting"},
     {"exchanges"},
     {"session"},
+    {"rollback"},
     {"validation"},
     {"asynchronous", "synchronous"},
     {"simulation"},

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from nmtasync.run_directory import RunDirectory
+from nmtasync.training import divergence
 from tests.support.command_line import CommandLine
 from tests.support.repository import REPOSITORY
 from tests.support.toy import TOY_MODEL
@@ -123,7 +124,7 @@ def test_the_files_of_a_run_and_their_fields_are_documented(complete):
     for event, names in found_by_event(complete.logs / "exchanges.jsonl").items():
         known = documented(event)
         assert names <= known, event
-        assert known - names <= {"idle_seconds"}, "with overlap only"
+        assert known - names <= {"idle_seconds", "rollbacks"}, "with overlap, and after rollbacks"
     assert set(fields(last_state(complete))) <= documented("state.json")
     validations = json.loads((complete.checkpoints / "validations.json").read_text("utf-8"))
     assert set(validations[0]) == documented("validations.json")
@@ -145,6 +146,18 @@ def test_the_fields_of_a_bad_batch_are_documented(toy_run, nmtasync):
     content = json.loads(path.read_text("utf-8"))
     inner = {f"sentences.{field}" for field in content["sentences"][0]}
     assert {*content, *inner} == documented("bad batches")
+
+
+def test_the_fields_of_a_rollback_are_documented(toy_run, nmtasync, monkeypatch):
+    assert nmtasync("train", toy_run.root, *FLAGS, *SHORT).returncode == 0
+    monkeypatch.setattr(divergence, "PATIENCE_PUSHES", 0)
+    goes_back = ["--max-updates=9", "--on-divergence=rollback"]
+    assert nmtasync("train", toy_run.root, *FLAGS, *goes_back).returncode == 1
+    metrics, exchanges = (
+        found_by_event(toy_run.logs / f"{name}.jsonl") for name in ("metrics", "exchanges")
+    )
+    assert metrics["rollback"] == documented("Every line", "rollback")
+    assert exchanges["run"] == documented("run")
 
 
 def test_what_is_not_documented_is_noticed():

@@ -110,8 +110,9 @@ class TrainingConfig:
 
     on_divergence: str = train_flag(
         "stop",
-        "When training goes astray: 'stop' with the last good checkpoint, or 'ignore' it.",
-        choices=("stop", "ignore"),
+        "When training goes astray: 'stop' with the last good checkpoint, go back to it with half "
+        "the learning rate ('rollback', three times at most), or 'ignore' it.",
+        choices=("stop", "rollback", "ignore"),
     )
 
     @property

@@ -38,6 +38,8 @@ class LoggedRun:
         data: Hash of what was trained on.
         settings: Every option by its full name.
         format: Of the log.
+        rollbacks: How often training had diverged and gone back; none if it had not. The settings
+            have the learning rates of before.
     """
 
     updates: int
@@ -45,6 +47,7 @@ class LoggedRun:
     data: str
     settings: dict[str, Any]
     format: int = LOG_FORMAT
+    rollbacks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from nmtasync.config.schema import TrainingConfig
 from nmtasync.run_directory import RunDirectory, explain_write_errors
 from nmtasync.server.messages import Reply
 from nmtasync.server.noise_scale import NoiseScale
+from nmtasync.training.divergence import MAX_ROLLBACKS
 from nmtasync.training.limits import share_done
 from nmtasync.training.reporting.appended_file import AppendedFile
 from nmtasync.training.reporting.display import Display
@@ -236,6 +237,16 @@ class Reporter:
             self._have_split.add(worker)
             what = "has too little memory for a batch, and computes it in parts"
             self.worker_event(worker, what, clocks)
+
+    def rolled_back(self, reason: str, updates: int, rollbacks: int, clocks: Figures) -> None:
+        """Note that training goes back to the checkpoint of `updates`."""
+        self.flush(clocks)
+        figures = {"reason": reason, "checkpoint": updates, "rollbacks": rollbacks}
+        self._write("rollback", figures, clocks)
+        self.display.message(
+            f"{reason}; going back to update {updates:,} with half the learning rate "
+            f"(rollback {rollbacks} of {MAX_ROLLBACKS})"
+        )
 
     def end(
         self, reason: str, workers: dict[int, TimeSpent], totals: Totals, clocks: Figures

@@ -51,6 +51,7 @@ class TrainingSummary:
         workers: What share of the time each worker computed, exchanged and waited.
         non_finite_pushes: Those that were dropped, since they were not finite, over resumes.
         split_batches: Those that were computed in parts, since memory did not suffice, likewise.
+        rollbacks: How often training has diverged and gone back, likewise.
         num_parameters: Of the model, tied ones counted once.
         noise: How noisy gradients were, if that is known.
     """
@@ -67,4 +68,5 @@ class TrainingSummary:
     num_parameters: int
     non_finite_pushes: int
     split_batches: int
+    rollbacks: int
     noise: NoiseSummary | None = None

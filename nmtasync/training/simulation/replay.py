@@ -7,6 +7,8 @@ what they would have done under just that schedule.
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import Tensor
 
 from nmtasync.checkpoints.state import TrainingState
@@ -18,6 +20,7 @@ from nmtasync.training.asynchronous.in_process import (
     as_versions,
     replica_name,
 )
+from nmtasync.training.divergence import slowed
 from nmtasync.training.reporting.exchange_log import (
     LoggedBatch,
     LoggedFetch,
@@ -71,6 +74,8 @@ class ReplayDriver(InProcessDriver):
                 return f"reached training.max_epochs = {self.session.config.training.max_epochs}"
             self.num_done += 1
             match entry:
+                case LoggedRun():
+                    self._slow_down(entry.rollbacks or 0)
                 case LoggedBatch():
                     self._repeat_batch(entry)
                 case LoggedFetch():
@@ -82,6 +87,19 @@ class ReplayDriver(InProcessDriver):
                     self._repeat(entry)
                     self.save_if_due()
         return reason
+
+    def _slow_down(self, rollbacks: int) -> None:
+        """Go on with the learning rates that the recorded run had after so many rollbacks."""
+        session = self.session
+        more = rollbacks - session.start.rollbacks
+        session.start = dataclasses.replace(session.start, rollbacks=rollbacks)
+        session.config = slowed(session.config, more)
+        for shard in session.server.shards:
+            shard.reconfigure(session.config)
+        for worker in self.workers:
+            worker.config = session.config
+            if worker.local is not None:
+                worker.local.config = session.config
 
     def _beyond_the_epochs(self, entry: LoggedPush | LoggedBatch) -> bool:
         limit = self.session.config.training.max_epochs

@@ -127,10 +127,7 @@ class SynchronousDriver:
         return [self.session.next_window(holder) for holder in self._holders(self.rounds)]
 
     def _collect(self) -> list[Any]:
-        """Wait for one answer of each rank.
-
-        Returns:
-            The answers in the order of the ranks.
+        """Wait for one answer of each rank; return them in the order of the ranks.
 
         Raises:
             ChildEndedError: A rank has died.
