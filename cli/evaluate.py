@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nmtasync.config.languages import warn_of_missing_spaces
 from nmtasync.config.load import Settings
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, json_text
@@ -65,6 +66,9 @@ def evaluate(
 
     trained = load_trained(run, checkpoint, average, device, decoding)
     language = settings.get("data.target_language") or trained.config.data.target_language
+    for test_set in test_sets:
+        if warning := warn_of_missing_spaces(test_set.references, language):
+            _warn(test_set.files["reference"]["path"], warning)
     descriptions = []
     for test_set in test_sets:
         evaluation = _evaluate(trained, test_set, language)
@@ -94,8 +98,7 @@ def _evaluate(trained: TrainedModel, test_set: TestSet, language: str | None) ->
     from .progress import ProgressDisplay
 
     def warn(line: int, message: str) -> None:
-        place = f"{test_set.files['source']['path']}:{line + 1}"
-        click.echo(f"nmtasync: warning: {place}: {message}", err=True)
+        _warn(f"{test_set.files['source']['path']}:{line + 1}", message)
 
     def show(done: int, total: int) -> None:
         display(f"translating {test_set.name}", done, total)
@@ -103,6 +106,10 @@ def _evaluate(trained: TrainedModel, test_set: TestSet, language: str | None) ->
     trained.translator.on_warning = warn
     with ProgressDisplay("sentences") as display:
         return evaluate_test_set(trained.translator, test_set, language, show)
+
+
+def _warn(place: str, message: str) -> None:
+    click.echo(f"nmtasync: warning: {place}: {message}", err=True)
 
 
 def _print(run: Path, descriptions: list[dict[str, Any]]) -> None:

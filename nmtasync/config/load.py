@@ -82,7 +82,7 @@ def convert(field: OptionField, value: Any, *, where: object) -> Any:
     """Return the value in the option's type.
 
     Raises:
-        UserError: Wrong type, out of bounds, or none of the choices.
+        UserError: Wrong type, out of bounds, none of the choices, or of another form.
     """
     about = field.about
     if field.optional and (value is None or value == "none"):
@@ -99,6 +99,11 @@ def convert(field: OptionField, value: Any, *, where: object) -> Any:
     if isinstance(value, str) and value.encode("utf-8", "replace").decode("utf-8") != value:
         # no file can hold it: bytes of the command line may be no UTF-8
         raise UserError(f"{field.name} must be text in UTF-8, not {value!r}", where=where)
+    if about.parse is not None and isinstance(value, str):
+        try:
+            return about.parse(value)
+        except ValueError as error:
+            raise UserError(f"{field.name} {error}", where=where) from None
     if isinstance(value, int | float):
         _refuse_out_of_bounds(field, value, where=where)
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args, get_type_hints
@@ -58,6 +59,7 @@ class Option:
         choices: The values that are allowed, where they can be listed; of a number, the words
             that may stand in its place.
         stages: The commands that offer the option as a flag of its own.
+        parse: Turns a text into the form that is kept; raises ValueError with what it must be.
         only_if: Conditions without each of which the option has no effect.
     """
 
@@ -68,6 +70,7 @@ class Option:
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
     stages: tuple[str, ...] = ()
+    parse: Callable[[str], str] | None = None
     only_if: tuple[Condition, ...] = ()
 
 
@@ -81,10 +84,11 @@ def option(
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
     stages: tuple[str, ...] = (),
+    parse: Callable[[str], str] | None = None,
     only_if: tuple[Condition, ...] = (),
 ) -> Any:
     """Declare a field of a config section. Arguments as in `Option`."""
-    described = Option(help, unit, minimum, above, maximum, choices, stages, only_if)
+    described = Option(help, unit, minimum, above, maximum, choices, stages, parse, only_if)
     return dataclasses.field(default=default, metadata={"option": described})
 
 

@@ -6,6 +6,7 @@ Corpora may be larger than memory.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 import time
@@ -13,8 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nmtasync.config.load import to_toml
-from nmtasync.config.schema import Config, DataConfig
+from nmtasync.config.languages import warn_of_missing_spaces
+from nmtasync.config.load import convert, to_toml
+from nmtasync.config.schema import OPTIONS, Config, DataConfig
 from nmtasync.data.alignment import MAX_PIECES
 from nmtasync.data.all_or_nothing import all_or_nothing
 from nmtasync.data.binarise import binarise
@@ -30,8 +32,9 @@ from nmtasync.run_directory import RunDirectory, explain_write_errors
 VOCABULARY_SAMPLE_PAIRS = 1_000_000
 """The vocabulary is learned from at most this many pairs, spread evenly over the corpus."""
 
-LOST_CHARACTERS_SAMPLE = 10_000
-"""At most this many references are searched for characters that the vocabulary can't produce."""
+REFERENCES_SAMPLE = 10_000
+"""At most this many references are searched for spaces, and for characters that the vocabulary
+can't produce."""
 
 
 def preprocess(
@@ -63,6 +66,7 @@ def preprocess(
         NmtasyncError: The disk is full.
     """
     start = time.perf_counter()
+    config = _with_tags(config)
     _refuse_unusable(train, valid, config)
     vocabularies = None
     if config.vocab_from is not None:
@@ -81,8 +85,10 @@ def preprocess(
         vocabularies = vocabularies or _learn(training, config, on_progress)
         (out / "vocab").mkdir()
         vocabularies.save(out / "vocab")
+        references = [target for _, target in validation.sample(REFERENCES_SAMPLE)]
         report = PreprocessReport(
-            lost_characters=_lost_characters(validation, vocabularies.target),
+            lost_characters=_lost_characters(references, vocabularies.target),
+            missing_spaces=warn_of_missing_spaces(references, config.target_language),
             train=_binarise(training, out, vocabularies, config, on_progress),
             valid=_binarise(validation, out, vocabularies, None, on_progress),
             overlap=validation.count_shared(training),
@@ -125,6 +131,13 @@ def _refuse_unusable(
         )
 
 
+def _with_tags(config: DataConfig) -> DataConfig:
+    """Write languages as configuration files have them, also where a program has named them."""
+    names = {key: f"data.{key}" for key in ("source_language", "target_language")}
+    tags = {k: convert(OPTIONS[n], getattr(config, k), where=n) for k, n in names.items()}
+    return dataclasses.replace(config, **tags)
+
+
 def _learn(corpus: StagedCorpus, config: DataConfig, on_progress: OnProgress) -> VocabularyPair:
     def learn(lines: Iterable[str], name: str) -> Vocabulary:
         on_progress(f"learning the {name} vocabulary", 0, None)
@@ -139,8 +152,7 @@ def _learn(corpus: StagedCorpus, config: DataConfig, on_progress: OnProgress) ->
     return VocabularyPair(learn(sources, "source"), learn(targets, "target"), joint=False)
 
 
-def _lost_characters(validation: StagedCorpus, vocabulary: Vocabulary) -> LostCharacters:
-    references = [target for _, target in validation.sample(LOST_CHARACTERS_SAMPLE)]
+def _lost_characters(references: list[str], vocabulary: Vocabulary) -> LostCharacters:
     lost = vocabulary.lost_characters(references)
     often = Counter(itertools.chain.from_iterable(map(sorted, lost))).most_common(8)
     examples = "".join(character for character, _ in often)

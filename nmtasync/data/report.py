@@ -18,9 +18,6 @@ from nmtasync.run_directory import MANIFEST_FORMAT, sha256, write_json
 LOST_SHARE = 0.01
 """The user is told which characters are lost if at least this share of references has some."""
 
-PIECES_WITHOUT_SPACES = 8
-"""With at least this many pieces per word a language counts as written without spaces."""
-
 
 @dataclass(frozen=True)
 class CorpusReport:
@@ -73,6 +70,7 @@ class PreprocessReport:
         config: The options.
         vocabularies: What was learned, or taken from another run.
         lost_characters: Those that the target vocabulary can't give back.
+        missing_spaces: As `warn_of_missing_spaces` says it of the validation references.
         seconds: How long it took.
     """
 
@@ -82,6 +80,7 @@ class PreprocessReport:
     config: DataConfig
     vocabularies: VocabularyPair
     lost_characters: LostCharacters
+    missing_spaces: str | None
     seconds: float
 
     @property
@@ -112,12 +111,8 @@ class PreprocessReport:
                 f"characters that the vocabulary can't give back, so no translation will have "
                 f"them: {' '.join(lost.examples)}. --normalization identity rewrites none."
             )
-        fewest_pieces = PIECES_WITHOUT_SPACES * self.train.target_words
-        if self.config.target_language is None and self.train.target_pieces >= fewest_pieces:
-            notes.append(
-                "The target side has hardly any spaces. BLEU must know its language: add "
-                "--target-language zh, ja, th or the like, here or in training."
-            )
+        if self.missing_spaces:
+            notes.append(f"The target side {self.missing_spaces}, here or in training.")
         return notes
 
     def to_json(self) -> dict[str, Any]:

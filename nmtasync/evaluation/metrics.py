@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
+from nmtasync.config.languages import tokens_of
+
 if TYPE_CHECKING:
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.ter import TER
-
-EAST_ASIAN = ("zh", "ja", "ko")
-COUNTED_BY_CHARACTERS = ("th", "lo", "km", "my")
-"""Languages written without spaces for which sacrebleu has no tokenizer."""
 
 
 class Score(TypedDict):
@@ -32,10 +30,14 @@ def score(
     Args:
         hypotheses: The translations.
         references: One reference for each.
-        target_language: Code of the target language, which decides how BLEU and TER tokenize.
+        target_language: Code of the target language, in any usual form, which decides how BLEU
+            and TER tokenize.
 
     Returns:
         The scores by name: "bleu", "chrf" (chrF2) and "ter".
+
+    Raises:
+        UserError: The code is none.
     """
     from sacrebleu.metrics.chrf import CHRF
 
@@ -58,31 +60,27 @@ def bleu(
 
 
 def _bleu(target_language: str | None) -> BLEU:
-    """Choose the tokenizer as sacrebleu's own command line does, but for `COUNTED_BY_CHARACTERS`.
+    """Choose the tokenizer as sacrebleu's own command line does, or characters for want of one.
 
     The tokenizers of Japanese and Korean need MeCab, which is not installed with sacrebleu;
     without it, characters are counted, and the signature says so.
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    language = _base_language(target_language)
-    if language in COUNTED_BY_CHARACTERS:
-        return BLEU(tokenize="char")
-    if language not in EAST_ASIAN:
-        return BLEU()
-    try:
-        return BLEU(trg_lang=language)
-    except (ImportError, RuntimeError):
-        return BLEU(tokenize="char")
+    match tokens_of(target_language):
+        case "words":
+            return BLEU()
+        case "characters":
+            return BLEU(tokenize="char")
+        case language:
+            try:
+                return BLEU(trg_lang=language)
+            except (ImportError, RuntimeError):
+                return BLEU(tokenize="char")
 
 
 def _ter(target_language: str | None) -> TER:
     from sacrebleu.metrics.ter import TER
 
-    asian = _base_language(target_language) in EAST_ASIAN
+    asian = tokens_of(target_language) in ("zh", "ja", "ko")
     return TER(normalized=asian, asian_support=asian)
-
-
-def _base_language(code: str | None) -> str:
-    """Reduce a code like zh-CN, zh_Hans or ZH to zh."""
-    return (code or "").replace("_", "-").split("-")[0].lower()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nmtasync
+from nmtasync.config.languages import tokens_of
 from nmtasync.data.corpus import TextReader, read_together
 from nmtasync.errors import UserError
 from nmtasync.evaluation.metrics import Score, score
@@ -109,7 +110,11 @@ def evaluate(
         test_set: What it is evaluated on.
         target_language: Its code, as `metrics.score` takes it.
         on_progress: Is called after each batch.
+
+    Raises:
+        UserError: The code is none.
     """
+    tokens_of(target_language)  # refused now rather than after the translation
     start = time.monotonic()
     hypotheses = translator.translate(test_set.sources, on_progress)
     seconds = time.monotonic() - start

@@ -17,13 +17,16 @@ from nmtasync.checkpoints.initialise_from import InitialModel
 from nmtasync.checkpoints.load import read_vectors
 from nmtasync.checkpoints.retreat import retreat
 from nmtasync.checkpoints.state import TrainingState
+from nmtasync.config.languages import warn_of_missing_spaces
 from nmtasync.config.load import to_settings
 from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_speeds
 from nmtasync.data.batches import plan_corpus
+from nmtasync.data.corpus import read_lines
 from nmtasync.data.cursor import BatchCursor, DataPosition, Plan
 from nmtasync.data.reference_words import with_reference_words
 from nmtasync.data.shards import ParallelShards
+from nmtasync.data.staging import TARGET_TEXT
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.machine.device import cores_per_worker
@@ -83,6 +86,7 @@ class Assembly:
         self.resumed = state is not None
         self.corpus = ParallelShards.open(run.data / "train")
         refuse_without_alignments(self.corpus, config.training)
+        self.missing_spaces = _missing_spaces(run, config)
         self.data_digest = data_digest(run)
         self.recording = None
         self.not_as_recorded: list[str] = []
@@ -300,8 +304,17 @@ def _introduce(assembly: Assembly, display: Display) -> None:
     if assembly.kept_embeddings:
         origin = assembly.config.training.init_from
         display.message(f"initialised from {origin}: {assembly.kept_embeddings}")
+    if assembly.missing_spaces:
+        display.message(f"warning: the target side {assembly.missing_spaces}")
     if assembly.not_as_recorded:
         display.message(f"not as recorded: {', '.join(assembly.not_as_recorded)}")
+
+
+def _missing_spaces(run: RunDirectory, config: Config) -> str | None:
+    if not config.training.validate_bleu:
+        return None
+    references = read_lines(run.data / "valid" / TARGET_TEXT)
+    return warn_of_missing_spaces(references, config.data.target_language)
 
 
 def _virtual_clock(

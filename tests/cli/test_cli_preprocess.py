@@ -69,6 +69,25 @@ def test_an_unjoint_vocabulary_needs_no_other_option(
     ]
 
 
+def test_languages_are_recorded_as_tags_whatever_they_were_written_as(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    run = tmp_path / "run"
+    config = tmp_path / "languages.toml"
+    config.write_text('[data]\nsource_language = "zho_Hans"\n')
+    options = ["--config", config, "--target-language", "ron", *SMALL]
+    assert nmtasync(*arguments(toy_corpus, run), *options).returncode == 0
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    tags = {"source_language": "zh-Hans", "target_language": "ro"}
+    assert tags.items() <= manifest["options"].items()
+    assert {entry["language"] for entry in manifest["inputs"]} == set(tags.values())
+    dumped = nmtasync("train", run, "--dump-config", "--target-language", "pt_BR").stdout
+    assert 'source_language = "zh-Hans"' in dumped and 'target_language = "pt-BR"' in dumped
+    unclear = nmtasync("train", run, "--target-language", "german")
+    assert unclear.returncode == 2
+    assert "'german'" in unclear.stderr and "Traceback" not in unclear.stderr
+
+
 def spoil(corpus: Path, name: str, content: bytes | None) -> None:
     if content is None:
         (corpus / name).unlink()
@@ -112,6 +131,8 @@ def test_bad_files(
         (["--vocab-size", "20"], "too few"),
         (["--set", "model.dimension=64"], "no effect on preprocess"),
         (["--set", "data.vocab_sise=64"], "did you mean data.vocab_size?"),
+        (["--set", "data.source_language=german"], "must be a language code, as de"),
+        (["--set", "data.target_language='zh '; x"], "must be a language code"),
     ],
 )
 def test_bad_options(

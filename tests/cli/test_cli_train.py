@@ -49,6 +49,20 @@ def test_the_next_call_remembers_the_options(toy_run: RunDirectory, nmtasync: Co
     assert json.loads(result.stdout)["updates"] == 3
 
 
+@pytest.mark.parametrize(("language", "words"), [("xx", "In 'xx'"), ("zho_Hans", None)])
+def test_references_without_spaces_are_warned_of(
+    language: str, words: str | None, toy_run: RunDirectory, nmtasync: CommandLine
+):
+    path = toy_run.data / "valid" / "target.txt"
+    path.write_text("我喜欢在公园里散步，因为天气很好。\n" * 20, "utf-8")
+    options = ["--set=training.validate_bleu=true", "--max-updates=1"]
+    result = nmtasync("train", toy_run.root, *TOY_FLAGS, *options, "--target-language", language)
+    assert result.returncode == 0, result.stderr
+    warning = "warning: the target side has hardly any spaces."
+    assert (warning in result.stderr) == (words is not None)
+    assert words is None or f"{warning} {words}" in result.stderr
+
+
 def test_dump_config_prints_what_would_hold_and_does_nothing(tmp_path, nmtasync: CommandLine):
     run = tmp_path / "none"
     result = nmtasync("train", run, "--set", "model.type=rnn", "--seed", "7", "--dump-config")

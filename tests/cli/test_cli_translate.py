@@ -100,10 +100,26 @@ def test_evaluate_prints_json_of_several_sets_and_a_chosen_checkpoint(
     written = json.loads((trained / "evaluation" / "second.json").read_text("utf-8"))
     assert written == entries[1]
     assert "tok:13a" in written["bleu"]["signature"]
-    chinese = nmtasync("evaluate", trained, "--test", "zh", *files, "--target-language", "zh")
-    assert "tok:zh" in chinese.stdout
-    written = json.loads((trained / "evaluation" / "zh.json").read_text("utf-8"))
-    assert written["target_language"] == "zh"
+
+
+def test_evaluate_knows_languages_by_any_usual_code(
+    nmtasync: CommandLine, trained: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "zh").write_text("我喜欢在公园里散步,因为天气很好。\n" * len(LINES), "utf-8")
+    arguments = ["evaluate", trained, "--test", "zh", files[0], tmp_path / "zh"]
+    expected = {"zh": "zh", "zho_Hans": "zh-Hans", "zh_TW": "zh-TW", "yue_Hant": "yue-Hant"}
+    for code, tag in expected.items():
+        result = nmtasync(*arguments, "--target-language", code)
+        assert "tok:zh" in result.stdout and result.stderr == ""
+        written = json.loads((trained / "evaluation" / "zh.json").read_text("utf-8"))
+        assert written["target_language"] == tag
+    for options, words in (
+        ((), "BLEU must know its language: add --target-language zh"),
+        (("--target-language", "cn"), "In 'cn', BLEU counts what stands between spaces"),
+    ):
+        result = nmtasync(*arguments, *options)
+        assert result.returncode == 0 and "tok:13a" in result.stdout
+        assert f"warning: {tmp_path / 'zh'}: has hardly any spaces. {words}" in result.stderr
 
 
 def test_translate_gives_what_evaluate_gives(
@@ -205,6 +221,10 @@ def test_invalid_text_is_refused_after_what_precedes_it(
         (["evaluate", "RUN", "--test", "a", "SRC", "SHORT"], "test.src:2: "),
         (["evaluate", "RUN", "--test", "a", "EMPTY", "EMPTY"], "holds no sentence"),
         (["evaluate", "RUN"], "Missing option '--test'"),
+        (
+            ["evaluate", "RUN", "--test", "a", "SRC", "REF", "--target-language", "chinese"],
+            "must be a language code, as de, zh or zho_Hans, not 'chinese'",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nmtasync.config.languages import parse_language
 from nmtasync.config.load import (
     convert,
     parse_assignment,
@@ -45,6 +46,8 @@ def values(field: OptionField) -> st.SearchStrategy:
             strategy = st.floats(low, about.maximum or 1e9, exclude_min=about.above is not None)
         case _:
             strategy = st.sampled_from(about.choices) if about.choices else _texts
+            if about.parse is parse_language:
+                strategy = st.sampled_from(["de", "zh-Hans", "pt-BR", "xx"])
     if field.type is not str and about.choices:
         strategy |= st.sampled_from(about.choices)
     return strategy | st.none() if field.optional else strategy

@@ -143,15 +143,15 @@ def test_equal_inputs_give_equal_bytes_also_zipped(tmp_path: Path, valid: PairPa
 def test_the_manifest_names_what_was_read_and_written(tmp_path: Path, valid: PairPaths) -> None:
     train = put(tmp_path, "train", sentences(150, seed=1))
     run = RunDirectory(tmp_path / "run")
-    config = replace(SMALL, source_language="de", target_language="en")
+    config = replace(SMALL, source_language="deu", target_language="eng_Latn")
     preprocess(run, [train], [valid], config)
     manifest = run.read_manifest()
     read = [(entry["corpus"], entry["side"], entry["language"]) for entry in manifest["inputs"]]
     assert read == [
         ("train", "source", "de"),
-        ("train", "target", "en"),
+        ("train", "target", "en-Latn"),
         ("valid", "source", "de"),
-        ("valid", "target", "en"),
+        ("valid", "target", "en-Latn"),
     ]
     for entry in manifest["inputs"]:
         content = Path(entry["path"]).read_bytes()
@@ -371,7 +371,10 @@ def test_what_a_target_without_spaces_needs_is_told_and_goes_along(tmp_path: Pat
     careless = preprocess(RunDirectory(tmp_path / "a"), [train], [valid], SMALL)
     lost, language = careless.notes
     assert lost.startswith("100.0% of the validation references") and "！ ，" in lost
-    assert "--target-language zh" in language
+    assert "must know its language: add --target-language zh" in language
+    wrong = replace(SMALL, target_language="jp")
+    _, language_of_nobody = preprocess(RunDirectory(tmp_path / "d"), [train], [valid], wrong).notes
+    assert "In 'jp'" in language_of_nobody and "--target-language zh" in language_of_nobody
     lender, run = RunDirectory(tmp_path / "b"), RunDirectory(tmp_path / "c")
     options = {"normalization": "identity", "target_language": "zh"}
     careful = preprocess(lender, [train], [valid], replace(SMALL, **options))

@@ -61,13 +61,13 @@ def test_case_matters() -> None:
     assert bleu([line.lower() for line in REFERENCES], REFERENCES) < 90
 
 
-@pytest.mark.parametrize("language", ["ja", "ko", "ja_JP"])
+@pytest.mark.parametrize("language", ["ja", "ko", "ja_JP", "jpn_Jpan", "kor_Hang", "kor"])
 def test_japanese_and_korean_are_scored_without_mecab(language: str) -> None:
     text = ["これは新しい本です。とても面白いです。"]
     assert score(text, text, language)["bleu"]["score"] == pytest.approx(100)
 
 
-@pytest.mark.parametrize("language", ["th", "km_KH"])
+@pytest.mark.parametrize("language", ["th", "km_KH", "tha_Thai", "lao", "mya_Mymr", "bod_Tibt"])
 def test_what_is_written_without_spaces_is_compared_by_characters(language: str) -> None:
     text, almost = ["ฉันชอบเดินเล่นในสวน"], ["ฉันชอบเดินเล่นในสว"]
     assert score(almost, text)["bleu"]["score"] == 0

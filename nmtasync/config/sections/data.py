@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from nmtasync.config.languages import parse_language
 from nmtasync.config.option import option, train_flag
 
 _of_preprocess = partial(option, stages=("preprocess",))
@@ -16,13 +17,15 @@ class DataConfig:
 
     source_language: str | None = _of_preprocess(
         None,
-        "Code of the source language, as de: recorded with the corpus and with the scores of test "
-        "sets.",
+        "Code of the source language, as de, pt-BR or zho_Hans: recorded, as BCP 47 writes it, "
+        "with the corpus and with the scores of test sets.",
+        parse=parse_language,
     )
     target_language: str | None = option(
         None,
-        "Code of the target language, as zh or ja_JP: recorded with the corpus and with the scores "
-        "of test sets. BLEU and TER split languages written without spaces by it.",
+        "Code of the target language, as zh, jpn_Jpan or ja_JP: recorded like that of the source. "
+        "BLEU and TER split languages written without spaces by it.",
+        parse=parse_language,
         stages=("preprocess", "train", "evaluate"),
     )
     vocab_size: int = _of_preprocess(8000, "Size of each vocabulary.", unit="pieces", minimum=16)
