@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo recipe wmt-recipe paper test test-fast test-system check format docs bench clean
+.PHONY: help install demo recipe wmt-recipe paper test test-fast test-system check check-lowest format docs bench clean
 
 help: ## Show what there is
 	@echo "make TARGET [VARIABLE=value]"
@@ -76,6 +76,14 @@ check: $(INSTALLED) ## What CI runs: format, lint, types, tests
 	$(BIN)/mypy
 	$(MAKE) test
 
+check-lowest: ## Run the fast tests with the lowest versions that setup.cfg allows, in .venv-lowest
+	$(PYTHON) -m venv --clear .venv-lowest
+	awk -F== 'NR == FNR {lowest[$$1]; next} !($$1 in lowest)' constraints-lowest.txt constraints.txt \
+	  | cat constraints-lowest.txt - > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c .venv-lowest/constraints.txt -e '.[dev]'
+	$(MAKE) test-fast VENV=.venv-lowest INSTALLED=
+
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -87,4 +95,4 @@ bench: $(INSTALLED) ## Measure speed, side by side, on this machine
 	@for file in $(filter-out benchmarks/common.py benchmarks/against_checkout.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean: ## Remove the environment and what the demo made; other experiments stay
-	rm -rf $(VENV) runs/demo runs/demo-corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest runs/demo runs/demo-corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

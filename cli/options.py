@@ -25,7 +25,7 @@ from nmtasync.errors import UserError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Value(click.ParamType[Any]):
+class _Value(click.ParamType):  # type: ignore[type-arg]  # it takes none before click 8.4
     """A flag's value, checked by the schema."""
 
     def __init__(self, field: OptionField) -> None:

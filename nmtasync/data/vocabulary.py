@@ -58,10 +58,14 @@ class Vocabulary:
         """
         remedy = "preprocess again"
         try:
-            vocabulary = cls(path.read_bytes())
+            model = path.read_bytes()
         except OSError as error:
             message = f"can't read the vocabulary: {error.strerror}"
             raise UserError(message, where=path, remedy=remedy) from None
+        try:
+            if not model:
+                raise RuntimeError  # SentencePiece 0.2.0 and 0.2.1 would end the process later on
+            vocabulary = cls(model)
         except RuntimeError:
             raise UserError("is no SentencePiece model", where=path, remedy=remedy) from None
         processor = vocabulary._processor

@@ -221,7 +221,7 @@ def test_vocabularies_that_do_not_fit_are_refused(toy_run, base, toy_corpus, tmp
     start = {"training__init_from": str(base.root)}
     for vocabularies, words in (
         (
-            other_vocabularies(toy_corpus, vocab_size=34, byte_fallback=False),
+            other_vocabularies(toy_corpus, vocab_size=32, byte_fallback=False),
             "matrix for both languages",
         ),
         (cyrillic(), "the source vocabulary has no piece in common"),

@@ -130,9 +130,10 @@ def test_a_vocabulary_can_go_to_another_process(vocabulary: Vocabulary) -> None:
 def test_broken_model_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="can't read the vocabulary"):
         VocabularyPair.load(tmp_path)
-    (tmp_path / "joint.model").write_bytes(b"nothing of the kind")
-    with pytest.raises(UserError, match="no SentencePiece model"):
-        VocabularyPair.load(tmp_path)
+    for content in (b"nothing of the kind", b""):
+        (tmp_path / "joint.model").write_bytes(content)
+        with pytest.raises(UserError, match="no SentencePiece model"):
+            VocabularyPair.load(tmp_path)
 
 
 @pytest.mark.parametrize(

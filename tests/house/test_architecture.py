@@ -114,6 +114,17 @@ def test_a_wheel_would_hold_every_folder():
     assert sorted(packages) == sorted({*folders, "nmtasync_cli"})
 
 
+def test_the_lowest_versions_that_are_tested_are_those_that_are_allowed():
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    allowed = dict(line.split(">=") for line in setup["options"]["install_requires"].split())
+    del allowed["torch"]  # constraints-lowest.txt says why
+    lines = (REPOSITORY / "constraints-lowest.txt").read_text("utf-8").splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    full = {name: f"{version}.0.0".split(".")[:3] for name, version in allowed.items()}
+    assert {name: version.split(".") for name, version in tested.items()} == full
+
+
 def test_a_library_is_imported_in_one_place():
     offenders = []
     for path in ALL:
