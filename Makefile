@@ -15,12 +15,13 @@ WORDS ?=
 RATES ?=
 SET ?=
 JOBS ?= 2
+INPUTS ?= 1000000
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo recipe wmt-recipe paper test test-fast test-system check check-lowest format docs bench clean
+.PHONY: help install demo recipe wmt-recipe paper test test-fast test-system fuzz check check-lowest format docs bench clean
 
 help: ## Show what there is
 	@echo "make TARGET [VARIABLE=value]"
@@ -69,6 +70,9 @@ test-fast: $(INSTALLED) ## Run the tests that start no processes and are not slo
 
 test-system: $(INSTALLED) ## Run the tests that train for minutes, and those of the wheel
 	$(BIN)/python -m pytest -q -m system --timeout 1800
+
+fuzz: $(INSTALLED) ## Let all readers of files read damaged ones: INPUTS of them, finds to runs/fuzz
+	$(BIN)/python -m tests.fuzz.many --inputs $(INPUTS) --jobs $(JOBS)
 
 check: $(INSTALLED) ## What CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -1,5 +1,11 @@
 """What a user can cause, and how it is told: what is wrong, where, and what to do."""
 
+from __future__ import annotations
+
+import unicodedata
+
+_MOST_CHARACTERS = 2000
+
 
 class NmtasyncError(Exception):
     """An expected failure, shown to the user as one line without a traceback.
@@ -21,7 +27,16 @@ class NmtasyncError(Exception):
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         remedy = f"; {self.remedy}" if self.remedy else ""
-        return " ".join(f"{place}{self.message}{remedy}".split())
+        line = " ".join(f"{place}{self.message}{remedy}".split())
+        if len(line) > _MOST_CHARACTERS:  # files of strangers may be quoted in it
+            line = f"{line[: _MOST_CHARACTERS // 2]}…{line[-_MOST_CHARACTERS // 2 :]}"
+        return "".join(map(_visible, line))
+
+
+def _visible(character: str) -> str:
+    """Spell a character that would command the terminal instead of being shown on it."""
+    controls = unicodedata.category(character) in ("Cc", "Cf")
+    return ascii(character)[1:-1] if controls else character
 
 
 class UserError(NmtasyncError):

@@ -15,6 +15,7 @@ from typing import Any
 
 import nmtasync
 from nmtasync.errors import NmtasyncError, UserError
+from nmtasync.untrusted import is_inner_name, parse_json, read_document, typed
 
 MANIFEST_FORMAT = 1
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
@@ -59,9 +60,12 @@ class RunDirectory:
                 remedy=f"run `nmtasync preprocess {self.root} --train SRC TGT --valid SRC TGT`",
             )
         try:
-            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"can't be read: {error}", where=self.manifest) from None
+            manifest = parse_json(read_document(self.manifest))
+        except OSError as error:
+            message = f"can't be read: {error.strerror}"
+            raise UserError(message, where=self.manifest, remedy="copy RUN again") from None
+        except ValueError as error:
+            raise _damaged(self.manifest, error) from None
         if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
             raise UserError(
                 f"was written in another format than {MANIFEST_FORMAT}, which nmtasync "
@@ -69,7 +73,10 @@ class RunDirectory:
                 where=self.manifest,
                 remedy="preprocess again into a new directory",
             )
-        return manifest
+        try:
+            return _checked(manifest)
+        except ValueError as error:
+            raise _damaged(self.manifest, error) from None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -97,6 +104,22 @@ class RunDirectory:
                     remedy="choose a place on another one, or mount it with locks",
                 ) from None
             yield
+
+
+def _checked(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest if what is read out of one has its type, and names nothing outside RUN."""
+    typed(dict[str, Any], manifest.get("options"), "options")
+    vocabulary = typed(dict[str, Any], manifest.get("vocabulary"), "vocabulary")
+    typed(str, vocabulary.get("digest"), "vocabulary.digest")
+    for name in typed(dict[str, str], manifest.get("outputs"), "outputs"):
+        if not is_inner_name(name):
+            raise ValueError(f"outputs names {name!r}, which is not in RUN")
+    return manifest
+
+
+def _damaged(path: Path, error: ValueError) -> UserError:
+    message = f"is damaged: {error}"
+    return UserError(message, where=path, remedy="preprocess again into a new directory")
 
 
 @contextlib.contextmanager

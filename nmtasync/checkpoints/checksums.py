@@ -14,6 +14,7 @@ from typing import Any
 
 from nmtasync.errors import UserError
 from nmtasync.run_directory import sha256
+from nmtasync.untrusted import leads_outside, parse_json, read_document
 
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
 CHECKPOINT_FORMAT, UNSEALED_FORMAT = 2, 1
@@ -42,7 +43,8 @@ def read_sealed(directory: Path) -> dict[str, Any]:
     """
     path = directory / STATE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_document(_own_file(path)))
+        json.dumps(content)  # as its checksum needs it; it may be nested too deeply
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"is no checkpoint: {error}", where=directory) from None
     known = (UNSEALED_FORMAT, CHECKPOINT_FORMAT)
@@ -69,11 +71,22 @@ def check_file(directory: Path, name: str) -> None:
     """
     content, path = read_sealed(directory), directory / name
     try:
-        digest = sha256(path)
+        digest = sha256(_own_file(path))
     except OSError as error:
         raise UserError(f"can't be read: {error.strerror}", where=path) from None
     if content["format"] == CHECKPOINT_FORMAT and content[SEAL].get(name) != digest:
         raise UserError("is damaged: its checksum is another than when it was written", where=path)
+
+
+def _own_file(path: Path) -> Path:
+    """Refuse what is no file of RUN/checkpoints, and may be anybody's, or have no end."""
+    if path.exists() and (leads_outside(path, path.parent.parent) or not path.is_file()):
+        raise UserError(
+            "is no file of RUN/checkpoints, but leads elsewhere",
+            where=path,
+            remedy="copy what it leads to, if you trust it, in its place",
+        )
+    return path
 
 
 def damage(directory: Path, *names: str) -> UserError | None:

@@ -6,12 +6,12 @@ noted there last, so that one that was cut off is made up for.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, explain_write_errors, write_json
+from nmtasync.untrusted import Measured, parse_json, read_document, typed
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Validation:
 
     updates: int
     time_seconds: float
-    cross_entropy: float
+    cross_entropy: Measured
     bleu: float | None
 
     def better_than(self, other: Validation, metric: str) -> bool:
@@ -93,8 +93,8 @@ class ValidationHistory:
 
 def _read(path: Path) -> list[Validation]:
     try:
-        return [Validation(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        return typed(list[Validation], parse_json(read_document(path)))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"can't be read: {error}", where=path, remedy="delete it") from None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nmtasync.checkpoints.checksums import MODEL, STATE, TRAINING, check_file, damage, read_sealed
@@ -17,9 +18,15 @@ from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS, Config, get
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
-from nmtasync.models.build import build_model
+from nmtasync.models.build import ModelSpec
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.run_directory import RunDirectory
+
+Shapes = dict[str, tuple[int, ...]]
+"""Of tensors, by their names."""
+
+MAX_HEADER_BYTES = 16 << 20
+"""The longest header of a file of tensors; one of a thousand tensors has 100 KiB."""
 
 
 def read_state(run: RunDirectory, updates: int, vocabulary_digest: str) -> TrainingState:
@@ -29,11 +36,15 @@ def read_state(run: RunDirectory, updates: int, vocabulary_digest: str) -> Train
         UserError: It is damaged, of another format, or of another vocabulary.
     """
     path = run.checkpoints / str(updates)
-    content = read_sealed(path)
+    content, file = read_sealed(path), path / STATE
     try:
         state = TrainingState.from_json(content, path)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"is damaged: {error!r}", where=path / STATE) from None
+        if state.updates != updates:
+            raise ValueError(f"it is of update {state.updates}")
+    except KeyError as error:
+        raise damaged(file, ValueError(f"{error} is missing")) from None
+    except ValueError as error:
+        raise damaged(file, error) from None
     if state.vocabulary != vocabulary_digest:
         raise UserError(
             "was trained with another vocabulary than the one in RUN/vocab",
@@ -43,21 +54,65 @@ def read_state(run: RunDirectory, updates: int, vocabulary_digest: str) -> Train
     return state
 
 
-def read_vectors(run: RunDirectory, updates: int) -> dict[str, Tensor]:
+def damaged(path: Path, error: Exception) -> UserError:
+    """Build the error that says what is wrong with a file of a checkpoint."""
+    return UserError(
+        f"is damaged: {error}",
+        where=path,
+        remedy="copy it again, or use another checkpoint",
+    )
+
+
+def read_vectors(run: RunDirectory, updates: int, size: int) -> dict[str, Tensor]:
     """Read the vectors [P] to go on from.
 
+    Args:
+        run: The directory.
+        updates: Which checkpoint.
+        size: P.
+
     Raises:
-        UserError: They are missing or damaged.
+        UserError: They are missing or damaged, or of another size.
     """
     check_file(run.checkpoints / str(updates), TRAINING)
-    return _load_tensors(run.checkpoints / str(updates) / TRAINING)
+    path = run.checkpoints / str(updates) / TRAINING
+
+    def refuse_others(shapes: Shapes) -> None:
+        wrong = next((name for name, shape in shapes.items() if shape != (size,)), None)
+        if wrong is not None or "parameters" not in shapes:
+            raise UserError(
+                f"does not hold vectors of {size:,} numbers, as its config describes",
+                where=path,
+                remedy="use the checkpoint as it was written",
+            )
+
+    return _load_tensors(path, refuse_others)
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
+def _load_tensors(
+    path: Path, refuse_others: Callable[[Shapes], None], names: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Load float32 tensors, after their names and shapes have been seen to be the right ones.
+
+    Args:
+        path: The file.
+        refuse_others: Raises an error if names and shapes are not right.
+        names: Which to load; None for all.
+    """
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"can't be read: {error}", where=path) from None
+        with path.open("rb") as start:
+            header_bytes = int.from_bytes(start.read(8), "little")
+        if header_bytes > MAX_HEADER_BYTES:
+            raise ValueError(f"its header would have {header_bytes:,} bytes")
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            if any(each.get_dtype() != "F32" for each in slices.values()):
+                raise ValueError("it does not hold float32")
+            refuse_others({name: tuple(each.get_shape()) for name, each in slices.items()})
+            return {name: file.get_tensor(name) for name in (slices if names is None else names)}
+    except (OSError, SafetensorError, ValueError) as error:
+        remedy = "copy it again, or use another checkpoint"
+        raise UserError(f"can't be read: {error}", where=path, remedy=remedy) from None
 
 
 def refuse_other_architecture(
@@ -134,13 +189,17 @@ def load_model(
         _refuse_damaged(run, number)
     states = [read_state(run, number, vocabularies.digest()) for number in numbers]
     config = states[-1].config
-    model = build_model(config.model, vocabularies.source.size, vocabularies.target.size)
-    parameters = dict(model.named_parameters())
+    spec = ModelSpec(config.model, vocabularies.source.size, vocabularies.target.size)
+    files = [run.checkpoints / str(number) / MODEL for number in numbers]
+    _load_tensors(files[-1], functools.partial(_refuse_fewer, spec, files[-1]), names=())
+    model = spec.build()
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     sums: dict[str, Tensor] = {}
-    for number in numbers:
-        for name, tensor in _load_parameters(run.checkpoints / str(number), parameters).items():
+    for file in files:
+        tensors = _load_tensors(file, functools.partial(_refuse_others, expected, file))
+        for name, tensor in tensors.items():
             sums[name] = sums[name].add_(tensor) if name in sums else tensor.double()
-    for name, parameter in parameters.items():
+    for name, parameter in model.named_parameters():
         parameter.data = (sums[name] / len(numbers)).float()
     return model.to(device).eval(), config, numbers
 
@@ -168,12 +227,20 @@ def _last_checkpoints(run: RunDirectory, last: int, count: int) -> list[int]:
     return numbers[-count:]
 
 
-def _load_parameters(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors = _load_tensors(path / MODEL)
-    if tensors.keys() != expected.keys() or any(
-        tensors[name].shape != parameter.shape for name, parameter in expected.items()
-    ):
-        raise UserError(
-            "does not hold the parameters that its config describes", where=path / MODEL
-        )
-    return tensors
+def _refuse_fewer(spec: ModelSpec, path: Path, shapes: Shapes) -> None:
+    """Refuse a file that holds too little for a network, before that is built."""
+    if not spec.may_have(len(shapes), sum(map(math.prod, shapes.values()))):
+        raise _other_parameters(path)
+
+
+def _refuse_others(expected: Shapes, path: Path, shapes: Shapes) -> None:
+    if shapes != expected:
+        raise _other_parameters(path)
+
+
+def _other_parameters(path: Path) -> UserError:
+    return UserError(
+        "does not hold the parameters that its config describes",
+        where=path,
+        remedy="use the checkpoint as it was written",
+    )

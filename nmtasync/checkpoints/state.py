@@ -12,12 +12,34 @@ from typing import Any
 from nmtasync.config.load import convert, find_option, resolve
 from nmtasync.config.schema import Config
 from nmtasync.data.cursor import DataPosition
+from nmtasync.untrusted import Integer, typed
 
 Numbers = dict[str, int]
 """Integers by name: the clocks of a worker, or what a rule counts."""
 
+MAX_ROLLBACKS_READ = 100
+"""More than that leave nothing of a learning rate."""
+
 _OF_DRIVERS = ("simulation", "replay")
-_AS_THEY_ARE = ("vocabulary", "time_seconds", "updates", "epoch", "rule", "to_validate")
+_AS_THEY_ARE: dict[str, Any] = {
+    "vocabulary": str,
+    "time_seconds": float,
+    "updates": int,
+    "epoch": float,
+    "rule": Numbers,
+    "to_validate": bool,
+    "versions": tuple[int, ...],
+    "last_sequences": dict[int, int],
+    "workers": dict[int, dict[str, Integer]],
+}
+_LATER: dict[str, Any] = {
+    "initialised_from": dict[str, str] | None,
+    "rollbacks": int,
+    "exchange_log_bytes": int | None,
+    "virtual_seconds": Fraction | None,
+    "measured": dict[str, Any],
+}
+"""The types of fields; earlier versions did not keep those of `_LATER`."""
 
 
 @dataclass(frozen=True)
@@ -130,30 +152,32 @@ class TrainingState:
             where: The checkpoint, for errors.
 
         Raises:
-            KeyError, TypeError, ValueError: Something is missing or damaged.
+            KeyError: Something is missing.
+            ValueError: Something is damaged.
             UserError: The config can't be read.
         """
-        virtual = content.get("virtual_seconds")
-        return cls(
+        later = {name: kind for name, kind in _LATER.items() if name in content}
+        state = cls(
             config=_read_config(content["config"], where),
-            **{name: content[name] for name in _AS_THEY_ARE},
-            initialised_from=content.get("initialised_from"),
-            totals=Totals(**content["progress"]),
-            cursor=DataPosition.from_json(content["cursor"]),
-            versions=tuple(content["versions"]),
-            last_sequences={int(k): int(v) for k, v in content["last_sequences"].items()},
-            workers={int(k): dict(v) for k, v in content["workers"].items()},
-            rollbacks=content.get("rollbacks", 0),
-            exchange_log_bytes=content.get("exchange_log_bytes"),
-            virtual_seconds=None if virtual is None else Fraction(virtual),
-            measured=dict(content.get("measured", {})),
+            totals=typed(Totals, content["progress"], "progress"),
+            cursor=typed(DataPosition, content["cursor"], "cursor"),
             driver={name: content[name] for name in _OF_DRIVERS if name in content},
+            **{
+                name: typed(kind, content[name], name)
+                for name, kind in (_AS_THEY_ARE | later).items()
+            },
         )
+        if state.rollbacks > MAX_ROLLBACKS_READ:
+            raise ValueError(f"rollbacks can't be {state.rollbacks}")
+        origin = state.initialised_from
+        if origin is not None and not {"given", "checkpoint"} <= origin.keys():
+            raise ValueError("initialised_from names no checkpoint")
+        return state
 
 
-def _read_config(content: Mapping[str, Any], where: Path) -> Config:
+def _read_config(content: Any, where: Path) -> Config:
     settings = {}
-    for section, options in content.items():
+    for section, options in typed(dict[str, dict[str, Any]], content, "config").items():
         for key, value in options.items():
             option = find_option(f"{section}.{key}", where=where)
             settings[option.name] = convert(option, value, where=where)

@@ -40,6 +40,7 @@ from nmtasync.run_directory import (
     write_atomically,
     write_json,
 )
+from nmtasync.untrusted import number_of, read_document
 
 RESUMABLE = 2
 """How many checkpoints keep what training needs to go on: if one is damaged, there is another."""
@@ -134,13 +135,23 @@ def point(run: RunDirectory, name: str, updates: int) -> None:
 
 
 def pointed(run: RunDirectory, name: str) -> int | None:
-    """Return the checkpoint that a pointer names, or None where there is none."""
+    """Return the checkpoint that a pointer names, or None where there is none.
+
+    Raises:
+        UserError: It names none.
+    """
+    where, remedy = run.checkpoints / name, "write the number of a checkpoint into it"
     try:
-        return int((run.checkpoints / name).read_text(encoding="utf-8"))
+        number = number_of(read_document(where).decode("utf-8").strip())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UserError(f"can't be read: {error.strerror}", where=where, remedy=remedy) from None
     except ValueError:
-        raise UserError("does not name a checkpoint", where=run.checkpoints / name) from None
+        number = None
+    if number is None:
+        raise UserError("does not name a checkpoint", where=where, remedy=remedy)
+    return number
 
 
 def prune(run: RunDirectory, keep: int, needed: Collection[int] = ()) -> None:
@@ -165,7 +176,13 @@ def discard_all(run: RunDirectory) -> None:
 
 
 def list_checkpoints(run: RunDirectory) -> list[int]:
-    """List the checkpoints by their updates, the oldest first."""
+    """List the checkpoints by their updates, the oldest first; links are none."""
     if not run.checkpoints.is_dir():
         return []
-    return sorted(int(path.name) for path in run.checkpoints.iterdir() if path.name.isdigit())
+    return sorted(
+        number
+        for path in run.checkpoints.iterdir()
+        if (number := number_of(path.name)) is not None
+        and path.is_dir()
+        and not path.is_symlink()  # what it leads to is not this run's to delete or write
+    )

@@ -16,6 +16,7 @@ from nmtasync.config.presets import with_preset
 from nmtasync.config.schema import OPTIONS, SECTIONS, Config, get
 from nmtasync.config.simulation import refuse_impossible_simulation
 from nmtasync.errors import UserError
+from nmtasync.untrusted import MAX_INTEGER, read_document
 
 Settings = dict[str, Any]
 """Values by full name, section.key: only what somebody has set."""
@@ -28,11 +29,10 @@ def read_toml(path: Path) -> Settings:
         UserError: The file can't be read, is no TOML, or has an unknown key or a bad value.
     """
     try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
+        document = _parse_toml(read_document(path).decode("utf-8"))
     except OSError as error:
         raise UserError(f"can't read the config: {error.strerror}", where=path) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"is no valid TOML: {error}", where=path) from None
     settings: Settings = {}
     for section, content in document.items():
@@ -46,6 +46,16 @@ def read_toml(path: Path) -> Settings:
     return settings
 
 
+def _parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML, or raise a `ValueError`."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (AttributeError, KeyError, TypeError, IndexError) as error:  # faults of the parser
+        raise ValueError(f"it can't be parsed: {error!r}") from None
+
+
 def parse_assignment(text: str) -> tuple[str, Any]:
     """Read one `section.key=value` of `--set`; the value is TOML, or a bare word.
 
@@ -57,8 +67,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals:
         raise UserError("must be section.key=value", where=f"--set {text}")
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _parse_toml(f"value = {raw}")["value"]
+    except ValueError:
         value = raw
     return name, convert(find_option(name, where="--set"), value, where="--set")
 
@@ -89,7 +99,7 @@ def convert(field: OptionField, value: Any, *, where: object) -> Any:
         return None
     if field.type is not str and isinstance(value, str) and value in (about.choices or ()):
         return value
-    if field.type is float and isinstance(value, int) and not isinstance(value, bool):
+    if field.type is float and type(value) is int and abs(value) <= MAX_INTEGER:
         value = float(value)
     if type(value) is not field.type:
         raise UserError(f"{field.name} must be {describe_type(field)}, not {value!r}", where=where)
@@ -113,6 +123,8 @@ def _refuse_out_of_bounds(field: OptionField, value: float, *, where: object) ->
     about = field.about
     low = -math.inf if about.minimum is None else about.minimum
     high = math.inf if about.maximum is None else about.maximum
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise UserError(f"{field.name} is too large a number", where=where)
     above = -math.inf if about.above is None else about.above
     # not a number is not between them either
     if low <= value <= high and value > above and not math.isinf(value):

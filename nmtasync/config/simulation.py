@@ -16,6 +16,8 @@ from nmtasync.errors import UserError
 _NUMBER = r"\d{1,12}(?:\.\d{1,12})?"
 _FAILURE = re.compile(rf"(\d{{1,6}})@({_NUMBER})(?:-({_NUMBER}))?")
 
+MAX_WORKERS = 1024
+
 SPEEDS, FAILURES = "simulation.speeds", "simulation.failures"
 
 
@@ -55,6 +57,12 @@ def parse_speeds(text: str) -> list[Fraction]:
                 remedy="write a positive number for each worker, for example 1,1,2.5",
             )
         speeds.append(speed)
+    if len(speeds) > MAX_WORKERS:
+        raise UserError(
+            f"makes {len(speeds)} workers, and {MAX_WORKERS} are the most",
+            where=SPEEDS,
+            remedy="name fewer",
+        )
     return speeds
 
 

@@ -120,7 +120,7 @@ def plan_epoch(
 def _cuts(widths: Int64s, batch_tokens: int) -> list[int]:
     """Cut sentences, in the given order, into the longest runs that hold the budget."""
     cuts: list[int] = []
-    counts = np.arange(1, batch_tokens + 1)
+    counts = np.arange(1, min(batch_tokens, len(widths)) + 1)
     start = 0
     while start < len(widths):
         most = max(1, batch_tokens // int(widths[start]))

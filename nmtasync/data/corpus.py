@@ -12,7 +12,7 @@ import hashlib
 import io
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +28,7 @@ _OTHER_MAGIC = {
 }
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BUFFER_BYTES = 1 << 18
+_MAX_LINE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,16 @@ class TextReader:
             else:
                 yield from self._lines(buffered)
 
-    def _lines(self, file: Iterable[bytes]) -> Iterator[str]:
+    def _lines(self, file: BinaryIO | gzip.GzipFile) -> Iterator[str]:
         try:
-            for raw in file:
+            while raw := file.readline(_MAX_LINE_BYTES + 1):
                 self.num_lines += 1
+                if len(raw) > _MAX_LINE_BYTES:
+                    raise UserError(
+                        f"the line is longer than {_MAX_LINE_BYTES >> 20} MiB",
+                        where=f"{self.path}:{self.num_lines}",
+                        remedy="give text with a sentence a line",
+                    )
                 yield self._decode(raw)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             message = f"is damaged: {error}"

@@ -6,14 +6,16 @@ drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Plan = list[npt.NDArray[np.int64]]
+
+MAX_SKIPPED = 1 << 16
+"""Batches that others may have under way while one is drawn out of turn; windows hold far fewer."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,6 @@ class DataPosition:
     epoch: int = 0
     position: int = 0
     returned: tuple[tuple[int, int], ...] = ()
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> DataPosition:
-        """Read what `dataclasses.asdict` made of one."""
-        returned = tuple((int(epoch), int(index)) for epoch, index in content["returned"])
-        return cls(int(content["epoch"]), int(content["position"]), returned)
 
 
 class BatchCursor:
@@ -97,7 +93,8 @@ class BatchCursor:
         Raises:
             ValueError: There is no such batch, or it has been drawn already.
         """
-        assert not self._held.get((worker, slot)), "a slot holds one window at a time"
+        if self._held.get((worker, slot)):
+            raise ValueError("a slot holds one window at a time")
         for place in places:
             if place in self._returned:
                 self._returned.remove(place)
@@ -138,11 +135,15 @@ class BatchCursor:
         epoch, index = place
         if place < (self.epoch, self.position):
             raise ValueError(f"batch {index} of epoch {epoch} has been drawn before")
+        if epoch > self.epoch + MAX_SKIPPED:
+            raise ValueError(f"epoch {epoch} comes long before its turn")
         if index >= len(self._plan(epoch)):
             raise ValueError(f"epoch {epoch} has no batch {index}")
         while (skipped := self._advance()) != place:
             if skipped is None:
                 raise ValueError(f"epoch {epoch} is not part of the training")
+            if len(self._returned) >= MAX_SKIPPED:
+                raise ValueError(f"batch {index} of epoch {epoch} comes long before its turn")
             self._returned.append(skipped)
 
     def _advance(self) -> tuple[int, int] | None:
@@ -167,7 +168,17 @@ class BatchCursor:
         return DataPosition(self.epoch, self.position, tuple(sorted(self._returned + held)))
 
     def restore(self, position: DataPosition) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned.
+
+        Raises:
+            ValueError: There is no such place.
+        """
+        reached = (position.epoch, position.position)
+        if len(set(position.returned)) < len(position.returned):
+            raise ValueError("a batch is to be drawn twice")
+        for epoch, index in (reached, *position.returned):
+            if (epoch, index) > reached or index >= max(len(self._plan(epoch)), 1):
+                raise ValueError(f"there is no batch {index} of epoch {epoch} to go on with")
         self.epoch, self.position = position.epoch, position.position
         self._returned = list(position.returned)
         self._held = {}

@@ -15,6 +15,7 @@ import functools
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from nmtasync.data.alignment import Links
 from nmtasync.errors import UserError
 from nmtasync.run_directory import directory_written_atomically
+from nmtasync.untrusted import parse_json, read_document, regular_size, shortened, typed
 
 SHARDS_FORMAT = 1
 SIDES = ("source", "target")
@@ -33,9 +35,33 @@ _LINK = np.dtype([("source", "<u2"), ("target", "<u2")])
 
 _PART = 1_000_000
 """So many sentences are looked at together, where their lengths are not to be kept."""
+_TOKENS: list[np.dtype[Any]] = [np.dtype("<u2"), np.dtype("<u4")]
+_CHUNK = 1 << 20
 
 Ids = npt.NDArray[Any]
 Lengths = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class _SideFiles:
+    dtype: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _LinkFiles:
+    links: int
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The content of shards.json."""
+
+    format: int
+    pairs: int
+    source: _SideFiles
+    target: _SideFiles
+    alignment: _LinkFiles | None = None
 
 
 class ParallelShards:
@@ -45,7 +71,7 @@ class ParallelShards:
 
     Args:
         directory: Where the files are.
-        description: The content of shards.json, which `open` reads.
+        description: What shards.json says, which `open` reads.
 
     Attributes:
         alignment: If the corpus has one, the links of pieces, with the fields `source` and
@@ -55,13 +81,16 @@ class ParallelShards:
         UserError: A file is missing or damaged.
     """
 
-    def __init__(self, directory: Path, description: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, description: _Description) -> None:
         self.directory = directory
-        self._num_pairs = int(description["pairs"])
-        self.source_tokens, self.source_offsets = self._map_tokens("source", description)
-        self.target_tokens, self.target_offsets = self._map_tokens("target", description)
-        links = description.get("alignment")
-        self.alignment = self._map("alignment.links", _LINK, links["links"]) if links else None
+        self._num_pairs = description.pairs
+        self.source_tokens, self.source_offsets = self._map_tokens("source", description.source)
+        self.target_tokens, self.target_offsets = self._map_tokens("target", description.target)
+        links = description.alignment
+        self.alignment = None
+        if links is not None:
+            self.alignment = self._map("alignment.links", _LINK, links.links)
+            self._check_links(*self.alignment)
 
     @classmethod
     def open(cls, directory: Path) -> ParallelShards:
@@ -72,8 +101,8 @@ class ParallelShards:
         """
         where = directory / _DESCRIPTION
         try:
-            description = json.loads(where.read_text(encoding="utf-8"))
-            version = description["format"]
+            content = parse_json(read_document(where))
+            version = content["format"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
                 "there is no binarised corpus", where=directory, remedy="preprocess again"
@@ -82,19 +111,64 @@ class ParallelShards:
             raise UserError(
                 f"has format {version}, not {SHARDS_FORMAT}", where=where, remedy="preprocess again"
             )
-        return cls(directory, description)
+        try:
+            return cls(directory, typed(_Description, content, "the corpus"))
+        except ValueError as error:
+            message = f"is damaged: {error}"
+            raise UserError(message, where=where, remedy="preprocess again") from None
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
         return ParallelShards.open, (self.directory,)
 
-    def _map_tokens(self, side: str, description: dict[str, Any]) -> tuple[Ids, Ids]:
-        about = description[side]
-        return self._map(f"{side}.tokens", np.dtype(about["dtype"]), about["tokens"])
+    def _map_tokens(self, side: str, about: _SideFiles) -> tuple[Ids, Ids]:
+        for dtype in _TOKENS:
+            if dtype.str == about.dtype:
+                return self._map(f"{side}.tokens", dtype, about.tokens)
+        raise ValueError(f"dtype can't be {shortened(about.dtype)}")
 
     def _map(self, name: str, dtype: np.dtype[Any], num_items: int) -> tuple[Ids, Ids]:
         items = _map_file(self.directory / name, dtype, num_items)
-        offsets = (self.directory / name).with_suffix(".offsets")
-        return items, _map_file(offsets, _OFFSET, self._num_pairs + 1)
+        path = (self.directory / name).with_suffix(".offsets")
+        offsets = _map_file(path, _OFFSET, self._num_pairs + 1)
+        pieces = (offsets[start : start + _CHUNK + 1] for start in range(0, len(offsets), _CHUNK))
+        in_order = all((piece[:-1] <= piece[1:]).all() for piece in pieces)  # sums may wrap round
+        if offsets[0] != 0 or offsets[-1] != num_items or not in_order:
+            message = "is damaged: a sentence would begin before the one ahead of it ends"
+            raise UserError(message, where=path, remedy="preprocess again")
+        return items, offsets
+
+    def _check_links(self, links: Ids, offsets: Ids) -> None:
+        """Refuse links of pieces that their sentences do not have."""
+        for start in range(0, self._num_pairs, _CHUNK):
+            bounds = offsets[start : start + _CHUNK + 1]
+            counts = np.diff(bounds)
+            for side, of_side in zip(
+                SIDES, (self.source_offsets, self.target_offsets), strict=True
+            ):
+                lengths = np.diff(of_side[start : start + _CHUNK + 1])
+                named = links[side][bounds[0] : bounds[-1]]
+                if (named > np.repeat(lengths, counts)).any():
+                    raise UserError(
+                        f"is damaged: a link leads out of its {side} sentence",
+                        where=self.directory / "alignment.links",
+                        remedy="preprocess again",
+                    )
+
+    def refuse_other_vocabulary(self, source_size: int, target_size: int) -> None:
+        """Refuse a corpus of pieces that vocabularies of these sizes do not have.
+
+        Raises:
+            UserError: There is one.
+        """
+        sides = (self.source_tokens, source_size), (self.target_tokens, target_size)
+        for side, (tokens, size) in zip(SIDES, sides, strict=True):
+            chunks = (tokens[i : i + _CHUNK] for i in range(0, len(tokens), _CHUNK))
+            if any(int(chunk.max()) >= size for chunk in chunks):
+                raise UserError(
+                    f"holds pieces that the {side} vocabulary, of {size:,}, does not have",
+                    where=self.directory / f"{side}.tokens",
+                    remedy="preprocess again",
+                )
 
     def __len__(self) -> int:
         """Count the sentence pairs."""
@@ -223,7 +297,11 @@ def _token_dtype(vocabulary_size: int) -> np.dtype[Any]:
 
 def _map_file(path: Path, dtype: np.dtype[Any], num_items: int) -> Ids:
     size_bytes = num_items * dtype.itemsize
-    if not path.exists() or path.stat().st_size != size_bytes:
+    try:
+        damaged = regular_size(path) != size_bytes
+    except (OSError, ValueError):
+        damaged = True
+    if damaged:
         raise UserError(
             f"is missing or damaged: it should have {size_bytes} bytes",
             where=path,

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from sentencepiece import sentencepiece_pb2
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
 
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.alignment import Segmented
+from nmtasync.data.character_map import check_character_map
 from nmtasync.errors import UserError
+from nmtasync.untrusted import read_document
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 
@@ -33,6 +36,12 @@ _TRAINING_THREADS = 4
 _MAX_LINE_BYTES = 1 << 20
 _PARALLEL_LINES = 256
 _NO_LOGS = 3
+_MAX_MODEL_BYTES = 16 << 20
+_LONGEST_PIECE = 1000
+_HIGHEST_SCORE = 1e9
+_MODEL_TYPES = 1, 2  # unigrams and merges, in SentencePiece's numbers, and kinds of its pieces:
+_UNKNOWN, _BYTE = 2, 6
+_BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 _SPACE = "\u2581"  # what SentencePiece writes for it
 
 
@@ -58,14 +67,15 @@ class Vocabulary:
         """
         remedy = "preprocess again"
         try:
-            model = path.read_bytes()
+            model = read_document(path, _MAX_MODEL_BYTES)
+            _refuse_damaged(model)
+            vocabulary = cls(model)
         except OSError as error:
             message = f"can't read the vocabulary: {error.strerror}"
             raise UserError(message, where=path, remedy=remedy) from None
-        try:
-            if not model:
-                raise RuntimeError  # SentencePiece 0.2.0 and 0.2.1 would end the process later on
-            vocabulary = cls(model)
+        except ValueError as error:
+            message = f"is no SentencePiece model: {error}"
+            raise UserError(message, where=path, remedy=remedy) from None
         except RuntimeError:
             raise UserError("is no SentencePiece model", where=path, remedy=remedy) from None
         processor = vocabulary._processor
@@ -131,6 +141,39 @@ class Vocabulary:
         return [
             text.replace("\n", " ").replace("\r", " ") for text in self._processor.decode(list(ids))
         ]
+
+
+def _refuse_damaged(model: bytes) -> None:
+    """Refuse a model on which SentencePiece might fail otherwise than by an exception.
+
+    Raises:
+        ValueError: It is one.
+    """
+    message: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    try:
+        content = message.ModelProto.FromString(model)
+        texts = [piece.piece for piece in content.pieces]
+        kinds = [piece.type for piece in content.pieces]
+        spelled = [text for text, kind in zip(texts, kinds, strict=True) if kind == _BYTE]
+    except (DecodeError, UnicodeDecodeError):
+        raise ValueError("it is damaged") from None
+    if not all(isinstance(text, str) for text in texts):  # as bytes it is no UTF-8
+        raise ValueError("a piece is no text")
+    if not all(texts) or len(set(texts)) < len(texts) or "\0" in "".join(texts):
+        raise ValueError("a piece is empty or there twice")
+    if max(map(len, texts), default=0) > _LONGEST_PIECE:
+        raise ValueError("a piece is very long")
+    if not all(abs(piece.score) <= _HIGHEST_SCORE for piece in content.pieces):
+        raise ValueError("a piece has no usable score")
+    trained = content.trainer_spec
+    if trained.model_type not in _MODEL_TYPES or kinds.count(_UNKNOWN) != 1:
+        raise ValueError("it is of another type")
+    if len(trained.unk_surface) > _LONGEST_PIECE:
+        raise ValueError("its unknown piece is very long")
+    if sorted(spelled) != (_BYTE_PIECES if trained.byte_fallback else []):
+        raise ValueError("its bytes are not complete")
+    check_character_map(content.normalizer_spec.precompiled_charsmap)
+    check_character_map(content.denormalizer_spec.precompiled_charsmap)
 
 
 @dataclass(frozen=True)

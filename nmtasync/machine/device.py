@@ -19,6 +19,10 @@ MAX_CPU_WORKERS = 4
 """"auto" takes at most this many CPU workers: with more, updates come later."""
 
 
+MAX_WORKERS = 1024
+"""More processes than this are a mistake."""
+
+
 def available_cores() -> int:
     """Count the CPU cores that this process may use, a container's quota rounded up."""
     cores = len(os.sched_getaffinity(0))
@@ -45,7 +49,14 @@ def resolve_devices(text: str) -> list[str]:
     if text == "auto":
         cpus = ["cpu"] * min(available_cores(), MAX_CPU_WORKERS)
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or cpus
-    devices = [resolve_device(name.strip()) for name in text.split(",")]
+    names = text.split(",")
+    if len(names) > MAX_WORKERS:
+        raise UserError(
+            f"names {len(names)} devices, and {MAX_WORKERS} are the most",
+            where="asynchronous.devices",
+            remedy="name fewer",
+        )
+    devices = [resolve_device(name.strip()) for name in names]
     if len({name.split(":")[0] for name in devices}) > 1:
         raise UserError(
             f"{text!r} mixes CPUs and GPUs, and the CPUs would only make updates staler",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nmtasync.untrusted import Positive
+
 
 @dataclass
 class DecayingMean:
@@ -15,7 +17,7 @@ class DecayingMean:
         count: How many there have been, by their weights.
     """
 
-    memory: int
+    memory: Positive
     value: float = 0.0
     count: float = 0.0
 

@@ -13,6 +13,7 @@ from nmtasync.server.decaying_mean import DecayingMean
 from nmtasync.server.messages import Push
 from nmtasync.server.noise_scale import NoiseScale
 from nmtasync.server.sharded_vector import ShardedState
+from nmtasync.untrusted import typed
 
 USUAL_PUSHES = 200
 """How late pushes usually are is a mean over so many."""
@@ -60,7 +61,11 @@ class Measurements:
         return {"lateness": asdict(self._lateness), "noise": self.noise.to_json()}
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Go on from what `to_json` returned; nothing changes if it is empty."""
+        """Go on from what `to_json` returned; nothing changes if it is empty.
+
+        Raises:
+            ValueError, KeyError: It is not what that returns.
+        """
         if content:
-            self._lateness = DecayingMean(**content["lateness"])
+            self._lateness = typed(DecayingMean, content["lateness"], "lateness")
             self.noise.restore(content["noise"])

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from torch import Tensor
 
@@ -28,12 +28,15 @@ from nmtasync.config.schema import Config
 from nmtasync.optim.clipping import clip_factor
 from nmtasync.server.messages import Push
 from nmtasync.server.sharded_vector import ShardedState
+from nmtasync.untrusted import Measured, typed
 
 PAIR_EVERY = 5
 """One pair is measured of so many pushes; no number of workers in a power of two divides it."""
 
 MIN_PAIRS = 20
 """So many pairs must have been measured before their mean is believed."""
+
+_LEAST_FACTOR = 1e-100
 
 Tensors = Sequence[Tensor] | Mapping[int, Tensor]
 
@@ -54,11 +57,11 @@ class GradientSums:
         pairs: How many were measured.
     """
 
-    product: float = 0.0
-    words_product: float = 0.0
-    square: float = 0.0
-    words: float = 0.0
-    words_square: float = 0.0
+    product: Measured = 0.0
+    words_product: Measured = 0.0
+    square: Measured = 0.0
+    words: Measured = 0.0
+    words_square: Measured = 0.0
     pairs: int = 0
 
     def add(self, product: float, squares: Sequence[float], words: Sequence[int]) -> None:
@@ -107,7 +110,7 @@ class Waiting:
 
     worker: int
     target_words: int
-    factor: float
+    factor: Annotated[float, _LEAST_FACTOR]
     shards: list[int]
 
 
@@ -252,9 +255,9 @@ class NoiseScale:
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Go on from what `to_json` returned, with the same number of shards or another."""
-        self.pushes = content["pushes"]
-        self.all = GradientSums(**content["all"])
-        self.by_worker = {int(w): GradientSums(**s) for w, s in content["by_worker"].items()}
+        self.pushes = typed(int, content["pushes"], "pushes")
+        self.all = typed(GradientSums, content["all"], "all")
+        self.by_worker = typed(dict[int, GradientSums], content["by_worker"], "by_worker")
         waiting = content["waiting"]
         alike = self.room_is_kept and content["num_shards"] == len(self.room)
-        self.waiting = Waiting(**waiting) if waiting and alike else None
+        self.waiting = typed(Waiting, waiting, "waiting") if waiting and alike else None

@@ -7,14 +7,15 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import torch
 
+from nmtasync.checkpoints.checksums import STATE
 from nmtasync.checkpoints.initialise_from import InitialModel
-from nmtasync.checkpoints.load import read_vectors
+from nmtasync.checkpoints.load import damaged, read_vectors
 from nmtasync.checkpoints.retreat import retreat
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.languages import warn_of_missing_spaces
@@ -107,6 +108,7 @@ class Assembly:
         self.kept_embeddings = (
             "" if initial_model is None else initial_model.initialise(model, vocabularies)
         )
+        self.corpus.refuse_other_vocabulary(spec.source_size, spec.target_size)
         if model.max_length is not None:
             _refuse_longer_sentences(run, model.max_length)
         self.parts = RunParts(run, config, spec, Layout.of(model), devices, threads)
@@ -119,8 +121,9 @@ class Assembly:
             self.start = dataclasses.replace(self.start, time_seconds=self.clock())
         if state is not None:
             self.start = dataclasses.replace(self.start, cursor=self._data_position(state))
-            restore_server(self.server, read_vectors(run, state.updates), state)
-            self.cursor.restore(self.start.cursor)
+            with explained_damage(run, state):
+                restore_server(self.server, self._vectors(state), state)
+                self.cursor.restore(self.start.cursor)
 
     def _count_workers(self) -> int:
         if self.recording:
@@ -158,6 +161,9 @@ class Assembly:
             return state.cursor
         return DataPosition(state.cursor.epoch + 1)
 
+    def _vectors(self, state: TrainingState) -> dict[str, torch.Tensor]:
+        return read_vectors(self.run, state.updates, self.server.size)
+
     def _plan(self, epoch: int) -> Plan:
         return plan_corpus(self.corpus, self.config, epoch)
 
@@ -184,15 +190,16 @@ class Assembly:
             reporter = Reporter(self.run, display, training, updates, noise, clock)
             stack.enter_context(contextlib.closing(reporter))
             exchange_log = self._exchange_log()
-            session = Session(
-                self.parts,
-                self.server,
-                self.cursor,
-                reporter,
-                self.start,
-                clock,
-                exchange_log,
-            )
+            with explained_damage(self.run, self.start):
+                session = Session(
+                    self.parts,
+                    self.server,
+                    self.cursor,
+                    reporter,
+                    self.start,
+                    clock,
+                    exchange_log,
+                )
             _introduce(self, display)
             ends = session.request_stop, training.preemption_signal, training.grace
             stack.enter_context(on_stop_signal(*ends))
@@ -249,8 +256,25 @@ class Assembly:
                 same = not self.not_as_recorded
                 driver = ReplayDriver(session, self.clock, self.recording, same)
         if self.resumed:
-            driver.restore(read_vectors(self.run, self.start.updates), self.start)
+            with explained_damage(self.run, self.start):
+                driver.restore(self._vectors(self.start), self.start)
         return driver
+
+
+@contextlib.contextmanager
+def explained_damage(run: RunDirectory, state: TrainingState) -> Iterator[None]:
+    """Turn what can't be gone on with, because state.json does not say what it must, into an error.
+
+    Raises:
+        UserError: It is so.
+    """
+    try:
+        yield
+    except KeyError as error:
+        reason = ValueError(f"it does not say {error}")
+        raise damaged(run.checkpoints / str(state.updates) / STATE, reason) from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise damaged(run.checkpoints / str(state.updates) / STATE, error) from None
 
 
 def data_digest(run: RunDirectory) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from nmtasync.config.schema import AsynchronousConfig
 from nmtasync.optim.schedules import delay_at
 from nmtasync.server.decaying_mean import DecayingMean
+from nmtasync.untrusted import Positive, typed
 from nmtasync.worker.window import WindowFigures
 
 _WINDOWS = 100
@@ -68,10 +69,11 @@ class Delay:
         if self.config.optimizer_delay != "auto":
             return delay_at(updates, self.config)
         exchange, compute, words = (self._means[name].value for name in _MEANS)
-        if noise_scale is not None and compute > 0:
-            worth = exchange / (compute / words)
+        measured = min(compute, words) > 0 and exchange >= 0
+        if noise_scale is not None and math.isfinite(noise_scale) and measured:
+            worth = exchange * words / compute
             best = math.sqrt(noise_scale * worth / self.num_workers)
-            self.chosen = max(1, min(round(best / words), self.config.max_delay))
+            self.chosen = max(1, round(min(best / words, self.config.max_delay)))
         return self.chosen
 
     def to_json(self) -> dict[str, Any]:
@@ -80,7 +82,11 @@ class Delay:
         return {"chosen": self.chosen, **means}
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Go on from what `to_json` returned; from nothing, if it is empty."""
+        """Go on from what `to_json` returned; from nothing, if it is empty.
+
+        Raises:
+            ValueError, KeyError: It is not what that returns.
+        """
         if content:
-            self.chosen = content["chosen"]
-            self._means = {name: DecayingMean(**content[name]) for name in _MEANS}
+            self.chosen = typed(Positive, content["chosen"], "chosen")
+            self._means = {name: typed(DecayingMean, content[name], name) for name in _MEANS}

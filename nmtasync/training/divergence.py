@@ -21,6 +21,7 @@ from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.schema import Config
 from nmtasync.errors import TrainingError
 from nmtasync.server.decaying_mean import DecayingMean
+from nmtasync.untrusted import typed
 
 MAX_UNUSABLE_PUSHES = 25
 """So many non-finite gradients in a row are divergence."""
@@ -214,10 +215,15 @@ class Divergence:
         }
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Go on from what `to_json` returned; from nothing, if it is empty."""
+        """Go on from what `to_json` returned; from nothing, if it is empty.
+
+        Raises:
+            ValueError, KeyError: It is not what that returns.
+        """
         if content:
-            self.best = content["best"]
-            self.num_above = content["num_above"]
-            self.num_unusable = content["num_unusable"]
-            self._recent = DecayingMean(**content["recent"])
-            self._usual = DecayingMean(**content["usual"])
+            best = content["best"]
+            self.best = None if best is None else typed(float, best, "best")
+            self.num_above = typed(int, content["num_above"], "num_above")
+            self.num_unusable = typed(int, content["num_unusable"], "num_unusable")
+            self._recent = typed(DecayingMean, content["recent"], "recent")
+            self._usual = typed(DecayingMean, content["usual"], "usual")

@@ -63,6 +63,11 @@ def roll_back_if_asked(
         rollbacks=rollbacks,
         driver={},  # what was under way then has been computed
     )
-    store.save(run, Snapshot(read_vectors(run, good), state), session.parts.layout, changed=True)
+    store.save(
+        run,
+        Snapshot(read_vectors(run, good, session.server.size), state),
+        session.parts.layout,
+        changed=True,
+    )
     session.reporter.rolled_back(error.message, good, rollbacks, session.clocks())
     raise RolledBackError(state)

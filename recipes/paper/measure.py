@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from nmtasync.config.load import read_toml
 from nmtasync.errors import UserError
 from nmtasync.machine.signals import EXIT_CODES
 from nmtasync.run_directory import RunDirectory
+from nmtasync.untrusted import parse_json, regular_size
 from recipes.paper.curves import Point, smooth
 
 Line = dict[str, Any]
@@ -83,6 +84,15 @@ def measure(run: RunDirectory) -> Measured | None:
     Raises:
         UserError: The log, or the configuration, can't be read.
     """
+    try:
+        return _measure(run)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"is damaged: {error!r}", where=_log_of(run), remedy="train the run again"
+        ) from None
+
+
+def _measure(run: RunDirectory) -> Measured | None:
     lines = _read(run)
     training = _that_stand(line for line in lines if line["event"] == "train")
     if not training:
@@ -126,15 +136,20 @@ def _validations(lines: Iterable[Line]) -> Iterator[tuple[float, float, float]]:
 
 
 def _read(run: RunDirectory) -> list[Line]:
-    path = run.logs / "metrics.jsonl"
+    path = _log_of(run)
     try:
-        text = path.read_text(encoding="utf-8")
+        regular_size(path)
         # a killed process may have left half a line at the end of what it wrote
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        lines = path.read_bytes().split(b"\n")
+        return [parse_json(line) for line in lines if line.endswith(b"}")]
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
         raise UserError(f"can't be read: {error}", where=path) from None
+
+
+def _log_of(run: RunDirectory) -> Path:
+    return run.logs / "metrics.jsonl"
 
 
 def _that_stand(lines: Iterable[Line]) -> list[Line]:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmtasync.data.cursor import BatchCursor, DataPosition
+from nmtasync.untrusted import typed
 
 EPOCHS = 3
 
@@ -63,7 +64,7 @@ def test_the_sentences_are_those_of_the_plan():
 
 
 def as_read_again(cursor: BatchCursor) -> DataPosition:
-    return DataPosition.from_json(json.loads(json.dumps(asdict(cursor.state()))))
+    return typed(DataPosition, json.loads(json.dumps(asdict(cursor.state()))))
 
 
 def _draw_and_finish(cursor: BatchCursor) -> list:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.support.repository import REPOSITORY
 
 LAYERS = [
     {"errors"},
+    {"untrusted"},
     {"run_directory"},
     {"config", "machine"},
     {"data", "models", "optim"},
@@ -137,6 +139,28 @@ def test_a_library_is_imported_in_one_place():
             or library in ("pickle", "marshal")
         ]
     assert not offenders
+
+
+RUNS_WHAT_IT_READS = re.compile(
+    r"(?<![.\w])(torch\.load|np\.load|numpy\.load|eval|exec)\(|allow_pickle"
+)
+
+
+def test_no_file_is_read_by_what_would_run_it():
+    """Also JSON is parsed in one place, which refuses what can't be trusted."""
+    lines = ((name_of(path), line) for path in ALL for line in path.read_text("utf-8").splitlines())
+    assert not [(name, line) for name, line in lines if RUNS_WHAT_IT_READS.search(line)]
+    assert RUNS_WHAT_IT_READS.search("    content = torch.load(path)")
+    parsers = {
+        name_of(path)
+        for path in ALL
+        if re.search(r"json\.loads?\(|tomllib\.loads?\(", path.read_text("utf-8"))
+    }
+    assert parsers == {
+        "nmtasync/untrusted.py",
+        "nmtasync/config/load.py",
+        "nmtasync/checkpoints/checksums.py",  # of what it has written itself
+    }
 
 
 def test_no_test_imports_another():

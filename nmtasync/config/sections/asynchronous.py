@@ -8,6 +8,9 @@ from functools import partial
 from nmtasync.config.option import has, lacks, option, train_flag
 from nmtasync.config.rules import RULES
 
+MAX_THREADS = 1024
+"""Of a process: more than machines have cores."""
+
 _APART = (lacks("asynchronous.driver", "synchronous"), has("simulation.synchronous", False))
 _LOCAL_STEPS = lacks("asynchronous.local_optimizer_batches", 0)
 _LATE = lacks("asynchronous.optimizer_delay", 1)
@@ -61,6 +64,7 @@ class AsynchronousConfig:
         "follows the noise of the gradients and the cost of an exchange as both are measured.",
         unit="batches",
         minimum=1,
+        maximum=100000,
         choices=("auto",),
     )
     worker_timeout: float | str = option(
@@ -78,6 +82,7 @@ class AsynchronousConfig:
         "The highest delay that optimizer_delay = auto takes.",
         unit="batches",
         minimum=1,
+        maximum=100000,
         only_if=(_AUTO_DELAY,),
     )
     overlap: bool = _asynchronous(
@@ -213,11 +218,13 @@ class AsynchronousConfig:
         None,
         "Shards of the parameter vector; 'none' means one for each worker.",
         minimum=1,
+        maximum=10000,
     )
     threads: int | None = train_flag(
         None,
         "CPU threads of each worker; 'none' shares the cores out evenly.",
         minimum=1,
+        maximum=MAX_THREADS,
     )
     max_restarts: int = option(
         3,

@@ -18,6 +18,7 @@ class DecodingConfig:
         5,
         "Hypotheses that beam search keeps; 1 is greedy search.",
         minimum=1,
+        maximum=1000,
     )
     length_normalization: float = _flag(
         1.0,
@@ -29,6 +30,7 @@ class DecodingConfig:
         "Stop a hypothesis at this many times the source's length, plus ten.",
         unit="pieces per source piece",
         minimum=0.1,
+        maximum=100.0,
     )
     batch_sentences: int = _flag(
         64,

@@ -7,6 +7,9 @@ from functools import partial
 
 from nmtasync.config.option import has, lacks, option, probability
 
+MAX_WIDTH = 100000
+"""Of any layer: far more than anybody uses, and no number that a machine fails on."""
+
 _TRANSFORMER = has("model.type", "transformer")
 _RNN = has("model.type", "rnn")
 
@@ -30,21 +33,27 @@ class ModelConfig:
         choices=("tiny", "small", "base", "big"),
     )
     dimension: int = option(
-        256, "Width of embeddings and of Transformer layers.", unit="elements", minimum=2
+        256,
+        "Width of embeddings and of Transformer layers.",
+        unit="elements",
+        minimum=2,
+        maximum=MAX_WIDTH,
     )
-    encoder_layers: int = option(3, "Layers of the encoder.", minimum=1)
-    decoder_layers: int = option(3, "Layers of the decoder.", minimum=1)
+    encoder_layers: int = option(3, "Layers of the encoder.", minimum=1, maximum=1000)
+    decoder_layers: int = option(3, "Layers of the decoder.", minimum=1, maximum=1000)
     feed_forward: int | None = _of_transformer(
         None,
         "Width inside feed-forward layers; 'none' means four times the dimension, with swiglu "
         "two thirds of that.",
         unit="elements",
         minimum=1,
+        maximum=MAX_WIDTH,
     )
     heads: int | None = _of_transformer(
         None,
         "Attention heads; 'none' means one for each 64 elements of the dimension.",
         minimum=1,
+        maximum=MAX_WIDTH,
     )
     norm: str = _of_transformer(
         "pre",
@@ -68,6 +77,7 @@ class ModelConfig:
         "The longest sentence that learned positions allow, its end counted.",
         unit="pieces",
         minimum=2,
+        maximum=MAX_WIDTH,
         only_if=(has("model.positions", "learned"),),
     )
     decoder: str = _of_transformer(
@@ -86,23 +96,27 @@ class ModelConfig:
         "Width of the recurrent states, in each direction; 'none' means the dimension.",
         unit="elements",
         minimum=1,
+        maximum=MAX_WIDTH,
     )
     encoder_cell_depth: int = _of_rnn(
         1,
         "Gated units that a state goes through at each piece, in layers of the encoder; more than "
         "one is deep transition.",
         minimum=1,
+        maximum=100,
     )
     decoder_base_cell_depth: int = _of_rnn(
         2,
         "Gated units at each piece in the first layer of the decoder; the attention is after the "
         "first of them.",
         minimum=2,
+        maximum=100,
     )
     decoder_high_cell_depth: int = option(
         1,
         "Gated units at each piece in the other layers of the decoder.",
         minimum=1,
+        maximum=100,
         only_if=(_RNN, lacks("model.decoder_layers", 1)),
     )
     residual_connections: bool = option(

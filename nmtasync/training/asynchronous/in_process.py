@@ -23,6 +23,7 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.server.messages import Push
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.validation.saver import InProcessSaver
+from nmtasync.untrusted import Measured, Positive, typed
 from nmtasync.worker.gradient import BatchFigures
 from nmtasync.worker.own_shards import WorkerPlace
 from nmtasync.worker.worker import OpenWindow, Worker
@@ -68,8 +69,13 @@ def as_versions(saved: int | Sequence[int], num_shards: int) -> tuple[int, ...]:
     Args:
         saved: Of each shard then, or of all.
         num_shards: How many there are now.
+
+    Raises:
+        ValueError: They are no versions.
     """
-    versions = (saved,) if isinstance(saved, int) else tuple(saved)
+    versions = typed(tuple[int, ...], [saved] if isinstance(saved, int) else saved, "versions")
+    if not versions:
+        raise ValueError("versions can't be empty")
     return versions if len(versions) == num_shards else (max(versions),) * num_shards
 
 
@@ -236,18 +242,16 @@ class InProcessDriver(ABC):
 
     def restore_open_windows(self, vectors: dict[str, Tensor], saved: Mapping[str, Any]) -> None:
         """Go on with the windows that `open_windows` returned; their replicas are there already."""
-        for name, content in saved.items():
-            worker = self.workers[int(name)]
-            worker.flat.gradients.copy_(vectors[f"window_gradient.{name}"])
+        for index, content in typed(dict[int, dict[str, Any]], saved, "open").items():
+            worker = self.workers[index]
+            worker.flat.gradients.copy_(vectors[f"window_gradient.{index}"])
             worker.versions = as_versions(content["versions"], len(self.session.server.shards))
+            figures = typed(list[tuple[Measured, Positive, int]], content["batches"], "batches")
             worker.window = OpenWindow(
-                content["progress"],
+                typed(float, content["progress"], "progress"),
                 slot=0,
-                batches=[
-                    BatchFigures(torch.tensor(loss), target_words, source_words)
-                    for loss, target_words, source_words in content["batches"]
-                ],
-                finite=content.get("finite", True),
+                batches=[BatchFigures(torch.tensor(loss), *words) for loss, *words in figures],
+                finite=typed(bool, content.get("finite", True), "finite"),
             )
 
     def close(self) -> None:

@@ -8,9 +8,11 @@ told exactly. Times are fractions, so that ties are ties. A checkpoint keeps all
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from dataclasses import astuple, dataclass
 from enum import IntEnum
 from fractions import Fraction
+from typing import Any
 
 from torch import Tensor
 
@@ -28,6 +30,7 @@ from nmtasync.training.asynchronous.in_process import (
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import Timeline, VirtualClock
 from nmtasync.training.simulation.cost_model import CostModel
+from nmtasync.untrusted import Integer, typed
 
 
 class Event(IntEnum):
@@ -222,24 +225,58 @@ class SimulatedDriver(InProcessDriver):
         """Resume; bit for bit if the checkpoint has the same [simulation], overlap, seed and size.
 
         Otherwise the workers begin new windows now, with what they have learnt themselves.
+
+        Raises:
+            ValueError, KeyError, IndexError: What the checkpoint says can't be.
         """
         super().restore(vectors, state)
         if "simulation" not in state.driver or not self._simulated_alike(state.config):
             return
         saved, num_shards = state.driver["simulation"], len(self.session.server.shards)
-        for window in saved["flights"]:
-            worker, slot = window["worker"], window["slot"]
+        for window in typed(list[dict[str, Any]], saved["flights"], "flights"):
+            worker, slot = (typed(int, window[name], name) for name in ("worker", "slot"))
             fetched = self.fetched[worker][slot]
             fetched.parameters.copy_(vectors[replica_name(worker, slot)])
             fetched.versions = as_versions(window.get("versions") or window["version"], num_shards)
-            places = [(epoch, index) for epoch, index in window["batches"]]
-            batches = self.session.cursor.draw_places(worker, places, slot, window["progress"])
-            self.windows[worker].append(Window(slot, batches, *map(Fraction, window["seconds"])))
+            places = typed(list[tuple[int, int]], window["batches"], "batches")
+            progress = typed(float, window["progress"], "progress")
+            batches = self.session.cursor.draw_places(worker, places, slot, progress)
+            self.windows[worker].append(Window(slot, batches, *_times(window["seconds"])))
         self.restore_open_windows(vectors, saved.get("open", {}))
-        self.timelines = [Timeline(*map(Fraction, line)) for line in saved["timelines"]]
-        self.dead = set(saved["dead"])
-        self.events = [(Fraction(when), Event(event), who) for when, event, who in saved["events"]]
+        self.timelines = [Timeline(*_times(line)) for line in saved["timelines"]]
+        self.dead = set(typed(list[int], saved["dead"], "dead"))
+        events = typed(list[tuple[Fraction, Integer, int]], saved["events"], "events")
+        self.events = [(when, Event(event), who) for when, event, who in events]
         heapq.heapify(self.events)
+        self._check_restored()
+
+    def _check_restored(self) -> None:
+        """See that what is under way and what is to come belong together.
+
+        Raises:
+            ValueError: They do not.
+        """
+        if len(self.timelines) != len(self.workers):
+            raise ValueError("there is a timeline for each worker")
+        if any(
+            worker >= len(self.workers) for worker in (*self.dead, *(e[2] for e in self.events))
+        ):
+            raise ValueError("there is no such worker")
+        for index, worker in enumerate(self.workers):
+            windows, own = self.windows[index], sorted(e for e in self.events if e[2] == index)
+            alive = index not in self.dead
+            for _, event, _ in own:
+                if event in (Event.DEATH, Event.RETURN):
+                    if alive is (event is Event.RETURN):
+                        raise ValueError(f"worker {index} dies or returns twice")
+                    alive = not alive
+            counts = Counter(event for _, event, _ in own)
+            done = 0 if worker.window is None else len(worker.window.batches)
+            batches = sum(len(window.batches) for window in windows) - done if self.by_batch else 0
+            if counts[Event.PUSH] != len(windows) or counts[Event.BATCH] != batches:
+                raise ValueError(f"the windows of worker {index} are not those that will end")
+            if not all(window.batches for window in windows) or (index in self.dead and windows):
+                raise ValueError(f"worker {index} can have no such window")
 
     def _simulated_alike(self, trained: Config) -> bool:
         config = self.session.config
@@ -253,3 +290,8 @@ class SimulatedDriver(InProcessDriver):
             and trained.training.seed == config.training.seed
             and trained.data.batch_tokens == config.data.batch_tokens
         )
+
+
+def _times(content: Any) -> tuple[Fraction, Fraction, Fraction]:
+    """Read three times, in seconds, of a checkpoint."""
+    return typed(tuple[Fraction, Fraction, Fraction], content, "seconds")

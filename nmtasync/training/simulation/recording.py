@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nmtasync.checkpoints.state import TrainingState
-from nmtasync.config.load import Settings, to_settings
+from nmtasync.checkpoints.state import MAX_ROLLBACKS_READ, TrainingState
+from nmtasync.config.load import Settings, convert, to_settings
 from nmtasync.config.schema import OPTIONS, Config
+from nmtasync.config.sections.asynchronous import MAX_THREADS
 from nmtasync.errors import UserError
 from nmtasync.training.reporting.exchange_log import (
     EVENTS,
@@ -22,6 +22,7 @@ from nmtasync.training.reporting.exchange_log import (
     LoggedPush,
     LoggedRun,
 )
+from nmtasync.untrusted import parse_json, regular_size, shortened, typed
 from nmtasync.worker.precision import compute_name
 
 _SAME_WINDOWS = (
@@ -166,17 +167,21 @@ def read_exchange_log(path: Path) -> RecordedRun:
         UserError: It can't be read, is no such log, does not begin at the beginning, or has a gap.
     """
     try:
+        regular_size(path)
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"can't be read: {error.strerror}", where=path) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"can't be read: {reason}", where=path, remedy="name a log") from None
     entries: list[LogEntry] = []
     sequences: dict[int, int] = {}
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         where = f"{path}:{number}"
         try:
-            entry = _parse(json.loads(line), where)
-        except (ValueError, KeyError, TypeError):
-            raise UserError("is no line of an exchange log", where=where) from None
+            entry = _parse(parse_json(line), where)
+        except ValueError as error:
+            raise UserError(
+                f"is no line of an exchange log: {error}", where=where, remedy="the log is damaged"
+            ) from None
         entries.append(entry)
         if number == 1 and isinstance(entry, LoggedRun) and entry.updates != 0:
             raise UserError(
@@ -196,17 +201,43 @@ def read_exchange_log(path: Path) -> RecordedRun:
         raise UserError("does not begin like an exchange log", where=path)
     if not sequences:
         raise UserError("holds no push", where=path)
-    return RecordedRun(path, hashlib.sha256(content).hexdigest(), entries)
-
-
-def _parse(line: dict[str, Any], where: str) -> LogEntry:
-    kind = EVENTS[line.pop("event")]
-    if kind is LoggedRun and line["format"] != LOG_FORMAT:
+    recording = RecordedRun(path, hashlib.sha256(content).hexdigest(), entries)
+    named = {entry.worker for entry in entries if not isinstance(entry, LoggedRun)}
+    if recording.num_workers > 2 * len(named):  # some may have died before they began
         raise UserError(
-            f"was recorded in format {line['format']}; this version replays {LOG_FORMAT}",
+            f"names worker {recording.num_workers - 1}, but has only {len(named)} workers",
+            where=path,
+            remedy="the log is damaged",
+        )
+    return recording
+
+
+def _parse(content: Any, where: str) -> LogEntry:
+    line = dict(typed(dict[str, Any], content, "the line"))
+    event = typed(str, line.pop("event", None), "event")
+    if event not in EVENTS:
+        raise ValueError(f"event can't be {shortened(repr(event))}")
+    kind = EVENTS[event]
+    if kind is LoggedRun and line.get("format") != LOG_FORMAT:
+        written = shortened(repr(line.get("format")))
+        raise UserError(
+            f"was recorded in format {written}; this version replays {LOG_FORMAT}",
             where=where,
             remedy="replay it with the version that recorded it",
         )
-    if kind in (LoggedPush, LoggedBatch):
-        line["batches"] = tuple((int(epoch), int(index)) for epoch, index in line["batches"])
-    return kind(**line)
+    entry: LogEntry = typed(kind, line, "the line")
+    if not isinstance(entry, LoggedRun | LoggedBatch) and not entry.versions:
+        raise ValueError("versions can't be empty")
+    if isinstance(entry, LoggedRun):
+        _check_settings(entry)
+    return entry
+
+
+def _check_settings(start: LoggedRun) -> None:
+    if not 1 <= start.threads <= MAX_THREADS:
+        raise ValueError(f"threads can't be {start.threads}")
+    if (start.rollbacks or 0) > MAX_ROLLBACKS_READ:
+        raise ValueError(f"rollbacks can't be {start.rollbacks}")
+    for name, value in start.settings.items():
+        if name in OPTIONS:
+            convert(OPTIONS[name], value, where=name)

@@ -8,6 +8,7 @@ what they would have done under just that schedule.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from nmtasync.training.reporting.exchange_log import (
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import VirtualClock
 from nmtasync.training.simulation.recording import RecordedRun
+from nmtasync.untrusted import typed
 
 
 class ReplayDriver(InProcessDriver):
@@ -191,13 +193,18 @@ class ReplayDriver(InProcessDriver):
         """Go on from a checkpoint of this replay, exactly."""
         super().restore(vectors, state)
         saved, num_shards = state.driver["replay"], len(self.session.server.shards)
-        self.num_done = saved["num_done"]
-        for worker, slot, versions in saved["versions"]:
+        self.num_done = typed(int, saved["num_done"], "num_done")
+        for worker, slot, versions in typed(
+            list[tuple[int, int, Any]], saved["versions"], "versions"
+        ):
             fetched = self.fetched[worker][slot]
             fetched.parameters.copy_(vectors[replica_name(worker, slot)])
             fetched.versions = as_versions(versions, num_shards)
-        for name, places in saved.get("begun", {}).items():
-            worker, progress = int(name), saved["open"][name]["progress"]
-            drawn = [(epoch, index) for epoch, index in places]
+        begun = typed(dict[int, list[tuple[int, int]]], saved.get("begun", {}), "begun")
+        for worker, drawn in begun.items():
+            progress = typed(float, saved["open"][str(worker)]["progress"], "progress")
             self.begun[worker] = self.session.cursor.draw_places(worker, drawn, 0, progress)
         self.restore_open_windows(vectors, saved.get("open", {}))
+        open_windows = {worker.index for worker in self.workers if worker.window is not None}
+        if self.num_done > len(self.recording.entries) or open_windows != self.begun.keys():
+            raise ValueError("it is no place in the log")
