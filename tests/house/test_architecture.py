@@ -24,7 +24,7 @@ LAYERS = [
     {"data", "models", "optim"},
     {"server", "decoding", "checkpoints"},
     {"worker", "evaluation"},
-    {"training", "profiling"},
+    {"training", "profiling", "doctor"},
 ]
 """The folders of nmtasync; those of one line do not know each other."""
 LAYERS_OF_TRAINING = [
@@ -237,6 +237,7 @@ FLAGS = {
     "profile": {"--batches", "--config", "--device", "--json", "--precision", "--set"},
     "evaluate": {"--test", "--beam-size"},
     "translate": {"--n-best", "--beam-size"},
+    "doctor": {"--json"},
 }
 
 

@@ -129,7 +129,7 @@ def parse(words: list[str]) -> None:
     except click.MissingParameter:  # an excerpt of a command; what there is was parsed
         return
     options = {key: value for key, value in context.params.items() if key in KEYS}
-    files = tuple(path for path in context.params["config_files"] if path.exists())
+    files = tuple(path for path in context.params.get("config_files", ()) if path.exists())
     resolve(read_settings(files, context.params["assignments"], options))
 
 
