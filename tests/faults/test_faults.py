@@ -1,10 +1,10 @@
-"""The faults of `tests.faults.run` are survived, at least two hundred of them."""
+"""The faults of `tests.support.faults` are survived, at least two hundred of them."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.faults.run import run_cases, table
+from tests.support.faults import run_cases, table
 
 
 @pytest.mark.system

@@ -28,7 +28,8 @@ LAYERS = [
 ]
 """The folders of nmtasync; those of one line do not know each other."""
 LAYERS_OF_TRAINING = [
-    {"limits", "changes", "driver", "delay", "divergence"},
+    {"limits"},
+    {"changes", "driver", "delay", "divergence"},
     {"reporting"},
     {"exchanges"},
     {"session"},

@@ -130,7 +130,7 @@ def parse(words: list[str]) -> None:
         return
     options = {key: value for key, value in context.params.items() if key in KEYS}
     files = tuple(path for path in context.params.get("config_files", ()) if path.exists())
-    resolve(read_settings(files, context.params["assignments"], options))
+    resolve(read_settings(files, context.params.get("assignments", ()), options))
 
 
 KEYS = {field.key for field in OPTIONS.values()}

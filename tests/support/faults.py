@@ -1,4 +1,4 @@
-"""Run many faults, and count what survived: `python -m tests.faults.run --cases 200 --jobs 2`.
+"""Run many faults, and count what survived: `python -m tests.support.faults --cases 200 --jobs 2`.
 
 A case is drawn from its number. It trains the toy with two workers or ranks, one process of which
 is killed or stopped at its moment; a main process that was killed is started again by the same
@@ -31,7 +31,7 @@ from nmtasync.config.schema import DataConfig
 from nmtasync.data.corpus import PairPaths
 from nmtasync.data.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
-from tests.faults.inject import MOMENTS, kind_of
+from tests.support.fault_injection import MOMENTS, kind_of
 from tests.support.processes import group_of
 from tests.support.replays import log_of
 from tests.support.repository import REPOSITORY
@@ -112,7 +112,14 @@ class Stage:
         for _ in range(ATTEMPTS):
             outcome.attempts += 1
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.command", "train", str(run.root), *TOY_FLAGS]
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.support.fault_command",
+                    "train",
+                    str(run.root),
+                    *TOY_FLAGS,
+                ]
                 + [f"--set={name}={value}" for name, value in OPTIONS.items()]
                 + ["--devices=cpu,cpu", f"--set=asynchronous.driver={case.driver}"]
                 + ["--set=asynchronous.worker_timeout=6"],

@@ -2,10 +2,10 @@
 
 from nmtasync.machine import fork_server
 
-fork_server._PRELOADED += ("tests.faults.inject",)
+fork_server._PRELOADED += ("tests.support.fault_injection",)
 
 if __name__ == "__main__":
     from cli.entry import main
-    from tests.faults import inject  # noqa: F401
+    from tests.support import fault_injection  # noqa: F401
 
     main()

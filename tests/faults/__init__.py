@@ -1,1 +1,0 @@
-"""Every kind of process is killed or stopped at every kind of moment, through the command line."""
