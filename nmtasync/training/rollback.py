@@ -35,6 +35,8 @@ def roll_back_if_asked(
 ) -> None:
     """Go back to the last good checkpoint if `training.on_divergence` says so and there is one.
 
+    Not if someone has asked training to end, which it then does where it stands.
+
     Args:
         session: The run, whose processes have ended.
         error: What says that it has diverged.
@@ -44,7 +46,7 @@ def roll_back_if_asked(
         RolledBackError: It has gone back.
     """
     good, rollbacks = session.divergence.good, session.start.rollbacks + 1
-    asked = session.config.training.on_divergence == "rollback"
+    asked = session.config.training.on_divergence == "rollback" and not session.stop_request
     if not asked or good is None or rollbacks > MAX_ROLLBACKS:
         return
     run, totals = session.run, session.totals

@@ -49,7 +49,7 @@ def explode(monkeypatch: pytest.MonkeyPatch, at: int, below: float) -> None:
     monkeypatch.setattr(immediate, "learning_rate_at", rate_at)
 
 
-def condemn(monkeypatch: pytest.MonkeyPatch, *updates: int) -> None:
+def condemn(monkeypatch: pytest.MonkeyPatch, *updates: int, interrupted: bool = False) -> None:
     """Say that training has diverged when it first comes to each of these updates."""
     waiting = list(updates)
     count = Session.count
@@ -58,6 +58,8 @@ def condemn(monkeypatch: pytest.MonkeyPatch, *updates: int) -> None:
         count(self, *arguments)
         if waiting and self.server.updates >= waiting[0]:
             waiting.pop(0)
+            if interrupted:
+                self.request_stop("interrupted")
             monkeypatch.setattr(Divergence, "verdict", "training diverged: the test says so")
             try:
                 self.divergence.judge(self.run.root, self.reporter.display.message)
@@ -121,6 +123,13 @@ def test_without_a_good_checkpoint_training_stops(toy_run):
     options = {**OPTIONS, "schedule__learning_rate": 1e30, "schedule__warmup_updates": 1}
     with pytest.raises(TrainingError, match=r"of the checkpoints, none was good"):
         train_toy(toy_run, **options)
+    assert not events(toy_run, "rollback")
+
+
+def test_who_asks_training_to_end_is_obeyed(toy_run, monkeypatch, quick):
+    condemn(monkeypatch, 42, interrupted=True)
+    with pytest.raises(TrainingError, match=r"the test says so.*that of update \d+ is kept"):
+        train_toy(toy_run, training__max_updates=60, **OPTIONS)
     assert not events(toy_run, "rollback")
 
 

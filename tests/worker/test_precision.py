@@ -15,7 +15,7 @@ from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
 from nmtasync.models.embeddings import look_up
 from nmtasync.optim.flat import FlatModel
-from nmtasync.training import session
+from nmtasync.training import divergence
 from nmtasync.worker import loss_scale, precision
 from nmtasync.worker.gradient import GradientFunction
 from nmtasync.worker.loss_scale import MIN_EXPONENT, WINDOWS_TO_GROW, LossScale
@@ -209,7 +209,7 @@ def test_the_scale_that_can_shrink_no_more_says_so():
 
 def test_overflows_are_skipped_and_are_no_divergence(toy_run, monkeypatch):
     monkeypatch.setattr(loss_scale, "FIRST_EXPONENT", 24)
-    monkeypatch.setattr(session, "MAX_UNUSABLE_PUSHES", 2)
+    monkeypatch.setattr(divergence, "MAX_UNUSABLE_PUSHES", 2)
     summary = train_toy(toy_run, training__precision="fp16", training__max_updates=5)
     assert summary.updates == 5
     skipped = [entry for entry in events(toy_run, "worker") if "float16" in entry["what"]]
