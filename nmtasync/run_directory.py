@@ -35,6 +35,7 @@ class RunDirectory:
         checkpoints: One directory for each checkpoint, and the pointers `latest` and `best`.
         logs: TensorBoard's event files, metrics.jsonl and the workers' logs.
         evaluation: Hypotheses and scores of the test sets.
+        ready: What preprocessing has decided to put in their place; gone when it stands there.
     """
 
     def __init__(self, root: Path) -> None:
@@ -46,13 +47,21 @@ class RunDirectory:
         self.checkpoints = root / "checkpoints"
         self.logs = root / "logs"
         self.evaluation = root / "evaluation"
+        self.ready = root / ".preprocess.ready"
 
     def read_manifest(self) -> dict[str, Any]:
         """Read what preprocessing has recorded.
 
         Raises:
-            UserError: RUN has not been preprocessed, or by another format of this toolkit.
+            UserError: RUN has not been preprocessed, or not to the end, or by another format of
+                this toolkit.
         """
+        if self.ready.exists():
+            raise UserError(
+                "preprocessing was cut off while it put its results in their places",
+                where=self.root,
+                remedy="run `nmtasync preprocess` again, which finishes that first",
+            )
         if not self.manifest.exists():
             raise UserError(
                 "has not been preprocessed",
@@ -171,9 +180,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def directory_written_atomically(path: Path) -> Iterator[Path]:
     """Open a directory to fill; it takes its name, replacing what had it, only when it is whole.
 
+    Where a link has that name, the link stays, and what it leads to is replaced.
+
     Yields:
         The directory to write to, beside the final one.
     """
+    path = path.resolve()
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     discarded = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(aside, ignore_errors=True)

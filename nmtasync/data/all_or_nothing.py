@@ -3,6 +3,10 @@
 Everything is written into RUN/.preprocess.tmp and synced to the disk. One rename to
 RUN/.preprocess.ready decides: before it RUN is as it was, after it the result will take its place,
 if need be by the next `preprocess`, which finishes what was cut off.
+
+RUN/data and RUN/vocab may be links to another disk, or such a disk may be mounted there. What
+belongs there is written there, to DIRECTORY/.preprocess.tmp, since no rename leads from disk to
+disk; in RUN/.preprocess.tmp stands a link to it.
 """
 
 from __future__ import annotations
@@ -12,15 +16,19 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from nmtasync.data.vocabulary import JOINT_NAME, SOURCE_NAME, TARGET_NAME
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, sync, sync_tree
 
-_ASIDE, _READY = ".preprocess.tmp", ".preprocess.ready"
+_ASIDE, _MOVING = ".preprocess.tmp", ".preprocess.ready"
+
+_WRITTEN = {"vocab": (JOINT_NAME, SOURCE_NAME, TARGET_NAME), "data": ("train", "valid")}
+"""What preprocessing has written into directories that stay: only that is replaced there."""
 
 
 @contextlib.contextmanager
 def all_or_nothing(run: RunDirectory, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a directory to fill with `vocab`, `data`, `config.toml` and `manifest.json`.
+    """Yield a directory to fill: the directories `vocab` and `data`, config.toml, manifest.json.
 
     They go into RUN when the block ends without an exception. The caller holds RUN's lock.
 
@@ -31,20 +39,29 @@ def all_or_nothing(run: RunDirectory, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         UserError: RUN has a place taken that must not be replaced.
     """
-    aside, ready = run.root / _ASIDE, run.root / _READY
-    if ready.exists():
-        _install(run, ready)
+    aside = run.root / _ASIDE
+    if run.ready.exists():
+        _install(run)
     refuse_taken(run, overwrite=overwrite)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    _clear(run)
     try:
+        aside.mkdir()
+        for path in (run.vocab, run.data):
+            if _stays(path):
+                (path / _ASIDE).mkdir()
+                (aside / path.name).symlink_to(Path("..") / path.name / _ASIDE)
+            else:
+                (aside / path.name).mkdir()
         yield aside
-        sync_tree(aside)
-        aside.rename(ready)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        for directory in (aside / run.vocab.name, aside / run.data.name, aside):
+            sync_tree(directory)
+        aside.rename(run.ready)
+    except BaseException:
+        if not run.ready.exists():
+            _clear(run)
+        raise
     sync(run.root)
-    _install(run, ready)
+    _install(run)
 
 
 def refuse_taken(run: RunDirectory, *, overwrite: bool) -> None:
@@ -54,6 +71,13 @@ def refuse_taken(run: RunDirectory, *, overwrite: bool) -> None:
         UserError: RUN is preprocessed and `overwrite` is False, or checkpoints depend on it, or
             something that preprocessing has not written stands where it writes.
     """
+    for path in (run.vocab, run.data):
+        if path.is_symlink() and not path.is_dir():
+            raise UserError(
+                f"is a link to {path.readlink()}, where no directory is",
+                where=path,
+                remedy="make that, or mount its disk, or remove the link",
+            )
     if run.manifest.exists():
         if not overwrite:
             raise UserError(
@@ -69,7 +93,7 @@ def refuse_taken(run: RunDirectory, *, overwrite: bool) -> None:
             )
         return
     for path in (run.vocab, run.data, run.config):
-        if path.exists():
+        if path.exists() and not _is_free(path):
             raise UserError(
                 "is in the way, and was not written by preprocessing",
                 where=path,
@@ -77,15 +101,63 @@ def refuse_taken(run: RunDirectory, *, overwrite: bool) -> None:
             )
 
 
-def _install(run: RunDirectory, ready: Path) -> None:
+def _stays(path: Path) -> bool:
+    """Whether a directory can't be replaced as a whole, by a rename."""
+    return path.is_symlink() or path.is_mount()
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a directory holds nothing but what a new disk has, and leftovers of ours."""
+    return path.is_dir() and {p.name for p in path.iterdir()} <= {"lost+found", _ASIDE}
+
+
+def _clear(run: RunDirectory) -> None:
+    for directory in (run.vocab, run.data, run.root):
+        shutil.rmtree(directory / _ASIDE, ignore_errors=True)
+
+
+def _install(run: RunDirectory) -> None:
     """Move the results to their places, the manifest last; can be cut off and done again."""
-    if (ready / run.manifest.name).exists():
+    if (run.ready / run.manifest.name).exists():
         run.manifest.unlink(missing_ok=True)
     for path in (run.vocab, run.data, run.config, run.manifest):
-        new = ready / path.name
-        if new.exists():
+        new = run.ready / path.name
+        if new.is_symlink():
+            _install_within(path)
+            new.unlink()
+        elif new.exists():
+            if path.is_symlink() and path.is_dir():
+                raise UserError(
+                    "has become a link since preprocessing wrote what belongs there",
+                    where=path,
+                    remedy="remove the link and run `nmtasync preprocess` again",
+                )
             if path.is_dir():
                 shutil.rmtree(path)
             new.rename(path)
             sync(run.root)
-    shutil.rmtree(ready)
+    shutil.rmtree(run.ready)
+
+
+def _install_within(directory: Path) -> None:
+    """Replace what preprocessing has written into a directory that stays; likewise."""
+    aside, moving, names = directory / _ASIDE, directory / _MOVING, _WRITTEN[directory.name]
+    if aside.is_dir():  # all of it, so what it replaces may go
+        for old in (directory / name for name in names):
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            else:
+                old.unlink(missing_ok=True)
+        aside.rename(moving)
+        sync(directory)
+    if moving.is_dir():
+        for new in list(moving.iterdir()):
+            new.rename(directory / new.name)
+        sync(directory)
+        moving.rmdir()
+    elif not any((directory / name).exists() for name in names):
+        raise UserError(
+            "lacks what preprocessing has written there",
+            where=directory,
+            remedy="mount its disk, or let the link lead there again",
+        )

@@ -36,6 +36,9 @@ REFERENCES_SAMPLE = 10_000
 """At most this many references are searched for spaces, and for characters that the vocabulary
 can't produce."""
 
+_STAGED = ".staged"
+"""Where the text lies meanwhile: on the disk of RUN/data, which is the one with room."""
+
 
 def preprocess(
     run: RunDirectory,
@@ -76,14 +79,15 @@ def preprocess(
         run.lock(),
         all_or_nothing(run, overwrite=overwrite) as out,
     ):
-        training = stage_corpus("train", train, out, config.max_length, on_progress)
-        validation = stage_corpus("valid", valid, out, None, on_progress)
+        staged = out / "data" / _STAGED
+        staged.mkdir()
+        training = stage_corpus("train", train, staged, config.max_length, on_progress)
+        validation = stage_corpus("valid", valid, staged, None, on_progress)
         if config.deduplicate:
             mark_duplicates(training.verdicts, training.keys)
         for corpus in (training, validation):
             _refuse_nothing_left(corpus)
         vocabularies = vocabularies or _learn(training, config, on_progress)
-        (out / "vocab").mkdir()
         vocabularies.save(out / "vocab")
         references = [target for _, target in validation.sample(REFERENCES_SAMPLE)]
         report = PreprocessReport(
@@ -96,6 +100,7 @@ def preprocess(
             vocabularies=vocabularies,
             seconds=time.perf_counter() - start,
         )
+        staged.rmdir()
         (out / "config.toml").write_text(to_toml(Config(data=config), only=["data"]), "utf-8")
         write_manifest(out, {"train": training.files, "valid": validation.files}, report)
     return report

@@ -3,12 +3,15 @@
 import gzip
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nmtasync.data.shards import ParallelShards
 from tests.support.command_line import CommandLine, Ended
+from tests.support.toy import TOY_FLAGS
 
 TEST_DATA = os.environ.get("NMTASYNC_TEST_DATA")
 
@@ -86,6 +89,64 @@ def test_languages_are_recorded_as_tags_whatever_they_were_written_as(
     unclear = nmtasync("train", run, "--target-language", "german")
     assert unclear.returncode == 2
     assert "'german'" in unclear.stderr and "Traceback" not in unclear.stderr
+
+
+@pytest.fixture(params=["the same disk", "another disk"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A directory that links shall lead to."""
+    if request.param == "the same disk":
+        (tmp_path / "disk").mkdir()
+        yield tmp_path / "disk"
+        return
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other disk")
+    with tempfile.TemporaryDirectory(dir=memory) as directory:
+        yield Path(directory)
+
+
+def test_directories_of_run_may_be_links(
+    disk: Path, tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    run = tmp_path / "run"
+    (disk / "run").mkdir()
+    run.symlink_to(disk / "run")
+    names = ("data", "vocab", "checkpoints", "logs", "evaluation")
+    for name in names:
+        (disk / name).mkdir()
+        (run / name).symlink_to(disk / name)
+    (disk / "data" / "lost+found").mkdir()  # as where a disk is mounted
+    assert nmtasync(*arguments(toy_corpus, run), *SMALL).returncode == 0
+    other = ["--vocab-size", "280", "--no-joint-vocabulary", "--overwrite"]
+    result = nmtasync(*arguments(toy_corpus, run), *other)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (disk / "data").iterdir()} == {"train", "valid", "lost+found"}
+    models = {path.name for path in (disk / "vocab").iterdir()}
+    assert models == {"source.model", "target.model"}, "those of before are gone"
+    plain = tmp_path / "plain"
+    assert nmtasync(*arguments(toy_corpus, plain), *other[:-1]).returncode == 0
+    assert (plain / "manifest.json").read_bytes() == (run / "manifest.json").read_bytes()
+    untied = "--set=model.tied_embeddings=none"
+    assert nmtasync("train", run, *TOY_FLAGS, untied, "--max-updates=1").returncode == 0
+    test = ["--test", "toy", toy_corpus / "valid.src", toy_corpus / "valid.tgt"]
+    assert nmtasync("evaluate", run, *test).returncode == 0
+    assert run.is_symlink() and all((run / name).is_symlink() for name in names)
+    assert all(any((disk / name).iterdir()) for name in names)
+
+
+def test_a_link_that_leads_nowhere_is_named(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    run = tmp_path / "run"
+    assert nmtasync(*arguments(toy_corpus, run), *SMALL).returncode == 0
+    (run / "data").rename(tmp_path / "data")
+    (run / "data").symlink_to(tmp_path / "disk")
+    before = (run / "manifest.json").read_bytes()
+    again = nmtasync(*arguments(toy_corpus, run), *SMALL, "--overwrite")
+    refuses(again, f"data: is a link to {tmp_path / 'disk'}, where no directory is")
+    (tmp_path / "data").rename(tmp_path / "disk")
+    assert (run / "manifest.json").read_bytes() == before
+    assert nmtasync(*arguments(toy_corpus, run), *SMALL, "--overwrite").returncode == 0
 
 
 def spoil(corpus: Path, name: str, content: bytes | None) -> None:

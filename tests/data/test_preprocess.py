@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,13 +229,26 @@ def test_two_at_once_are_refused(tmp_path: Path, valid: PairPaths) -> None:
         preprocess(run, [train], [valid], SMALL)
 
 
-INSTALLED = ("vocab/v", "data/d", "config.toml", "manifest.json")
+INSTALLED = ("vocab/joint.model", "data/train/d", "data/valid/d", "config.toml", "manifest.json")
 
 
 def fill(directory: Path, content: str) -> None:
     for name in INSTALLED:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(content)
+
+
+def link_away(run: Path, disk: Path) -> None:
+    """Let RUN/data and RUN/vocab lead to directories of another place."""
+    for name in ("data", "vocab"):
+        place = disk / name
+        if (run / name).exists():
+            shutil.copytree(run / name, place)
+            shutil.rmtree(run / name)
+        else:
+            place.mkdir(parents=True)
+        run.mkdir(exist_ok=True)
+        (run / name).symlink_to(place)
 
 
 def install(run: Path, calls_left: int | None) -> bool:
@@ -264,30 +278,90 @@ def install(run: Path, calls_left: int | None) -> bool:
         os._exit(1)
 
 
-def test_killed_at_any_moment_it_is_all_old_or_all_new(tmp_path: Path) -> None:
-    for calls in range(100):
+@pytest.mark.parametrize("linked", [False, True])
+def test_killed_at_any_moment_it_is_all_old_or_all_new(tmp_path: Path, linked: bool) -> None:
+    for calls in range(200):
         run = tmp_path / str(calls)
         fill(run, "old")
+        if linked:
+            link_away(run, tmp_path / f"disk-{calls}")
         killed = install(run, calls)
-        if (run / "manifest.json").exists():  # it counts as preprocessed, so must be of a piece
+        with pytest.raises(UserError) as caught:
+            RunDirectory(run).read_manifest()
+        if "was cut off" not in str(caught.value):  # it counts as preprocessed
+            assert "can't be read" in str(caught.value), "neither old nor new are JSON"
             assert len({(run / name).read_text() for name in INSTALLED}) == 1
         assert not install(run, None)  # the next one cleans up and goes on
         assert {path.name for path in run.iterdir()} == {n.split("/")[0] for n in INSTALLED}
         assert {(run / name).read_text() for name in INSTALLED} == {"new"}
+        for name in ("data", "vocab"):
+            assert (run / name).is_symlink() == linked
+            assert not list((run / name).glob(".*"))
         if not killed:
             break
-    assert 20 < calls < 99
+    assert 20 < calls < 199
 
 
 def test_what_was_decided_is_finished_even_where_the_next_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     fill(run / ".preprocess.ready", "new")  # killed right after the decision
+    with pytest.raises(UserError, match="run `nmtasync preprocess` again"):
+        RunDirectory(run).read_manifest()
     with (
         pytest.raises(UserError, match="already preprocessed"),
         all_or_nothing(RunDirectory(run), overwrite=False),
     ):
         pass
+    assert {(run / name).read_text() for name in INSTALLED} == {"new"}
+
+
+@pytest.mark.parametrize("lost", ["disk", "link"])
+def test_what_was_decided_waits_for_its_disk(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is not mounted when the next one would finish, or the link leads elsewhere."""
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    link_away(run, disk)
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(TypeError),  # in place of a kill
+        all_or_nothing(RunDirectory(run), overwrite=True) as out,
+    ):
+        patched.setattr("nmtasync.data.all_or_nothing._install", None)
+        fill(out, "new")
+    assert (run / ".preprocess.ready").exists()
+    away = tmp_path / "away"
+    disk.rename(away)
+    for name in ("data", "vocab"):
+        (disk / name).mkdir(parents=True)
+    with (
+        pytest.raises(UserError, match="mount its disk"),
+        all_or_nothing(RunDirectory(run), overwrite=True),
+    ):
+        pass
+    if lost == "disk":
+        shutil.rmtree(disk)
+        away.rename(disk)
+    else:
+        for name in ("data", "vocab"):
+            (run / name).unlink()
+            (run / name).symlink_to(away / name)
+    assert not install(run, None)
+    assert {(run / name).read_text() for name in INSTALLED} == {"new"}
+
+
+def test_a_link_that_took_a_directory_s_place_is_refused_in_one_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    fill(run / ".preprocess.ready", "new")
+    link_away(run, tmp_path / "disk")
+    refused = pytest.raises(UserError, match="remove the link")
+    with refused, all_or_nothing(RunDirectory(run), overwrite=True):
+        pass
+    (run / "vocab").unlink()
+    (run / "data").unlink()
+    assert not install(run, None)
     assert {(run / name).read_text() for name in INSTALLED} == {"new"}
 
 
