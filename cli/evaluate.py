@@ -9,7 +9,7 @@ import click
 
 from nmtasync.config.languages import warn_of_missing_spaces
 from nmtasync.config.load import Settings
-from nmtasync.errors import UserError
+from nmtasync.errors import NmtasyncError, UserError
 from nmtasync.run_directory import RunDirectory, json_text
 
 from .decoding import model_options, read_decoding
@@ -56,13 +56,15 @@ def evaluate(
       nmtasync evaluate runs/de-en --test flickr16 test16.de test16.en \\
         --test flickr17 test17.de.gz test17.en.gz --beam-size 8
     """
-    from nmtasync.evaluation.test_sets import describe, write
+    from nmtasync.evaluation.test_sets import describe, refuse_unwritable_results, write
     from nmtasync.evaluation.trained_model import load_trained
 
     directory = RunDirectory(run)
     directory.read_manifest()
     decoding = read_decoding(run, settings)
     test_sets = _read(tests)
+    for test_set in test_sets:
+        refuse_unwritable_results(directory, test_set.name)
 
     trained = load_trained(run, checkpoint, average, device, decoding)
     language = settings.get("data.target_language") or trained.config.data.target_language
@@ -70,15 +72,21 @@ def evaluate(
         if warning := warn_of_missing_spaces(test_set.references, language):
             _warn(test_set.files["reference"]["path"], warning)
     descriptions = []
+    failure: NmtasyncError | None = None
     for test_set in test_sets:
         evaluation = _evaluate(trained, test_set, language)
         description = describe(evaluation, trained, language)
-        write(directory, evaluation, description)
         descriptions.append(description)
+        try:
+            write(directory, evaluation, description)
+        except NmtasyncError as error:  # what has been measured is printed all the same
+            failure = failure or error
     if as_json:
         click.echo(json_text(descriptions))
     else:
         _print(run, descriptions)
+    if failure:
+        raise failure
 
 
 def _read(tests: tuple[tuple[str, Path, Path], ...]) -> list[TestSet]:

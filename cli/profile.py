@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nmtasync.config.load import Settings
+from nmtasync.errors import NmtasyncError
 from nmtasync.run_directory import RunDirectory, json_text
 
 from .options import GroupedCommand, config_options, device_option, run_argument
@@ -54,15 +55,23 @@ def profile(
       nmtasync train RUN2 --config RUN/logs/cost_model.toml --driver simulated --speeds 1,1,1,1
     """
     from nmtasync.profiling.profile import profile as measure
+    from nmtasync.profiling.profile import write_profile
 
     from .progress import ProgressDisplay
 
     with ProgressDisplay("batches") as display:
         result = measure(RunDirectory(run), settings, device, num_batches, display)
+    failure: NmtasyncError | None = None
+    try:
+        write_profile(RunDirectory(run), result)
+    except NmtasyncError as error:  # what has been measured is printed all the same
+        failure = error
     if as_json:
         click.echo(json_text(result.to_json()))
     else:
         _print(result, run)
+    if failure:
+        raise failure
 
 
 def _print(result: Profile, run: Path) -> None:

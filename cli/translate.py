@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +58,10 @@ def translate(
             raise UserError(
                 "is closed", where=f"standard {name}", remedy="give it a file or a pipe"
             )
+    if fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise UserError(
+            "is open for reading only", where="standard output", remedy="give it a file or a pipe"
+        )
     decoding = read_decoding(run, settings)
     if n_best and n_best > decoding.beam_size:
         raise UserError(

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,40 @@ def _checked(manifest: dict[str, Any]) -> dict[str, Any]:
 def _damaged(path: Path, error: ValueError) -> UserError:
     message = f"is damaged: {error}"
     return UserError(message, where=path, remedy="preprocess again into a new directory")
+
+
+def refuse_dead_link(directory: Path) -> None:
+    """Refuse a link to a directory that is not there.
+
+    Raises:
+        UserError: It is one.
+    """
+    if directory.is_symlink() and not directory.exists():
+        raise UserError(
+            f"is a link to {directory.readlink()}, where no directory is",
+            where=directory,
+            remedy="make that, or mount its disk, or remove the link",
+        )
+
+
+def refuse_unwritable(directory: Path) -> None:
+    """Find out whether results can be written to a directory that need not be there yet.
+
+    It is tried with a file that has no name, so nothing is left behind.
+
+    Raises:
+        UserError: It can't be written because of what or where it is.
+        NmtasyncError: The disk is full or broken.
+    """
+    refuse_dead_link(directory)
+    nearest = next(path for path in (directory, *directory.parents) if path.exists())
+    with explain_write_errors(directory):
+        try:
+            with tempfile.TemporaryFile(dir=nearest, buffering=0) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            error.filename = None  # it would be that of the file without a name
+            raise
 
 
 @contextlib.contextmanager

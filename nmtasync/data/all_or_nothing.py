@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nmtasync.data.vocabulary import JOINT_NAME, SOURCE_NAME, TARGET_NAME
 from nmtasync.errors import UserError
-from nmtasync.run_directory import RunDirectory, sync, sync_tree
+from nmtasync.run_directory import RunDirectory, refuse_dead_link, sync, sync_tree
 
 _ASIDE, _MOVING = ".preprocess.tmp", ".preprocess.ready"
 
@@ -72,12 +72,7 @@ def refuse_taken(run: RunDirectory, *, overwrite: bool) -> None:
             something that preprocessing has not written stands where it writes.
     """
     for path in (run.vocab, run.data):
-        if path.is_symlink() and not path.is_dir():
-            raise UserError(
-                f"is a link to {path.readlink()}, where no directory is",
-                where=path,
-                remedy="make that, or mount its disk, or remove the link",
-            )
+        refuse_dead_link(path)
     if run.manifest.exists():
         if not overwrite:
             raise UserError(

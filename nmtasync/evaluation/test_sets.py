@@ -18,6 +18,7 @@ from nmtasync.evaluation.translate import Progress, Translator
 from nmtasync.run_directory import (
     RunDirectory,
     explain_write_errors,
+    refuse_unwritable,
     write_atomically,
     write_json,
 )
@@ -147,17 +148,37 @@ def describe(
     }
 
 
+def refuse_unwritable_results(run: RunDirectory, name: str) -> None:
+    """Find out whether `write` will be able to, before anything is translated.
+
+    Args:
+        run: Where.
+        name: Of the test set.
+
+    Raises:
+        UserError: RUN/evaluation can't be written, or something else has a name that is needed.
+        NmtasyncError: The disk is full or broken.
+    """
+    refuse_unwritable(run.evaluation)
+    for path in _results(run, name):
+        if path.is_dir():
+            raise UserError("is in the way of a file", where=path, remedy="move it away")
+
+
+def _results(run: RunDirectory, name: str) -> tuple[Path, Path]:
+    return run.evaluation / f"{name}.hyp", run.evaluation / f"{name}.json"
+
+
 def write(run: RunDirectory, evaluation: Evaluation, description: dict[str, Any]) -> None:
     """Write NAME.hyp and then NAME.json, so that scores never stand beside older translations.
 
     Raises:
         UserError: RUN/evaluation can't be written.
     """
-    name = evaluation.test_set.name
-    scores = run.evaluation / f"{name}.json"
+    hypotheses, scores = _results(run, evaluation.test_set.name)
     with explain_write_errors(run.evaluation):
         run.evaluation.mkdir(exist_ok=True)
         scores.unlink(missing_ok=True)
         text = "".join(line + "\n" for line in evaluation.hypotheses)
-        write_atomically(run.evaluation / f"{name}.hyp", text)
+        write_atomically(hypotheses, text)
         write_json(scores, description)

@@ -36,7 +36,13 @@ from nmtasync.machine.processes import Child, serving
 from nmtasync.models.build import build_model
 from nmtasync.optim.flat import Layout
 from nmtasync.profiling.figures import BatchCost, ExchangeCost, Profile
-from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically, write_json
+from nmtasync.run_directory import (
+    RunDirectory,
+    explain_write_errors,
+    refuse_unwritable,
+    write_atomically,
+    write_json,
+)
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
 from nmtasync.server.transport import Slot
@@ -67,7 +73,7 @@ OnProgress = Callable[[str, int, int | None], None]
 def profile(
     run: RunDirectory, settings: Settings, device: str, num_batches: int, on_progress: OnProgress
 ) -> Profile:
-    """Measure a worker and write RUN/logs/profile.json and RUN/logs/cost_model.toml.
+    """Measure a worker; `write_profile` keeps the result.
 
     Args:
         run: A preprocessed directory; it needs no checkpoint.
@@ -77,9 +83,10 @@ def profile(
         on_progress: Called with what is done, how much of it, and of how much.
 
     Raises:
-        UserError: The configuration, the device or RUN is not usable.
+        UserError: The configuration, the device or RUN is not usable, or RUN/logs can't be written.
     """
     config = experiment_config(run, settings)
+    refuse_unwritable(run.logs)
     device = resolve_device(device, where="--device")
     allow_tf32(device, config.training.tf32)
     num_workers = len(resolve_devices(config.asynchronous.devices))
@@ -96,7 +103,7 @@ def profile(
         on_progress("measuring", number, 2 * len(plan))
         figures.append(measuring.measure(ids))
     rows = int(sum(figure.target_words for figure in figures[: len(plan)]) / len(plan))
-    result = Profile(
+    return Profile(
         device=device,
         threads=threads,
         precision=config.training.precision,
@@ -109,11 +116,19 @@ def profile(
         square_ceiling=_ceiling(device, config, *[_square_side(device, config)] * 3),
         peak_bytes=_peak_bytes(device),
     )
+
+
+def write_profile(run: RunDirectory, result: Profile) -> None:
+    """Write RUN/logs/profile.json and RUN/logs/cost_model.toml.
+
+    Raises:
+        UserError: RUN/logs can't be written.
+        NmtasyncError: The disk is full or broken.
+    """
     with explain_write_errors(run.logs):
         run.logs.mkdir(parents=True, exist_ok=True)
         write_json(run.logs / "profile.json", result.to_json())
         write_atomically(run.logs / "cost_model.toml", result.cost_model().to_toml())
-    return result
 
 
 class _Measuring:

@@ -17,7 +17,12 @@ from nmtasync.config.load import Settings, read_toml, to_settings, to_toml
 from nmtasync.config.schema import Config
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.machine.device import allow_tf32
-from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically
+from nmtasync.run_directory import (
+    RunDirectory,
+    explain_write_errors,
+    refuse_unwritable,
+    write_atomically,
+)
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.changes import describe_changes, refuse_losses
 from nmtasync.training.driver import choose_driver
@@ -53,6 +58,8 @@ def train(
     """
     run.read_manifest()  # before the lock, which would make the directory
     with run.lock():
+        for directory in (run.checkpoints, run.logs):
+            refuse_unwritable(directory)  # now rather than when there is something to lose
         vocabularies = VocabularyPair.load(run.vocab)
         point = find_resume_point(run, resume_from) if resume else None
         state = None if point is None else read_state(run, point.updates, vocabularies.digest())
