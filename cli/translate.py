@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from nmtasync.config.load import Settings
+from nmtasync.data.corpus import decode_line
 from nmtasync.errors import UserError
 
 from .decoding import model_options, read_decoding
@@ -97,22 +98,18 @@ def read_chunks(stream: Any) -> Iterator[list[str]]:
         stream: A buffered binary stream.
 
     Raises:
-        UserError: A line is no UTF-8; the lines before it have been yielded.
+        UserError: A line is no text in UTF-8; the lines before it have been yielded.
     """
     num_lines = 0
     for raw_lines in _read_raw(stream):
         lines: list[str] = []
         for raw in raw_lines:
             try:
-                text = raw.removesuffix(b"\r").decode("utf-8")
-            except UnicodeDecodeError as error:
+                lines.append(decode_line(raw, f"stdin:{num_lines + 1}", first=num_lines == 0))
+            except UserError:
                 if lines:
                     yield lines
-                place = f"stdin:{num_lines + 1}"
-                message = f"invalid UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1}"
-                remedy = "convert the text to UTF-8, for example with iconv"
-                raise UserError(f"{message} of the line", where=place, remedy=remedy) from None
-            lines.append(text.removeprefix("\ufeff") if num_lines == 0 else text)
+                raise
             num_lines += 1
         yield lines
 

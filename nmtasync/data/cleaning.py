@@ -18,6 +18,12 @@ RATIO_FREE_PIECES = 15
 """Pairs whose longer side is no longer than this pass whatever their ratio: "Hi." may well be
 "Einen wunderschönen guten Tag!", and a ratio of such small numbers says nothing."""
 
+AROUND_A_LINE = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
+    "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
+"""All that Unicode has for space, and the byte order mark, which joined files have inside."""
+
 _CHARACTERS_PER_PIECE = 64
 
 
@@ -37,8 +43,12 @@ class Verdict(enum.IntEnum):
 
 
 def clean_line(text: str) -> str:
-    """Remove space around a line, and carriage returns that some readers take for line ends."""
-    return text.replace("\r", " ").strip()
+    """Remove space and order marks around a line, and what in it some take for a line's end.
+
+    Whatever reads text calls this before it is cut into pieces, so that the same text always means
+    the same: preprocessing, translation, test sets, validation. Doing it twice changes nothing.
+    """
+    return text.replace("\r", " ").replace("\n", " ").strip(AROUND_A_LINE)
 
 
 def judge_text(source: str, target: str, max_length: int | None) -> Verdict:

@@ -26,7 +26,7 @@ _OTHER_MAGIC = {
     b"BZh": "bzip2",
     b"PK\x03\x04": "zip",
 }
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BYTE_ORDER_MARK = "\ufeff"
 _BUFFER_BYTES = 1 << 18
 _MAX_LINE_BYTES = 16 << 20
 
@@ -101,7 +101,7 @@ class TextReader:
                         where=f"{self.path}:{self.num_lines}",
                         remedy="give text with a sentence a line",
                     )
-                yield self._decode(raw)
+                yield decode_line(raw, f"{self.path}:{self.num_lines}", first=self.num_lines == 1)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             message = f"is damaged: {error}"
             if isinstance(error, EOFError):
@@ -111,24 +111,31 @@ class TextReader:
         except OSError as error:
             raise UserError(f"can't be read: {error.strerror}", where=self.path) from None
 
-    def _decode(self, raw: bytes) -> str:
-        line = raw.removesuffix(b"\n").removesuffix(b"\r")
-        if self.num_lines == 1:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-        where = f"{self.path}:{self.num_lines}"
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            byte, column = error.object[error.start], error.start + 1
-            raise UserError(
-                f"invalid UTF-8: byte 0x{byte:02x} at byte {column} of the line",
-                where=where,
-                remedy="convert the file to UTF-8, for example with iconv, or remove the pair",
-            ) from None
-        if "\0" in text:
-            remedy = "convert it to UTF-8 if it is UTF-16, or remove the pair"
-            raise UserError("the line holds a NUL character", where=where, remedy=remedy)
-        return text
+
+def decode_line(raw: bytes, where: str, *, first: bool) -> str:
+    """Decode a line of a text file, and take its end off.
+
+    Args:
+        raw: The line, with or without its end.
+        where: What an error names as its place.
+        first: Whether a byte order mark may precede it, which is dropped.
+
+    Raises:
+        UserError: It is no UTF-8 text.
+    """
+    try:
+        text = raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte, column = error.object[error.start], error.start + 1
+        raise UserError(
+            f"invalid UTF-8: byte 0x{byte:02x} at byte {column} of the line",
+            where=where,
+            remedy="convert it to UTF-8, for example with iconv, or remove the line",
+        ) from None
+    if "\0" in text:
+        remedy = "convert it to UTF-8 if it is UTF-16, or remove the line"
+        raise UserError("the line holds a NUL character", where=where, remedy=remedy)
+    return text.lstrip(_BYTE_ORDER_MARK) if first else text
 
 
 def read_together(*readers: TextReader) -> Iterator[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import nmtasync
 from nmtasync.config.languages import tokens_of
+from nmtasync.data.cleaning import clean_line
 from nmtasync.data.corpus import TextReader, read_together
 from nmtasync.errors import UserError
 from nmtasync.evaluation.metrics import Score, score
@@ -78,8 +79,8 @@ def read_test_set(name: str, source: Path, reference: Path) -> TestSet:
     return TestSet(
         name=name,
         files={side: {"path": str(r.path), "sha256": r.sha256} for side, r in sides},
-        sources=[source for source, _ in pairs],
-        references=[reference for _, reference in pairs],
+        sources=[clean_line(source) for source, _ in pairs],
+        references=[clean_line(reference) for _, reference in pairs],
     )
 
 

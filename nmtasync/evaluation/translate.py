@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nmtasync.config.schema import DecodingConfig
+from nmtasync.data.cleaning import clean_line
 from nmtasync.data.vocabulary import EOS, PAD, VocabularyPair
 from nmtasync.decoding.beam import Hypothesis, beam_search
 from nmtasync.machine.memory import compute_in_parts
@@ -93,17 +94,18 @@ class Translator:
 
     def _segment(self, lines: Sequence[str]) -> dict[int, list[int]]:
         """Compute the source ids of each line, EOS last, by its number; blank lines have none."""
+        lines = [clean_line(line) for line in lines]
         sources, most = {}, MAX_SOURCE_PIECES
         if self.max_pieces is not None:
             most = min(most, self.max_pieces)
         if self.model.max_length is not None:
             most = min(most, self.model.max_length - 1)
-        for line, ids in enumerate(self.vocabularies.source.encode(list(lines))):
+        for line, ids in enumerate(self.vocabularies.source.encode(lines)):
             if len(ids) > most and self.on_warning:
                 self.on_warning(
                     line, f"has {len(ids):,} pieces; only the first {most:,} are translated"
                 )
-            if ids and lines[line].strip():
+            if ids and lines[line]:
                 sources[line] = [*ids[:most], EOS]
         return sources
 

@@ -1,11 +1,14 @@
 """Which pairs are dropped, and for which reason."""
 
+import sys
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.cleaning import (
+    AROUND_A_LINE,
     Verdict,
     clean_line,
     judge_lengths,
@@ -40,6 +43,19 @@ def test_empty_sides_before_and_after_segmentation() -> None:
     assert judge_text(clean_line(" \t\u2003\r"), "x", 100) == Verdict.EMPTY
     assert judge(0, 3, 100, 4.0) == Verdict.EMPTY
     assert judge(3, 0, None, None) == Verdict.EMPTY
+
+
+@given(st.text())
+def test_cleaned_text_is_one_line_without_space_around_and_stays_so(text: str) -> None:
+    cleaned = clean_line(text)
+    assert "\r" not in cleaned and "\n" not in cleaned
+    assert cleaned == cleaned.strip().strip("\ufeff") == clean_line(cleaned)
+    assert cleaned.split() == text.strip(AROUND_A_LINE).split()
+
+
+def test_all_kinds_of_space_are_around_a_line() -> None:
+    spaces = {chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()}
+    assert set(AROUND_A_LINE) == {*spaces, "\ufeff"}
 
 
 def test_text_too_long_for_any_vocabulary() -> None:
