@@ -81,12 +81,7 @@ def preprocess(
     ):
         staged = out / "data" / _STAGED
         staged.mkdir()
-        training = stage_corpus("train", train, staged, config.max_length, on_progress)
-        validation = stage_corpus("valid", valid, staged, None, on_progress)
-        if config.deduplicate:
-            mark_duplicates(training.verdicts, training.keys)
-        for corpus in (training, validation):
-            _refuse_nothing_left(corpus)
+        training, validation = _stage_both(train, valid, staged, config, on_progress)
         vocabularies = vocabularies or _learn(training, config, on_progress)
         vocabularies.save(out / "vocab")
         references = [target for _, target in validation.sample(REFERENCES_SAMPLE)]
@@ -104,6 +99,22 @@ def preprocess(
         (out / "config.toml").write_text(to_toml(Config(data=config), only=["data"]), "utf-8")
         write_manifest(out, {"train": training.files, "valid": validation.files}, report)
     return report
+
+
+def _stage_both(
+    train: Sequence[PairPaths],
+    valid: Sequence[PairPaths],
+    staged: Path,
+    config: DataConfig,
+    on_progress: OnProgress,
+) -> tuple[StagedCorpus, StagedCorpus]:
+    training = stage_corpus("train", train, staged, config.max_length, on_progress)
+    validation = stage_corpus("valid", valid, staged, None, on_progress)
+    if config.deduplicate:
+        mark_duplicates(training.verdicts, training.keys)
+    for corpus in (training, validation):
+        _refuse_nothing_left(corpus)
+    return training, validation
 
 
 def _binarise(

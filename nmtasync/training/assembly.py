@@ -167,15 +167,6 @@ class Assembly:
     def _plan(self, epoch: int) -> Plan:
         return plan_corpus(self.corpus, self.config, epoch)
 
-    def _exchange_log(self) -> ExchangeLog | None:
-        """Begin, or go on with, the log of a run of real workers."""
-        if self.kind not in (DriverKind.INLINE, DriverKind.LOCAL):
-            return None
-        state, threads = self.start, self.parts.threads
-        entry = state.updates, threads, self.data_digest, self.settings
-        start = LoggedRun(*entry, rollbacks=state.rollbacks or None)
-        return ExchangeLog(self.run, start, self.start.exchange_log_bytes)
-
     def train(self, display: Display, begin: Callable[[], None]) -> TrainingSummary:
         """Drive the run to its end.
 
@@ -189,7 +180,7 @@ class Assembly:
             updates, noise = self.start.updates, self.server.measured.noise
             reporter = Reporter(self.run, display, training, updates, noise, clock)
             stack.enter_context(contextlib.closing(reporter))
-            exchange_log = self._exchange_log()
+            exchange_log = _exchange_log(self)
             with explained_damage(self.run, self.start):
                 session = Session(
                     self.parts,
@@ -308,6 +299,16 @@ def _summarise(
         num_parameters=assembly.parts.layout.num_parameters,
         noise=noise,
     )
+
+
+def _exchange_log(assembly: Assembly) -> ExchangeLog | None:
+    """Begin, or go on with, the log of a run of real workers."""
+    if assembly.kind not in (DriverKind.INLINE, DriverKind.LOCAL):
+        return None
+    state, threads = assembly.start, assembly.parts.threads
+    entry = state.updates, threads, assembly.data_digest, assembly.settings
+    start = LoggedRun(*entry, rollbacks=state.rollbacks or None)
+    return ExchangeLog(assembly.run, start, assembly.start.exchange_log_bytes)
 
 
 def _introduce(assembly: Assembly, display: Display) -> None:

@@ -81,8 +81,8 @@ class SimulatedDriver(InProcessDriver):
         speeds = parse_speeds(options.speeds)
         super().__init__(session, len(speeds))
         self.clock = clock
-        own = self._own_parameters(len(speeds))
-        self.costs = CostModel(session.config, self.corpus, speeds, session.server.size, own)
+        own, size = self._own_parameters(len(speeds)), session.server.size
+        self.costs = CostModel(session.config, self.corpus, speeds, size, own)
         self.windows: list[list[Window]] = [[] for _ in speeds]  # in the order of their pushes
         self.timelines = [self._timeline() for _ in speeds]
         self.dead: set[int] = set()
@@ -127,8 +127,7 @@ class SimulatedDriver(InProcessDriver):
         ]
 
     def _timeline(self) -> Timeline:
-        now = self.clock.seconds
-        return Timeline(received=now, computed=now, sent=now)
+        return Timeline(*[self.clock.seconds] * 3)  # received, computed, sent
 
     def _fill_slots(self) -> None:
         """Let the workers begin their next windows in the slots that are free."""
@@ -248,35 +247,7 @@ class SimulatedDriver(InProcessDriver):
         events = typed(list[tuple[Fraction, Integer, int]], saved["events"], "events")
         self.events = [(when, Event(event), who) for when, event, who in events]
         heapq.heapify(self.events)
-        self._check_restored()
-
-    def _check_restored(self) -> None:
-        """See that what is under way and what is to come belong together.
-
-        Raises:
-            ValueError: They do not.
-        """
-        if len(self.timelines) != len(self.workers):
-            raise ValueError("there is a timeline for each worker")
-        if any(
-            worker >= len(self.workers) for worker in (*self.dead, *(e[2] for e in self.events))
-        ):
-            raise ValueError("there is no such worker")
-        for index, worker in enumerate(self.workers):
-            windows, own = self.windows[index], sorted(e for e in self.events if e[2] == index)
-            alive = index not in self.dead
-            for _, event, _ in own:
-                if event in (Event.DEATH, Event.RETURN):
-                    if alive is (event is Event.RETURN):
-                        raise ValueError(f"worker {index} dies or returns twice")
-                    alive = not alive
-            counts = Counter(event for _, event, _ in own)
-            done = 0 if worker.window is None else len(worker.window.batches)
-            batches = sum(len(window.batches) for window in windows) - done if self.by_batch else 0
-            if counts[Event.PUSH] != len(windows) or counts[Event.BATCH] != batches:
-                raise ValueError(f"the windows of worker {index} are not those that will end")
-            if not all(window.batches for window in windows) or (index in self.dead and windows):
-                raise ValueError(f"worker {index} can have no such window")
+        _check_restored(self)
 
     def _simulated_alike(self, trained: Config) -> bool:
         config = self.session.config
@@ -290,6 +261,35 @@ class SimulatedDriver(InProcessDriver):
             and trained.training.seed == config.training.seed
             and trained.data.batch_tokens == config.data.batch_tokens
         )
+
+
+def _check_restored(driver: SimulatedDriver) -> None:
+    """See that what is under way and what is to come belong together.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if len(driver.timelines) != len(driver.workers):
+        raise ValueError("there is a timeline for each worker")
+    if any(
+        worker >= len(driver.workers) for worker in (*driver.dead, *(e[2] for e in driver.events))
+    ):
+        raise ValueError("there is no such worker")
+    for index, worker in enumerate(driver.workers):
+        windows, own = driver.windows[index], sorted(e for e in driver.events if e[2] == index)
+        alive = index not in driver.dead
+        for _, event, _ in own:
+            if event in (Event.DEATH, Event.RETURN):
+                if alive is (event is Event.RETURN):
+                    raise ValueError(f"worker {index} dies or returns twice")
+                alive = not alive
+        counts = Counter(event for _, event, _ in own)
+        done = 0 if worker.window is None else len(worker.window.batches)
+        batches = sum(len(window.batches) for window in windows) - done if driver.by_batch else 0
+        if counts[Event.PUSH] != len(windows) or counts[Event.BATCH] != batches:
+            raise ValueError(f"the windows of worker {index} are not those that will end")
+        if not all(window.batches for window in windows) or (index in driver.dead and windows):
+            raise ValueError(f"worker {index} can have no such window")
 
 
 def _times(content: Any) -> tuple[Fraction, Fraction, Fraction]:
