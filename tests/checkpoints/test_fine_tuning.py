@@ -237,7 +237,7 @@ def test_vocabularies_that_do_not_fit_are_refused(toy_run, base, toy_corpus, tmp
 
 def cyrillic() -> VocabularyPair:
     lines = ["раз два три четыре пять", "шесть семь восемь девять"] * 20
-    vocabulary = learn_vocabulary(lines, DataConfig(vocab_size=25, byte_fallback=False))
+    vocabulary = learn_vocabulary(lines, DataConfig(vocab_size=24, byte_fallback=False))
     return VocabularyPair(vocabulary, vocabulary, joint=True)
 
 
