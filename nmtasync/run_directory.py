@@ -57,13 +57,14 @@ class RunDirectory:
             UserError: RUN has not been preprocessed, or not to the end, or by another format of
                 this toolkit.
         """
+        preprocessed = self.manifest.exists()
         if self.ready.exists():
             raise UserError(
                 "preprocessing was cut off while it put its results in their places",
                 where=self.root,
                 remedy="run `nmtasync preprocess` again, which finishes that first",
             )
-        if not self.manifest.exists():
+        if not preprocessed:
             raise UserError(
                 "has not been preprocessed",
                 where=self.root,

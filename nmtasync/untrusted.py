@@ -170,8 +170,8 @@ def _typed_sequence(
     return tuple(_typed(*pair, name) for pair in zip(arguments, content, strict=True))
 
 
-def _typed_key(kind: Any, key: str, name: str) -> Any:
-    if kind is str:
+def _typed_key(kind: Any, key: Any, name: str) -> Any:
+    if type(key) is kind:  # of JSON a string, but a state in memory has its own
         return key
     if not _KEY.fullmatch(key):
         raise ValueError(f"{shortened(repr(key))} of {name} is no number")
