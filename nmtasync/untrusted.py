@@ -99,7 +99,7 @@ def typed(kind: type[T], content: Any, name: str = "it") -> T:
 
     Args:
         kind: A type, as annotations of fields have it.
-        content: What JSON holds.
+        content: What JSON holds, or what will be written as it: keys may be numbers still.
         name: What an error calls it.
 
     Raises:
@@ -115,7 +115,7 @@ def _typed(kind: Any, content: Any, name: str) -> Any:
         return None if content is None else _typed(other, content, name)
     if is_dataclass(kind) and isinstance(content, dict):
         return _typed_dataclass(cast("type", kind), content, name)
-    if origin in (tuple, list) and isinstance(content, list):
+    if origin in (tuple, list) and isinstance(content, list | tuple):
         return _typed_sequence(origin, arguments, content, name)
     if origin is dict and isinstance(content, dict):
         keys, values = arguments
@@ -160,7 +160,7 @@ def _typed_dataclass(kind: type, content: dict[str, Any], name: str) -> Any:
 
 
 def _typed_sequence(
-    origin: type, arguments: tuple[Any, ...], content: list[Any], name: str
+    origin: type, arguments: tuple[Any, ...], content: list[Any] | tuple[Any, ...], name: str
 ) -> tuple[Any, ...] | list[Any]:
     if origin is list or arguments[-1] is ...:
         items = (_typed(arguments[0], item, name) for item in content)
@@ -171,9 +171,9 @@ def _typed_sequence(
 
 
 def _typed_key(kind: Any, key: Any, name: str) -> Any:
-    if type(key) is kind:  # of JSON a string, but a state in memory has its own
+    if type(key) is kind:  # a number, too, where a state never was a file
         return key
-    if not _KEY.fullmatch(key):
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise ValueError(f"{shortened(repr(key))} of {name} is no number")
     return int(key)
 

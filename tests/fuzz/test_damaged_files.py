@@ -25,7 +25,7 @@ from nmtasync.data.vocabulary import sentencepiece_model_pb2
 from nmtasync.errors import UserError
 from nmtasync.models.build import ModelSpec
 from nmtasync.run_directory import RunDirectory
-from nmtasync.untrusted import MAX_DOCUMENT_BYTES
+from nmtasync.untrusted import MAX_DOCUMENT_BYTES, typed
 from tests.support.damage import damaged, with_other_value
 from tests.support.loaders import CHECKPOINT, LOADERS, LOG, prepare, replaced, verdict
 from tests.support.networks import MODELS, SIZE
@@ -396,3 +396,10 @@ def test_what_a_run_measured_may_be_no_number(run):
     entries[0]["cross_entropy"] = math.nan
     path.write_text(json.dumps(entries), "utf-8")
     assert verdict(LOADERS["validations.json"].load, run) is None
+
+
+def test_a_state_that_was_never_a_file_is_typed_alike():
+    """Snapshots in memory go back to the server as they are: with numbers as keys, and tuples."""
+    state = {0: [[1, 2], (3, 4)]}
+    kind = dict[int, list[tuple[int, int]]]
+    assert typed(kind, state) == typed(kind, json.loads(json.dumps(state))) == {0: [(1, 2), (3, 4)]}
