@@ -82,11 +82,12 @@ class Worker:
         seed: Of all inputs.
         numbers: Those to try.
         names: Of the readers.
+        root: Where to put the files that are read.
         out: Where to keep what fails.
     """
 
-    def __init__(self, seed: int, numbers: range, names: list[str], out: Path) -> None:
-        self.seed, self.numbers, self.names, self.out = seed, numbers, names, out
+    def __init__(self, seed: int, numbers: range, names: list[str], root: Path, out: Path) -> None:
+        self.seed, self.numbers, self.names, self.root, self.out = seed, numbers, names, root, out
         self.shared = mmap.mmap(-1, _COUNTS.size)  # where it is, and the counts of each reader
         self.counts = [0] * (_COUNTS.size // 8)
         self.counts[0] = numbers.start
@@ -108,9 +109,8 @@ class Worker:
 
     def _serve(self) -> NoReturn:
         code = 1
-        root = Path(
-            tempfile.mkdtemp(prefix="nmtasync-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None)
-        )
+        root = self.root / str(os.getpid())
+        root.mkdir()
         try:
             _limit_memory()
             signal.signal(signal.SIGALRM, _time_is_up)
@@ -235,24 +235,8 @@ def _row(name: str, counts: list[int]) -> str:
     return f"| {name} | " + " | ".join(f"{count:,}" for count in (sum(counts), *counts)) + " |"
 
 
-def main() -> int:
-    """Try inputs until there are enough; return 1 if something was found."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.many", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=1_000_000, help="how many")
-    parser.add_argument("--first", type=int, default=0, help="the number of the first one")
-    parser.add_argument("--jobs", type=int, default=2, help="how many processes")
-    parser.add_argument("--seed", type=int, default=1, help="of all inputs")
-    parser.add_argument("--readers", default=",".join(_NAMES), help="which, with commas")
-    parser.add_argument("--out", type=Path, default=Path("runs/fuzz"), help="where to keep finds")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    names, last = options.readers.split(","), options.first + options.inputs
-    with tempfile.TemporaryDirectory() as directory:
-        sound = read_sound(prepare(Path(directory) / "run"))
-    workers = [
-        Worker(options.seed, range(options.first + job, last, options.jobs), names, options.out)
-        for job in range(options.jobs)
-    ]
+def watch(workers: list[Worker], sound: dict[str, bytes]) -> None:
+    """Let workers work until they are done, or someone interrupts them."""
     for worker in workers:
         worker.start()
     try:
@@ -268,6 +252,29 @@ def main() -> int:
     finally:
         for worker in workers:
             worker.end()
+
+
+def main() -> int:
+    """Try inputs until there are enough; return 1 if something was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.many", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first one")
+    parser.add_argument("--jobs", type=int, default=2, help="how many processes")
+    parser.add_argument("--seed", type=int, default=1, help="of all inputs")
+    parser.add_argument("--readers", default=",".join(_NAMES), help="which, with commas")
+    parser.add_argument("--out", type=Path, default=Path("runs/fuzz"), help="where to keep finds")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    names, last = options.readers.split(","), options.first + options.inputs
+    place = _MEMORY if _MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="nmtasync-fuzz-", dir=place) as directory:
+        root = Path(directory)
+        sound = read_sound(prepare(root / "run"))
+        workers = [
+            Worker(options.seed, range(first, last, options.jobs), names, root, options.out)
+            for first in range(options.first, options.first + options.jobs)
+        ]
+        watch(workers, sound)
     print(table(workers))
     found = sum(sum(counts_of(worker)[3::3]) for worker in workers)
     if found:
