@@ -207,7 +207,7 @@ def test_invalid_text_is_refused_after_what_precedes_it(
         (["translate", "RUN", "--checkpoint", "7"], "no checkpoint 7; there are 15, 30"),
         (["translate", "RUN", "--set", "data.vocab_size=3000"], "--set data.vocab_size"),
         (["translate", "RUN", "--set", "decoding.beam=3"], "did you mean decoding.beam_size?"),
-        (["translate", "RUN", "--beam-size", "0"], "decoding.beam_size must be at least 1"),
+        (["translate", "RUN", "--beam-size", "0"], "decoding.beam_size must be between 1 and"),
         (["translate", "NOWHERE"], "has not been preprocessed"),
         (["translate", "UNTRAINED"], "holds no checkpoint"),
         (["evaluate", "RUN", "--test", "a/b", "SRC", "REF"], "must be a plain file name"),

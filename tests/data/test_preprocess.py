@@ -289,7 +289,7 @@ def test_killed_at_any_moment_it_is_all_old_or_all_new(tmp_path: Path, linked: b
         with pytest.raises(UserError) as caught:
             RunDirectory(run).read_manifest()
         if "was cut off" not in str(caught.value):  # it counts as preprocessed
-            assert "can't be read" in str(caught.value), "neither old nor new are JSON"
+            assert "is damaged" in str(caught.value), "neither old nor new are JSON"
             assert len({(run / name).read_text() for name in INSTALLED}) == 1
         assert not install(run, None)  # the next one cleans up and goes on
         assert {path.name for path in run.iterdir()} == {n.split("/")[0] for n in INSTALLED}
@@ -376,7 +376,7 @@ def test_stopped_in_the_middle_it_leaves_nothing_that_counts(
     arguments += ["--train", train.source, train.target, "--valid", pipe, valid.target]
     process = subprocess.Popen([sys.executable, "-m", "cli", *map(str, arguments)], cwd=REPOSITORY)
     with pipe.open("w"):  # waits until the pipe is read, after the training corpus
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
     run = RunDirectory(tmp_path / "run")
     assert list(run.root.glob(".preprocess*"))

@@ -16,7 +16,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.noise_scale import NoiseScale
 from nmtasync.server.server import Server
-from nmtasync.training import divergence
+from nmtasync.training import assembly, divergence
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.asynchronous.in_process import InProcessDriver
 from nmtasync.training.reporting.display import Display
@@ -53,7 +53,7 @@ def simulate_logged(run: RunDirectory, **options: object) -> None:
         return ExchangeLog(self.run, start, None)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Assembly, "_exchange_log", logging)
+        patch.setattr(assembly, "_exchange_log", logging)
         simulate(run, simulation__speeds="1,1", **options)
 
 

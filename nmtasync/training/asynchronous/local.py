@@ -115,11 +115,14 @@ class LocalDriver:
             worker = self.workers[index]
             worker.child.end_silent(self.supervision.limit)
             self._replace(worker)
+        self._restart_due()
+        self.validator.supervise()
+
+    def _restart_due(self) -> None:
         for worker in self.workers.values():
             if worker.restart_at is not None and worker.restart_at <= self.supervision.now:
                 worker.restart_at = None
                 worker.child = self._start(worker.index, worker.slots, worker.batches)
-        self.validator.supervise()
 
     def _receive(self, worker: WorkerHandle) -> None:
         try:
@@ -185,6 +188,7 @@ class LocalDriver:
             self._give_up(worker)
         else:
             worker.restart_at = self.supervision.now + pause_before_restart(worker.deaths)
+            self._restart_due()
         for other in self.workers.values():
             for slot in sorted(other.idle):  # the epochs had ended, but for what came back
                 self._fetch(other, slot)
