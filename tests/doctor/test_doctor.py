@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from nmtasync.doctor import machine
 from nmtasync.doctor.findings import Finding, ok
@@ -171,7 +170,7 @@ def long_folder(tmp_path: Path) -> str:
     [
         (lambda patch, _: patch.setattr(machine, "share", refuse), "shared memory", "problem"),
         (
-            lambda patch, _: patch.setattr(torch, "get_num_threads", lambda: 10**4),
+            lambda patch, _: patch.setattr(machine, "available_cores", lambda: 0),
             "processors",
             "warning",
         ),
