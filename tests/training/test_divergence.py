@@ -199,9 +199,10 @@ def test_a_state_in_doubt_is_not_saved_at_the_end(toy_run, monkeypatch, quick, d
     options = {**LEARNING, "training__validate_every": 10, "asynchronous__devices": devices}
     summary = train_toy(toy_run, training__max_updates=50, **options)
     assert summary.updates == 50 and "max_updates" in summary.reason
-    latest = store.pointed(toy_run, "latest")
-    assert latest and latest <= 40
-    assert events(toy_run, "checkpoint")[-1]["checkpoint"] == latest
+    saved = [entry["checkpoint"] for entry in events(toy_run, "checkpoint")]
+    assert saved or devices != "cpu", "a process that saves may not have come to it by then"
+    assert all(updates <= 40 for updates in saved)
+    assert store.pointed(toy_run, "latest") == (saved[-1] if saved else None)
 
 
 def test_ignored_divergence_is_saved_like_all_else(toy_run, monkeypatch, quick):
