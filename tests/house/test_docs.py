@@ -117,7 +117,8 @@ def parse(words: list[str]) -> None:
     """
     name, *rest = words
     if name.startswith("-"):
-        if not any(name in option.opts for option in parameters("--")):
+        known = any(name in option.opts for option in parameters("--"))
+        if not known and name not in ("-h", "--help"):  # which click adds only when it parses
             raise click.NoSuchOption(name)
         return
     if name not in COMMANDS:
