@@ -57,9 +57,7 @@ def read_sealed(directory: Path) -> dict[str, Any]:
         seal = content.get(SEAL)
         rest = {name: value for name, value in content.items() if name != SEAL}
         if not isinstance(seal, dict) or seal.get(STATE) != _digest(rest):
-            raise UserError(
-                "is damaged: its checksum is another than when it was written", where=path
-            )
+            raise _changed(path)
     return content
 
 
@@ -69,13 +67,21 @@ def check_file(directory: Path, name: str) -> None:
     Raises:
         UserError: It is missing or has changed, or state.json has.
     """
-    content, path = read_sealed(directory), directory / name
+    _check_file(read_sealed(directory), directory / name)
+
+
+def _check_file(content: Mapping[str, Any], path: Path) -> None:
+    """As `check_file`; `content` is what the state.json beside it holds."""
     try:
         digest = sha256(_own_file(path))
     except OSError as error:
         raise UserError(f"can't be read: {error.strerror}", where=path) from None
-    if content["format"] == CHECKPOINT_FORMAT and content[SEAL].get(name) != digest:
-        raise UserError("is damaged: its checksum is another than when it was written", where=path)
+    if content["format"] == CHECKPOINT_FORMAT and content[SEAL].get(path.name) != digest:
+        raise _changed(path)
+
+
+def _changed(path: Path) -> UserError:
+    return UserError("is damaged: its checksum is another than when it was written", where=path)
 
 
 def _own_file(path: Path) -> Path:
@@ -92,9 +98,9 @@ def _own_file(path: Path) -> Path:
 def damage(directory: Path, *names: str) -> UserError | None:
     """What is wrong with the state and these files of a checkpoint, if anything is."""
     try:
-        read_sealed(directory)
+        content = read_sealed(directory)
         for name in names:
-            check_file(directory, name)
+            _check_file(content, directory / name)
     except UserError as error:
         return error
     return None

@@ -118,7 +118,8 @@ def set_aside_later(run: RunDirectory, updates: int) -> list[str]:
                 renamed.append(aside.name)
     if _pointed(run, "best")[0] not in store.list_checkpoints(run):
         (run.checkpoints / "best").unlink(missing_ok=True)
-    store.point(run, "latest", updates)
+    if _pointed(run, "latest")[0] != updates:
+        store.point(run, "latest", updates)
     return renamed
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 from nmtasync.checkpoints import store
 from nmtasync.checkpoints.history import ValidationHistory
 from nmtasync.run_directory import RunDirectory
@@ -29,8 +27,5 @@ def retreat(run: RunDirectory, updates: int | None, metric: str) -> None:
             store.point(run, "best", history.best.updates)
         else:
             (run.checkpoints / "best").unlink(missing_ok=True)
-    for number in reversed(store.list_checkpoints(run)):
-        if number > until:
-            aside = run.checkpoints / f".{number}.old"  # by a name that is not gone on from
-            (run.checkpoints / str(number)).rename(aside)
-            shutil.rmtree(aside)
+    later = [number for number in store.list_checkpoints(run) if number > until]
+    store.discard(run, reversed(later))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,9 +93,8 @@ def save(
     with explain_write_errors(run.checkpoints):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         _sweep(run)
-        if (
-            changed or pointed(run, "latest") != updates
-        ):  # or it may be of a course cut off by a kill
+        # one that `latest` does not name may be of a course cut off by a kill
+        if changed or pointed(run, "latest") != updates:
             with directory_written_atomically(path) as aside:
                 _save_tensors(model, aside / MODEL)
                 _save_tensors(snapshot.vectors, aside / TRAINING)
@@ -167,12 +166,14 @@ def discard_all(run: RunDirectory) -> None:
     for name in ("latest", "best", "validations.json"):
         (run.checkpoints / name).unlink(missing_ok=True)
     with explain_write_errors(run.checkpoints):
-        for number in list_checkpoints(
-            run
-        ):  # all names at once: no kill leaves a part to go on from
-            path = run.checkpoints / str(number)
-            path.rename(path.with_name(f".{number}.old"))
-        _sweep(run)
+        discard(run, list_checkpoints(run))
+
+
+def discard(run: RunDirectory, numbers: Iterable[int]) -> None:
+    """Delete checkpoints: all names first, so that no kill leaves a part to go on from."""
+    for number in numbers:
+        (run.checkpoints / str(number)).rename(run.checkpoints / f".{number}.old")
+    _sweep(run)
 
 
 def list_checkpoints(run: RunDirectory) -> list[int]:

@@ -7,7 +7,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,7 @@ def wait_for_line(process: subprocess.Popen[str], *words: str) -> str:
 
 def children(pid: int) -> list[int]:
     """The validator and worker processes of a training process, in the order of their start."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                stat = (entry / "stat").read_text()
-                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    parents = {child: int(fields[1]) for child, fields in _all_processes()}
     return sorted(child for child, parent in parents.items() if parents.get(parent) == pid)
 
 
@@ -90,13 +85,16 @@ def installed(
 
 def group_of(process: subprocess.Popen[bytes]) -> list[int]:
     """The processes that are left of a command that was started in a session of its own."""
-    left = []
+    return [
+        pid
+        for pid, (state, _, _, session, *_) in _all_processes()
+        if state != "Z" and int(session) == process.pid
+    ]
+
+
+def _all_processes() -> Iterator[tuple[int, list[str]]]:
+    """The id of each process, and the fields of its stat from the third, the state, on."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                state, _, rest = (
-                    (entry / "stat").read_text().rpartition(")")[2].strip().partition(" ")
-                )
-                if state != "Z" and int(rest.split()[2]) == process.pid:
-                    left.append(int(entry.name))
-    return left
+                yield int(entry.name), (entry / "stat").read_text().rpartition(")")[2].split()

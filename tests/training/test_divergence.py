@@ -201,7 +201,8 @@ def test_a_state_in_doubt_is_not_saved_at_the_end(toy_run, monkeypatch, quick, d
     assert summary.updates == 50 and "max_updates" in summary.reason
     saved = [entry["checkpoint"] for entry in events(toy_run, "checkpoint")]
     assert saved or devices != "cpu", "a process that saves may not have come to it by then"
-    assert all(updates < 50 for updates in saved), "not the last state, which is in doubt"
+    most = 40 if devices == "cpu" else 49  # a late save may come between the leap and the doubt
+    assert all(updates <= most for updates in saved), "not the last state, which is in doubt"
     assert store.pointed(toy_run, "latest") == (saved[-1] if saved else None)
 
 

@@ -268,7 +268,7 @@ class Reporter:
         line = json.dumps({"event": event, **clocks, **figures})
         self._metrics.append(line.encode("utf-8") + b"\n")
         if error := self._metrics.try_to_flush():
-            self._tell_once(
+            self.tell_once(
                 f"{self._metrics.path} can't be written: {error.strerror}; what is "
                 "missing follows when it can"
             )
@@ -281,12 +281,13 @@ class Reporter:
         try:
             yield
         except OSError as error:  # its thread has ended, and says so from now on
-            self._tell_once(
+            self.tell_once(
                 f"TensorBoard's files can't be written: {error.strerror}; no more of "
                 "them until training starts again"
             )
 
-    def _tell_once(self, text: str) -> None:
+    def tell_once(self, text: str) -> None:
+        """Show a line, unless it has been shown."""
         if text not in self._told:
             self._told.add(text)
             self.display.message(text)

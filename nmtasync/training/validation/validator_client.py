@@ -44,7 +44,6 @@ class ValidatorClient(Saver):
         self._validating = False
         self._saved = False
         self._cut_off = False
-        self._told: set[str] = set()
         server = session.server
         self.supervision: Supervision[str] = Supervision(session.config.asynchronous.worker_timeout)
         self.deaths = 0  # since something was saved or validated
@@ -106,9 +105,7 @@ class ValidatorClient(Saver):
                 self.note_failed(message.cause)
                 self.busy = False
             case Told(text):
-                if text not in self._told:  # by one that has died meanwhile
-                    self.session.reporter.display.message(text)
-                self._told.add(text)
+                self.session.reporter.tell_once(text)  # one that has died may have said it
             case Validation():
                 self.note_validated(message)
                 self.busy, self.deaths = False, 0
