@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.corpus import PairPaths
-from nmtasync.data.preprocess import preprocess
+from nmtasync.preprocessing.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 
 REPOSITORY = Path(__file__).parent.parent

@@ -17,8 +17,9 @@ from nmtasync.run_directory import RunDirectory, json_text
 from .options import GroupedCommand, config_options, run_argument
 
 if TYPE_CHECKING:
-    from nmtasync.data.report import CorpusReport, PreprocessReport
+    from nmtasync.preprocessing.report import CorpusReport, PreprocessReport
 
+_EXAMPLE_CHARACTERS = 30
 _PAIR = (click.Path(path_type=Path), click.Path(path_type=Path))
 
 
@@ -28,9 +29,16 @@ _PAIR = (click.Path(path_type=Path), click.Path(path_type=Path))
     "--train",
     type=_PAIR,
     multiple=True,
-    required=True,
     metavar="SRC TGT",
-    help="The two sides of a training corpus, plain text or gzip, line by line; may be repeated.",
+    help="The two sides of a training corpus, line by line, plain or compressed; may be repeated.",
+)
+@click.option(
+    "--corpus",
+    "corpora",
+    multiple=True,
+    metavar="NAME=SRC,TGT[@WEIGHT]",
+    help="The same with a name, and with a weight: how many times each pair is used an epoch. "
+    "NAME=FILE[@WEIGHT] is a file of two columns with a tab between them, - standard input.",
 )
 @click.option(
     "--valid",
@@ -48,6 +56,20 @@ _PAIR = (click.Path(path_type=Path), click.Path(path_type=Path))
     help="The links between words of a training corpus, line by line, as 0-0 1-2 (source-target); "
     "once for each --train, in their order.",
 )
+@click.option(
+    "--protect",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Drop training pairs of which a side is a line of this file, as of a test set; may be "
+    "repeated.",
+)
+@click.option(
+    "--rejects",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what is dropped here: reason, file and line, source, target, between tabs.",
+)
 @config_options("preprocess", section="data")
 @click.option(
     "--overwrite",
@@ -58,27 +80,31 @@ _PAIR = (click.Path(path_type=Path), click.Path(path_type=Path))
 def preprocess(
     run: Path,
     train: tuple[tuple[Path, Path], ...],
+    corpora: tuple[str, ...],
     valid: tuple[tuple[Path, Path], ...],
     alignments: tuple[Path, ...],
+    protect: tuple[Path, ...],
+    rejects: Path | None,
     settings: Settings,
     overwrite: bool,
     as_json: bool,
 ) -> None:
     """Clean parallel text, learn the vocabulary, write the binarised corpus.
 
-    Reads text files of UTF-8 with one sentence a line. Drops training pairs with an empty side,
-    duplicates, and pairs that are too long or too different in length; of the validation pairs
-    only those with an empty side. Then learns a SentencePiece vocabulary and writes RUN/vocab,
-    RUN/data, RUN/config.toml and RUN/manifest.json: all of them, or after an error none.
+    Reads text files of UTF-8 with one sentence a line, plain or compressed with gzip, bzip2, xz or
+    zstd. Drops training pairs that are not worth training on, each rule by an option of its own;
+    of the validation pairs only those with an empty side. Then learns a SentencePiece vocabulary
+    and writes RUN/vocab, RUN/data, RUN/config.toml and RUN/manifest.json: all of them, or after an
+    error none. What was cut off goes on when the same command is given again.
 
     \b
     Example, German to English from two corpora:
       nmtasync preprocess runs/de-en \\
-        --train news.de.gz news.en.gz --train talks.de talks.en --valid dev.de dev.en \\
-        --source-language de --target-language en --vocab-size 16000
+        --train news.de.gz news.en.gz --corpus talks=talks.de,talks.en@2 --valid dev.de dev.en \\
+        --source-language de --target-language en --vocab-size 16000 --protect test.de
     """
-    from nmtasync.data.corpus import PairPaths
-    from nmtasync.data.preprocess import preprocess as run_preprocess
+    from nmtasync.data.corpus import PairPaths, parse_corpus
+    from nmtasync.preprocessing.preprocess import preprocess as run_preprocess
 
     from .progress import ProgressDisplay
 
@@ -88,16 +114,25 @@ def preprocess(
             where="--alignments",
             remedy="give one for each --train, or none",
         )
+    if alignments and corpora:
+        raise UserError("can be given for --train only", where="--alignments")
+    if not train and not corpora:
+        raise UserError("is missing", where="--train", remedy="give it, or --corpus")
     config = DataConfig(**{name.removeprefix("data."): v for name, v in settings.items()})
     with ProgressDisplay("pairs") as display:
         report = run_preprocess(
             RunDirectory(run),
             [
-                PairPaths(source, target, alignment)
-                for (source, target), alignment in itertools.zip_longest(train, alignments)
+                *(
+                    PairPaths(source, target, alignment)
+                    for (source, target), alignment in itertools.zip_longest(train, alignments)
+                ),
+                *map(parse_corpus, corpora),
             ],
             [PairPaths(*pair) for pair in valid],
             config,
+            protect=protect,
+            rejects=rejects,
             overwrite=overwrite,
             on_progress=display,
         )
@@ -117,6 +152,8 @@ def _print_report(run: Path, report: PreprocessReport) -> None:
     for name in ("pairs", "share"):
         table.add_column(name, justify="right")
     table.add_column("first", overflow="fold")
+    for side in ("its source", "its target"):
+        table.add_column(side, no_wrap=True)
     _add_corpus(table, "training", report.train)
     table.add_section()
     _add_corpus(table, "validation", report.valid)
@@ -141,12 +178,20 @@ def _print_report(run: Path, report: PreprocessReport) -> None:
 def _add_corpus(table: Any, name: str, corpus: CorpusReport) -> None:
     import rich.text
 
-    table.add_row(f"{name} pairs read", f"{corpus.num_read:,}", "", "")
+    table.add_row(f"{name} pairs read", f"{corpus.num_read:,}")
     for dropped in corpus.dropped:
         table.add_row(
             f"  {dropped.reason}",
             f"{dropped.num_pairs:,}",
             f"{dropped.num_pairs / corpus.num_read:.1%}",
             rich.text.Text(click.format_filename(dropped.example)),  # it is no markup
+            rich.text.Text(_shortened(dropped.source)),
+            rich.text.Text(_shortened(dropped.target)),
         )
-    table.add_row("  kept", f"{corpus.num_kept:,}", f"{corpus.num_kept / corpus.num_read:.1%}", "")
+    table.add_row("  kept", f"{corpus.num_kept:,}", f"{corpus.num_kept / corpus.num_read:.1%}")
+
+
+def _shortened(text: str) -> str:
+    """As much of a line as a table has room for, what would command a terminal spelled out."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return shown if len(shown) <= _EXAMPLE_CHARACTERS else f"{shown[: _EXAMPLE_CHARACTERS - 1]}…"

@@ -17,7 +17,7 @@ import torch
 from cli.main import main
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.corpus import PairPaths
-from nmtasync.data.preprocess import preprocess
+from nmtasync.preprocessing.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.session import Session
 from tests.support.command_line import CommandLine, Ended, as_bytes, ended
@@ -55,7 +55,9 @@ def _toy_run_template(tmp_path_factory: pytest.TempPathFactory, toy_corpus: Path
         PairPaths(toy_corpus / f"{part}.src", toy_corpus / f"{part}.tgt")
         for part in ("train", "valid")
     )
-    options = DataConfig(vocab_size=46, byte_fallback=False, deduplicate=False)
+    options = DataConfig(
+        vocab_size=46, byte_fallback=False, deduplicate=False, drop_protected=False
+    )
     preprocess(run, [train], [valid], options)
     return run.root
 

@@ -26,6 +26,29 @@ _WITHOUT_SPACES = re.compile(
 )
 """What Unicode has for these scripts and for Chinese, by its blocks."""
 
+_TWO_SCRIPTS = {
+    *(
+        "az",
+        "ber",
+        "bm",
+        "bs",
+        "cr",
+        "dyu",
+        "ff",
+        "ha",
+        "iu",
+        "kab",
+        "kaa",
+        "kk",
+        "kmr",
+        "ks",
+        "ku",
+    ),
+    *("ky", "man", "mn", "ms", "ota", "pa", "sa", "sd", "sh", "shi", "sr", "tg", "tk", "tmh"),
+    *("tt", "tzm", "ug", "uz", "zgh"),
+}
+"""Languages that more than one script is or was used for: a code without a script says nothing."""
+
 _LONGEST_WORD = 4
 """Words of these scripts have no more letters than this on average where spaces part them."""
 
@@ -74,6 +97,30 @@ def tokens_of(code: str | None) -> Tokens:
     if script in _CHINESE:
         return "zh"
     return "characters" if script in _BY_CHARACTERS else "words"
+
+
+def script_of(code: str | None) -> str | None:
+    """Return the script that text of a language must be in, as ISO 15924 has it: Latn, Jpan.
+
+    Args:
+        code: As of `parse_language`; None if the language is not known.
+
+    Returns:
+        None if no code is given, if nobody knows it, or if it leaves the script open.
+
+    Raises:
+        ValueError: It is no code.
+    """
+    if code is None:
+        return None
+    from langcodes import Language
+
+    language = Language.get(parse_language(code))
+    if language.script is not None:
+        return language.script
+    if not language.is_valid() or language.prefer_macrolanguage().language in _TWO_SCRIPTS:
+        return None
+    return language.maximize().script
 
 
 def warn_of_missing_spaces(lines: Iterable[str], code: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Parallel text as users have it: two files, plain or gzipped, one sentence a line.
+"""Parallel text as users have it: two files, or one of two columns, one sentence a line.
 
 Only a line feed ends a line (a carriage return before it belongs to the line's end). Other
 characters that Unicode calls line separators stay inside their line, so that both sides
@@ -7,28 +7,22 @@ keep their numbering, as in every tool of the field.
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import hashlib
-import io
 import itertools
-import zlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from nmtasync.data.decompression import BUFFER_BYTES, damage_explained, open_text
 from nmtasync.errors import UserError
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_OTHER_MAGIC = {
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"PK\x03\x04": "zip",
-}
 _BYTE_ORDER_MARK = "\ufeff"
-_BUFFER_BYTES = 1 << 18
-_MAX_LINE_BYTES = 16 << 20
+MAX_LINE_BYTES = 16 << 20
+MAX_WEIGHT = 1000
+_CORPUS = re.compile(r"([^=]+)=([^,]+?)(?:,([^,]+?))?(?:@([0-9.eE+-]+))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -36,27 +30,57 @@ class PairPaths:
     """The files of a parallel corpus.
 
     Attributes:
-        source: One side.
+        source: One side, or both in two columns with a tab between them, if there is no `target`.
         target: The other; line i of it translates line i of `source`.
         alignment: The links between their words, line by line, if they are known.
+        name: What reports call it; None for the name of its file.
+        weight: How many times each of its pairs is used an epoch, and how much its text counts
+            where the vocabulary is learned.
     """
 
     source: Path
-    target: Path
+    target: Path | None
     alignment: Path | None = None
+    name: str | None = None
+    weight: float = 1.0
 
     def all(self) -> list[Path]:
         """List the files that there are."""
         return [path for path in (self.source, self.target, self.alignment) if path is not None]
 
 
+def parse_corpus(text: str) -> PairPaths:
+    """Read the description of a corpus: NAME=SRC,TGT[@WEIGHT], or NAME=FILE[@WEIGHT].
+
+    Raises:
+        UserError: It is none.
+    """
+    match = _CORPUS.fullmatch(text)
+    if match is None:
+        raise UserError(
+            "is no corpus",
+            where=text,
+            remedy="write NAME=SRC,TGT or NAME=FILE, and @WEIGHT after it if it has one",
+        )
+    name, source, target, weight = match.groups()
+    try:
+        value = 1.0 if weight is None else float(weight)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MAX_WEIGHT:
+        message = f"the weight must be a number above 0 and at most {MAX_WEIGHT}"
+        raise UserError(message, where=text)
+    there = None if target is None else Path(target)
+    return PairPaths(Path(source), there, name=name, weight=value)
+
+
 class TextReader:
     """Reads a text file once, from start to end, and hashes what it reads.
 
-    Gzip is recognised by its content, so pipes work, with or without compression.
+    What it is compressed with is recognised by its content, so pipes work, too.
 
     Args:
-        path: The file.
+        path: The file; "-" is standard input.
 
     Attributes:
         num_lines: Lines read so far.
@@ -78,38 +102,75 @@ class TextReader:
         Raises:
             UserError: The file can't be read, is damaged, or is no UTF-8 text; with the line.
         """
-        with open_input(self.path) as file:
-            buffered = io.BufferedReader(_HashingFile(file, self._hash), _BUFFER_BYTES)
-            magic = buffered.peek(8)[:8]
-            for start, name in _OTHER_MAGIC.items():
-                if magic.startswith(start):
-                    message = f"is compressed with {name}; only plain text and gzip are read"
-                    raise UserError(message, where=self.path, remedy="decompress it first")
-            if magic.startswith(_GZIP_MAGIC):
-                with gzip.GzipFile(fileobj=buffered) as unzipped:
-                    yield from self._lines(io.BufferedReader(unzipped, _BUFFER_BYTES))
-            else:
-                yield from self._lines(buffered)
+        for start, content in self.blocks(most_lines=1 << 12, most_bytes=BUFFER_BYTES):
+            for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n"), start):
+                yield decode_line(raw, f"{self.path}:{number}", first=number == 1)
 
-    def _lines(self, file: BinaryIO | gzip.GzipFile) -> Iterator[str]:
-        try:
-            while raw := file.readline(_MAX_LINE_BYTES + 1):
-                self.num_lines += 1
-                if len(raw) > _MAX_LINE_BYTES:
-                    raise UserError(
-                        f"the line is longer than {_MAX_LINE_BYTES >> 20} MiB",
-                        where=f"{self.path}:{self.num_lines}",
-                        remedy="give text with a sentence a line",
-                    )
-                yield decode_line(raw, f"{self.path}:{self.num_lines}", first=self.num_lines == 1)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            message = f"is damaged: {error}"
-            if isinstance(error, EOFError):
-                message = "the file is cut off in the middle: its gzip stream has no end"
-            where, remedy = f"{self.path}:{self.num_lines + 1}", "copy or download it again"
-            raise UserError(message, where=where, remedy=remedy) from None
-        except OSError as error:
-            raise UserError(f"can't be read: {error.strerror}", where=self.path) from None
+    def blocks(self, most_lines: int, most_bytes: int) -> Iterator[tuple[int, bytes]]:
+        """Yield whole lines together, and the number of the first, from 1 on.
+
+        The last line of the file gets a line feed if it has none.
+
+        Args:
+            most_lines: So many at a time.
+            most_bytes: Fewer, if they have more bytes than this; but one at least.
+
+        Raises:
+            UserError: The file can't be read or is damaged.
+        """
+        with self.open() as lines:
+            while (count := lines.available(most_lines, most_bytes)) > 0:
+                yield self.num_lines + 1, lines.take(count)
+                self.num_lines += count
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[_Lines]:
+        """Open the file for reading lines; errors as of `blocks`."""
+        with open_text(self.path, self._hash) as file:
+            yield _Lines(file, self)
+
+
+class _Lines:
+    """The lines of an open file, of which several can be looked at before any is taken."""
+
+    def __init__(self, file: BinaryIO, reader: TextReader) -> None:
+        self._file = file
+        self._reader = reader
+        self._buffer = b""
+        self._ended = False
+
+    def available(self, most_lines: int, most_bytes: int) -> int:
+        """Count the lines that can be taken now: 0 only at the end. Arguments as of `blocks`."""
+        self._fill(max(most_bytes, self._buffer.find(b"\n") + 1))
+        count = self._buffer.count(b"\n", 0, most_bytes)
+        return min(most_lines, count or int(bool(self._buffer)))
+
+    def _fill(self, num_bytes: int) -> None:
+        """Read so many bytes, a whole line at least, or to the end."""
+        parts, size = [self._buffer], len(self._buffer)
+        has_line = b"\n" in self._buffer
+        where = f"{self._reader.path}:{self._reader.num_lines + 1}"
+        while not self._ended and (size < num_bytes or not has_line):
+            if not has_line and size > MAX_LINE_BYTES:
+                message = f"the line is longer than {MAX_LINE_BYTES >> 20} MiB"
+                raise UserError(message, where=where, remedy="give text with a sentence a line")
+            with damage_explained(lambda: where):
+                part = self._file.read(BUFFER_BYTES)
+            if not part:
+                self._ended = True
+                part = b"" if size == 0 or parts[-1].endswith(b"\n") else b"\n"
+            has_line = has_line or b"\n" in part
+            size += len(part)
+            parts.append(part)
+        self._buffer = b"".join(parts)
+
+    def take(self, num_lines: int) -> bytes:
+        """Take lines that are available."""
+        end = 0
+        for _ in range(num_lines):
+            end = self._buffer.index(b"\n", end) + 1
+        taken, self._buffer = self._buffer[:end], self._buffer[end:]
+        return taken
 
 
 def decode_line(raw: bytes, where: str, *, first: bool) -> str:
@@ -138,6 +199,27 @@ def decode_line(raw: bytes, where: str, *, first: bool) -> str:
     return text.lstrip(_BYTE_ORDER_MARK) if first else text
 
 
+def decode_lines(block: bytes, path: Path, start: int) -> list[str]:
+    """Decode whole lines, as `TextReader.blocks` yields them.
+
+    Args:
+        block: The lines.
+        path: Their file.
+        start: The number of the first one, from 1 on.
+
+    Raises:
+        UserError: One is no UTF-8 text.
+    """
+    try:
+        text = block.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"  # find the line
+    if start == 1 or "\0" in text or "\r" in text:
+        lines = block.removesuffix(b"\n").split(b"\n")
+        return [decode_line(x, f"{path}:{i}", first=i == 1) for i, x in enumerate(lines, start)]
+    return text.removesuffix("\n").split("\n")
+
+
 def read_together(*readers: TextReader) -> Iterator[tuple[str, ...]]:
     """Read files side by side.
 
@@ -153,6 +235,39 @@ def read_together(*readers: TextReader) -> Iterator[tuple[str, ...]]:
         yield lines
 
 
+def read_blocks(
+    readers: Sequence[TextReader], most_lines: int, most_bytes: int
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Read files side by side, whole lines together; arguments as of `TextReader.blocks`.
+
+    Where blocks end depends on the files' content alone.
+
+    Yields:
+        The number of the first line, from 1 on, and as many lines of each file.
+
+    Raises:
+        UserError: They differ in length, or as `TextReader.blocks`.
+    """
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(reader.open()) for reader in readers]
+        while True:
+            counts = [lines.available(most_lines, most_bytes) for lines in files]
+            count = min(counts)
+            if count == 0:
+                break
+            start = readers[0].num_lines + 1
+            block = [lines.take(count) for lines in files]
+            for reader in readers:
+                reader.num_lines += count
+            yield start, block
+        if any(counts):
+            for lines, reader in zip(files, readers, strict=True):
+                while count := lines.available(most_lines, most_bytes):
+                    lines.take(count)
+                    reader.num_lines += count
+            raise _unequal(readers)
+
+
 def _unequal(readers: Sequence[TextReader]) -> UserError:
     """Build the error that says how files differ in length, after all have been read."""
     shortest, *_, longest = sorted(readers, key=lambda reader: reader.num_lines)
@@ -164,49 +279,6 @@ def _unequal(readers: Sequence[TextReader]) -> UserError:
     )
 
 
-def open_input(path: Path) -> BinaryIO:
-    """Open a file that the user has named.
-
-    Raises:
-        UserError: It is missing, a directory, or not readable.
-    """
-    try:
-        return path.open("rb", buffering=0)
-    except FileNotFoundError:
-        raise UserError("there is no such file", where=path, remedy="check the path") from None
-    except IsADirectoryError:
-        raise UserError("is a directory, not a text file", where=path) from None
-    except OSError as error:
-        raise UserError(f"can't be read: {error.strerror}", where=path) from None
-
-
-def check_input(path: Path) -> None:
-    """Refuse a file that can't be opened, without reading it; pipes open only once.
-
-    Raises:
-        UserError: It is missing, a directory, or not readable.
-    """
-    if not path.is_fifo():
-        open_input(path).close()
-
-
 def read_lines(path: Path) -> list[str]:
-    """Read a whole text file, plain or gzipped; errors as of `TextReader`."""
+    """Read a whole text file; errors as of `TextReader`."""
     return list(TextReader(path))
-
-
-class _HashingFile(io.RawIOBase):
-    """A raw file whose bytes pass through a hash on their way."""
-
-    def __init__(self, file: BinaryIO, hasher: hashlib._Hash) -> None:
-        self._file = file
-        self._hash = hasher
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        self._hash.update(data)
-        return len(data)

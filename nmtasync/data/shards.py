@@ -10,28 +10,25 @@ the links of a pair are.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
-import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nmtasync.data.alignment import Links
 from nmtasync.errors import UserError
-from nmtasync.run_directory import directory_written_atomically
 from nmtasync.untrusted import parse_json, read_document, regular_size, shortened, typed
 
 SHARDS_FORMAT = 1
 SIDES = ("source", "target")
-_DESCRIPTION = "shards.json"
-_OFFSET = np.dtype("<i8")
-_LINK = np.dtype([("source", "<u2"), ("target", "<u2")])
+SOURCE_TEXT, TARGET_TEXT = "source.txt", "target.txt"
+"""The text of a validation corpus, beside its shards: BLEU needs it."""
+
+DESCRIPTION = "shards.json"
+OFFSET = np.dtype("<i8")
+LINK = np.dtype([("source", "<u2"), ("target", "<u2")])
 
 _PART = 1_000_000
 """So many sentences are looked at together, where their lengths are not to be kept."""
@@ -89,7 +86,7 @@ class ParallelShards:
         links = description.alignment
         self.alignment = None
         if links is not None:
-            self.alignment = self._map("alignment.links", _LINK, links.links)
+            self.alignment = self._map("alignment.links", LINK, links.links)
             self._check_links(*self.alignment)
 
     @classmethod
@@ -99,7 +96,7 @@ class ParallelShards:
         Raises:
             UserError: There is no such corpus, it has another format, or it is damaged.
         """
-        where = directory / _DESCRIPTION
+        where = directory / DESCRIPTION
         try:
             content = parse_json(read_document(where))
             version = content["format"]
@@ -129,7 +126,7 @@ class ParallelShards:
     def _map(self, name: str, dtype: np.dtype[Any], num_items: int) -> tuple[Ids, Ids]:
         items = _map_file(self.directory / name, dtype, num_items)
         path = (self.directory / name).with_suffix(".offsets")
-        offsets = _map_file(path, _OFFSET, self._num_pairs + 1)
+        offsets = _map_file(path, OFFSET, self._num_pairs + 1)
         pieces = (offsets[start : start + _CHUNK + 1] for start in range(0, len(offsets), _CHUNK))
         in_order = all((piece[:-1] <= piece[1:]).all() for piece in pieces)  # sums may wrap round
         if offsets[0] != 0 or offsets[-1] != num_items or not in_order:
@@ -194,104 +191,8 @@ def _longest(offsets: Ids) -> int:
     return max((int(np.diff(part).max()) for part in parts), default=0)
 
 
-class ShardsWriter:
-    """Writes a corpus of any size, chunk by chunk. Made by `write_shards`.
-
-    Args:
-        directory: An empty directory.
-        source_size: Pieces of the source vocabulary.
-        target_size: Pieces of the target vocabulary.
-        aligned: Whether all pairs come with links.
-    """
-
-    def __init__(
-        self, directory: Path, source_size: int, target_size: int, *, aligned: bool
-    ) -> None:
-        self.num_pairs = 0
-        self._sides = [
-            _SequenceWriter(directory / f"{side}.tokens", _token_dtype(size))
-            for side, size in zip(SIDES, (source_size, target_size), strict=True)
-        ]
-        links = directory / "alignment.links"
-        self._alignment = _SequenceWriter(links, _LINK) if aligned else None
-
-    def append(
-        self,
-        sources: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
-        alignments: Sequence[Links] | None = None,
-    ) -> None:
-        """Append sentence pairs, given as ids without BOS and EOS, with the links of pieces."""
-        assert len(sources) == len(targets)
-        self._sides[0].append(sources)
-        self._sides[1].append(targets)
-        if self._alignment is not None:
-            assert alignments is not None and len(alignments) == len(sources)
-            self._alignment.append(alignments)
-        self.num_pairs += len(sources)
-
-    def close(self) -> None:
-        """Close the files."""
-        for writer in (*self._sides, self._alignment):
-            if writer is not None:
-                writer.close()
-
-    def describe(self) -> dict[str, Any]:
-        """Build the content of shards.json."""
-        description: dict[str, Any] = {"format": SHARDS_FORMAT, "pairs": self.num_pairs}
-        for side, writer in zip(SIDES, self._sides, strict=True):
-            description[side] = {"dtype": writer.dtype.str, "tokens": writer.num_items}
-        if self._alignment is not None:
-            description["alignment"] = {"links": self._alignment.num_items}
-        return description
-
-
-@contextlib.contextmanager
-def write_shards(
-    directory: Path, source_size: int, target_size: int, *, aligned: bool = False
-) -> Iterator[ShardsWriter]:
-    """Write a corpus into a directory that takes its name only when everything is in it.
-
-    Args:
-        directory: Where the corpus shall stand.
-        source_size: Pieces of the source vocabulary.
-        target_size: Pieces of the target vocabulary.
-        aligned: Whether all pairs come with links.
-    """
-    with directory_written_atomically(directory) as aside:
-        writer = ShardsWriter(aside, source_size, target_size, aligned=aligned)
-        try:
-            yield writer
-        finally:
-            writer.close()
-        (aside / _DESCRIPTION).write_text(json.dumps(writer.describe()), encoding="utf-8")
-
-
-class _SequenceWriter:
-    """A file of sequences, tokens or links, end to end, and beside it the one of their offsets."""
-
-    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
-        self.dtype = dtype
-        self.num_items = 0
-        self._items: BinaryIO = path.open("wb")
-        self._offsets: BinaryIO = path.with_suffix(".offsets").open("wb")
-        self._offsets.write(np.zeros(1, _OFFSET).tobytes())
-
-    def append(self, sequences: Sequence[Sequence[Any]]) -> None:
-        lengths = np.fromiter(map(len, sequences), dtype=_OFFSET, count=len(sequences))
-        ends = self.num_items + np.cumsum(lengths, dtype=_OFFSET)
-        self._offsets.write(ends.tobytes())  # unlike tofile, tells a full disk from other errors
-        total = int(lengths.sum())
-        flat = itertools.chain.from_iterable(sequences)
-        self._items.write(np.fromiter(flat, dtype=self.dtype, count=total).tobytes())
-        self.num_items += total
-
-    def close(self) -> None:
-        self._items.close()
-        self._offsets.close()
-
-
-def _token_dtype(vocabulary_size: int) -> np.dtype[Any]:
+def token_dtype(vocabulary_size: int) -> np.dtype[Any]:
+    """Return the type that ids of a vocabulary of this size are stored in."""
     return np.dtype("<u2" if vocabulary_size <= 1 << 16 else "<u4")
 
 

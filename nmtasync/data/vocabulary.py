@@ -7,10 +7,7 @@ not text that reads "<pad>" or "</s>".
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,6 @@ import sentencepiece
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
 
-from nmtasync.config.schema import DataConfig
 from nmtasync.data.alignment import Segmented
 from nmtasync.data.character_map import check_character_map
 from nmtasync.errors import UserError
@@ -31,18 +27,20 @@ SENTENCEPIECE_VERSION: str = sentencepiece.__version__
 
 JOINT_NAME, SOURCE_NAME, TARGET_NAME = "joint.model", "source.model", "target.model"
 
-# Sums of floats depend on how training is cut into threads, so their number is not the machine's.
-_TRAINING_THREADS = 4
-_MAX_LINE_BYTES = 1 << 20
 _PARALLEL_LINES = 256
-_NO_LOGS = 3
-_MAX_MODEL_BYTES = 16 << 20
+MAX_MODEL_BYTES = 16 << 20
 _LONGEST_PIECE = 1000
 _HIGHEST_SCORE = 1e9
-_MODEL_TYPES = 1, 2  # unigrams and merges, in SentencePiece's numbers, and kinds of its pieces:
+_UNIGRAM, _MERGES = 1, 2  # in SentencePiece's numbers, and kinds of its pieces:
 _UNKNOWN, _BYTE = 2, 6
 _BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 _SPACE = "\u2581"  # what SentencePiece writes for it
+RULES_WITHOUT_SPACES = "rules_without_spaces"
+"""The name of rules of a user's own, none of which has a space inside."""
+_WORDWISE_NORMALIZATIONS = ("nmt_nfkc", "nfkc", "identity", RULES_WITHOUT_SPACES)
+_TIE = 0.02
+"""Sums of log-probabilities that differ by less may be ordered otherwise where something stands
+before them: in lines of 2,000 characters, rounding changes a word's sum by up to 0.01."""
 
 
 class Vocabulary:
@@ -67,8 +65,8 @@ class Vocabulary:
         """
         remedy = "preprocess again"
         try:
-            model = read_document(path, _MAX_MODEL_BYTES)
-            _refuse_damaged(model)
+            model = read_document(path, MAX_MODEL_BYTES)
+            refuse_damaged(model)
             vocabulary = cls(model)
         except OSError as error:
             message = f"can't read the vocabulary: {error.strerror}"
@@ -107,6 +105,40 @@ class Vocabulary:
         encoded: list[list[int]] = self._encode(lines, int)
         return encoded
 
+    @property
+    def is_word_by_word(self) -> bool:
+        """Whether what stands between two spaces is segmented alike in every line.
+
+        That is so if no piece leads across a space, and the rules that characters are rewritten
+        by, which are not looked into, are of those that have none with a space inside.
+        """
+        message: Any = sentencepiece_model_pb2
+        content = message.ModelProto.FromString(self.model)
+        normalizer, trainer = content.normalizer_spec, content.trainer_spec
+        return bool(
+            normalizer.name in _WORDWISE_NORMALIZATIONS
+            and normalizer.add_dummy_prefix
+            and normalizer.remove_extra_whitespaces
+            and normalizer.escape_whitespaces
+            and not trainer.treat_whitespace_as_suffix
+            and not any(_SPACE in piece.piece[1:] for piece in content.pieces)
+        )
+
+    def encode_without_ties(self, words: list[str]) -> list[list[int] | None]:
+        """Segment words; None stands for those where another segmentation is about as good."""
+        encoded: list[list[int] | None] = list(self.encode(words))
+        message: Any = sentencepiece_model_pb2
+        content = message.ModelProto.FromString(self.model)
+        if content.trainer_spec.model_type != _UNIGRAM:
+            return encoded  # merges have no ties: of equal ones the first comes first
+        message = sentencepiece_pb2
+        found = self._processor.nbest_encode(words, nbest_size=2, out_type="serialized_proto")
+        for i, serialized in enumerate(found):
+            best = message.NBestSentencePieceText.FromString(serialized).nbests
+            if len(best) > 1 and best[0].score - best[1].score < _TIE:
+                encoded[i] = None
+        return encoded
+
     def segment(self, lines: list[str]) -> list[Segmented]:
         """Segment as `encode`, and return where in its line each piece comes from."""
         message: Any = sentencepiece_pb2  # its classes are made when it is imported
@@ -143,7 +175,7 @@ class Vocabulary:
         ]
 
 
-def _refuse_damaged(model: bytes) -> None:
+def refuse_damaged(model: bytes) -> None:
     """Refuse a model on which SentencePiece might fail otherwise than by an exception.
 
     Raises:
@@ -166,7 +198,7 @@ def _refuse_damaged(model: bytes) -> None:
     if not all(abs(piece.score) <= _HIGHEST_SCORE for piece in content.pieces):
         raise ValueError("a piece has no usable score")
     trained = content.trainer_spec
-    if trained.model_type not in _MODEL_TYPES or kinds.count(_UNKNOWN) != 1:
+    if trained.model_type not in (_UNIGRAM, _MERGES) or kinds.count(_UNKNOWN) != 1:
         raise ValueError("it is of another type")
     if len(trained.unk_surface) > _LONGEST_PIECE:
         raise ValueError("its unknown piece is very long")
@@ -182,8 +214,9 @@ class VocabularyPair:
 
     Attributes:
         source: Of the source language.
-        target: Of the target language; the same object where the vocabulary is joint.
-        joint: Whether both sides share one vocabulary.
+        target: Of the target language; the same object where both sides share one model.
+        joint: Whether both sides have the same pieces. Two joint ones differ in how they rewrite
+            characters.
     """
 
     source: Vocabulary
@@ -192,83 +225,35 @@ class VocabularyPair:
 
     @classmethod
     def load(cls, directory: Path) -> VocabularyPair:
-        """Read RUN/vocab: joint.model, or source.model and target.model.
+        """Read RUN/vocab: joint.model, or source.model and target.model, or the former two.
 
         Raises:
             UserError: A model is missing or broken.
         """
         if (directory / JOINT_NAME).exists():
-            joint = Vocabulary.load(directory / JOINT_NAME)
-            return cls(joint, joint, joint=True)
+            joint = source = Vocabulary.load(directory / JOINT_NAME)
+            if (directory / SOURCE_NAME).exists():  # it rewrites characters by other rules
+                source = Vocabulary.load(directory / SOURCE_NAME)
+                if source.pieces() != joint.pieces():
+                    raise UserError(
+                        f"has other pieces than {JOINT_NAME}",
+                        where=directory / SOURCE_NAME,
+                        remedy="preprocess again",
+                    )
+            return cls(source, joint, joint=True)
         source = Vocabulary.load(directory / SOURCE_NAME)
         return cls(source, Vocabulary.load(directory / TARGET_NAME), joint=False)
 
     def save(self, directory: Path) -> None:
         """Write the model files into an existing directory."""
-        if self.joint:
-            (directory / JOINT_NAME).write_bytes(self.source.model)
-        else:
+        target_name = JOINT_NAME if self.joint else TARGET_NAME
+        (directory / target_name).write_bytes(self.target.model)
+        if not self.joint or self.source is not self.target:
             (directory / SOURCE_NAME).write_bytes(self.source.model)
-            (directory / TARGET_NAME).write_bytes(self.target.model)
 
     def digest(self) -> str:
         """Hash the model files with SHA-256, so that a checkpoint can name its vocabularies."""
         hasher = hashlib.sha256(self.source.model)
-        if not self.joint:
+        if not self.joint or self.source is not self.target:
             hasher = hashlib.sha256(hasher.digest() + hashlib.sha256(self.target.model).digest())
         return hasher.hexdigest()
-
-
-def learn_vocabulary(
-    lines: Iterable[str], config: DataConfig, *, where: object = "data.vocab_size"
-) -> Vocabulary:
-    """Learn a vocabulary from text; the same lines give the same vocabulary.
-
-    Args:
-        lines: The text, read once.
-        config: How. The control pieces and the 256 bytes of the fallback count among the pieces.
-        where: What an error names as its place.
-
-    Raises:
-        UserError: The size does not fit the text.
-    """
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            vocab_size=config.vocab_size,
-            model_type=config.vocab_type,
-            byte_fallback=config.byte_fallback,
-            character_coverage=config.character_coverage,
-            normalization_rule_name=config.normalization,
-            pad_id=PAD,
-            unk_id=UNK,
-            bos_id=BOS,
-            eos_id=EOS,
-            max_sentence_length=_MAX_LINE_BYTES,
-            num_threads=_TRAINING_THREADS,
-            minloglevel=_NO_LOGS,
-        )
-    except RuntimeError as error:
-        raise _explain(str(error), config.vocab_size, where) from None
-    return Vocabulary(model.getvalue())
-
-
-def _explain(message: str, size: int, where: object) -> UserError:
-    """Build an error that says in the user's terms what SentencePiece has refused."""
-    reason, remedy = f"SentencePiece failed: {message}", None
-    if limit := re.search(r"too high.*<= (\d+)", message):
-        reason = (
-            f"the corpus is too small for a vocabulary of {size} pieces; the largest possible is "
-            f"{limit[1]}"
-        )
-        remedy = f"use --vocab-size {limit[1]} or less, or more text"
-    elif needed := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        reason = (
-            f"{size} pieces are too few; single characters and control pieces alone are {needed[1]}"
-        )
-        remedy = f"use a --vocab-size well over {needed[1]}"
-    elif "sentences_.empty()" in message or "all_chars_count" in message:
-        reason = "there is no text to learn a vocabulary from"
-    return UserError(reason, where=where, remedy=remedy)

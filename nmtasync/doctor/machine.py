@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from nmtasync.doctor.findings import Check, Finding, ok, problem, run_checks, warning
-from nmtasync.machine.device import available_cores
+from nmtasync.machine.cores import available_cores
 from nmtasync.machine.processes import Child, ChildEndedError, serving
 from nmtasync.server.transport import share
 from nmtasync.worker.precision import cpu_flags, has_bf16_units

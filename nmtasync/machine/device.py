@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import re
-from pathlib import Path
 
 import torch
 
 from nmtasync.errors import UserError
-
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-"""The quota of a container: microseconds of CPU time, or "max", and the period's microseconds."""
+from nmtasync.machine.cores import available_cores
 
 MAX_CPU_WORKERS = 4
 """"auto" takes at most this many CPU workers: with more, updates come later."""
@@ -21,15 +16,6 @@ MAX_CPU_WORKERS = 4
 
 MAX_WORKERS = 1024
 """More processes than this are a mistake."""
-
-
-def available_cores() -> int:
-    """Count the CPU cores that this process may use, a container's quota rounded up."""
-    cores = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):  # no such file, or no quota
-        quota, period = map(int, CPU_MAX.read_text("ascii").split())
-        cores = min(cores, max(1, math.ceil(quota / period)))
-    return cores
 
 
 def cores_per_worker(num_workers: int) -> int:

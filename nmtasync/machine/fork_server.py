@@ -11,15 +11,14 @@ import contextlib
 import multiprocessing
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 
 import torch.multiprocessing as mp
 
 from nmtasync.errors import NmtasyncError
+from nmtasync.machine.import_path import own_import_path
 from nmtasync.machine.signals import signals_kept_from_children
 
 _PRELOADED = (
@@ -43,7 +42,7 @@ def process_context() -> ForkServerContext:
     context.set_forkserver_preload(list(_PRELOADED))
     try:
         _choose_socket_folder()
-        with _own_import_path():
+        with own_import_path():
             resource_tracker.ensure_running()  # first: it sets the mask of signals back itself
             with signals_kept_from_children():
                 forkserver.ensure_running()
@@ -66,19 +65,3 @@ def _choose_socket_folder() -> None:
             config["tempdir"] = tempfile.mkdtemp(prefix="pymp-", dir=place)
             atexit.register(shutil.rmtree, config["tempdir"], ignore_errors=True)
             return
-
-
-@contextlib.contextmanager
-def _own_import_path() -> Iterator[None]:
-    """Let processes that are started import what this one would, not what lies where it runs."""
-    ours = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

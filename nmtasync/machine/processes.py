@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import multiprocessing
 import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import reduction
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from nmtasync.machine.fork_server import process_context
+from nmtasync.machine.orphans import end_with_parent
 from nmtasync.machine.signals import leave_signals_to_main
 
 POLL_SECONDS = 0.2
@@ -223,16 +222,3 @@ def serving(connection: Connection) -> Iterator[None]:
         return  # the main process has closed the pipe
     except Exception:
         connection.send(Failure(traceback.format_exc()))
-
-
-def end_with_parent() -> None:
-    """Let this process end at once when the one that has started it is gone."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end with parent", daemon=True).start()

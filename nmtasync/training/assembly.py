@@ -26,8 +26,7 @@ from nmtasync.data.batches import plan_corpus
 from nmtasync.data.corpus import read_lines
 from nmtasync.data.cursor import BatchCursor, DataPosition, Plan
 from nmtasync.data.reference_words import with_reference_words
-from nmtasync.data.shards import ParallelShards
-from nmtasync.data.staging import TARGET_TEXT
+from nmtasync.data.shards import TARGET_TEXT, ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.machine.device import cores_per_worker

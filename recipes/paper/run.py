@@ -31,7 +31,7 @@ from nmtasync.config.load import (
 )
 from nmtasync.config.schema import Config
 from nmtasync.errors import NmtasyncError, UserError
-from nmtasync.machine.device import available_cores
+from nmtasync.machine.cores import available_cores
 from nmtasync.machine.signals import EXIT_CODES, on_stop_signal
 from nmtasync.run_directory import RunDirectory, explain_write_errors, write_atomically
 from recipes.paper.measure import measure

@@ -16,9 +16,10 @@ from nmtasync.checkpoints.initialise_from import InitialModel
 from nmtasync.checkpoints.load import find_checkpoint, load_model
 from nmtasync.config.experiment import experiment_config
 from nmtasync.config.schema import DataConfig
-from nmtasync.data.vocabulary import VocabularyPair, learn_vocabulary
+from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
+from nmtasync.preprocessing.learn_vocabulary import learn_vocabulary
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.assembly import data_digest
 from nmtasync.training.simulation.recording import check_recording, read_exchange_log

@@ -22,7 +22,7 @@ def arguments(corpus: Path, run: Path) -> list[object]:
     return ["preprocess", run, "--train", *train, "--valid", *valid]
 
 
-SMALL = ["--vocab-size", "300", "--no-deduplicate"]
+SMALL = ["--vocab-size", "300", "--no-deduplicate", "--no-drop-protected"]
 
 
 def test_the_report_for_people_and_for_programs(
@@ -33,13 +33,13 @@ def test_the_report_for_people_and_for_programs(
     assert (shown.returncode, shown.stderr) == (0, "")
     for words in ("training pairs read", "300 joint", f"Next: nmtasync train {run}"):
         assert words in shown.stdout
-    again = nmtasync(*arguments(toy_corpus, run), "--vocab-size", "299", "--overwrite", "--json")
+    again = nmtasync(*arguments(toy_corpus, run), "--vocab-size", "284", "--overwrite", "--json")
     report = json.loads(again.stdout)
-    assert report["vocabulary"]["source_size"] == 299
+    assert report["vocabulary"]["source_size"] == 284
     train = report["train"]
-    (duplicates,) = train["dropped"]
-    assert duplicates["reason"] == "duplicate"
-    assert train["num_kept"] == 300 - duplicates["num_pairs"]
+    dropped = {entry["reason"]: entry["num_pairs"] for entry in train["dropped"]}
+    assert dropped.keys() == {"duplicate", "in validation or protected"}
+    assert train["num_kept"] == 300 - sum(dropped.values())
     assert len(ParallelShards.open(run / "data" / "train")) == train["num_kept"]
 
 
@@ -50,7 +50,16 @@ def test_a_config_file_sets_what_flags_override(
     config.write_text("[data]\nvocab_size = 290\nmax_length = 7\n[model]\ndimension = 64\n")
     result = nmtasync(
         *arguments(toy_corpus, tmp_path / "run"),
-        *("--config", config, "--vocab-size", 295, "--set", "data.deduplicate=false", "--json"),
+        *(
+            "--config",
+            config,
+            "--vocab-size",
+            295,
+            "--set",
+            "data.deduplicate=false",
+            *SMALL[3:],
+            "--json",
+        ),
     )
     report = json.loads(result.stdout)
     assert report["vocabulary"]["source_size"] == 295
@@ -78,7 +87,15 @@ def test_languages_are_recorded_as_tags_whatever_they_were_written_as(
     run = tmp_path / "run"
     config = tmp_path / "languages.toml"
     config.write_text('[data]\nsource_language = "zho_Hans"\n')
-    options = ["--config", config, "--target-language", "ron", *SMALL]
+    options = [
+        "--config",
+        config,
+        "--target-language",
+        "ron",
+        *SMALL,
+        "--set",
+        "data.min_script=none",
+    ]
     assert nmtasync(*arguments(toy_corpus, run), *options).returncode == 0
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
     tags = {"source_language": "zh-Hans", "target_language": "ro"}
@@ -236,6 +253,8 @@ def test_multi30k(tmp_path: Path, nmtasync: CommandLine) -> None:
         *("--valid", corpus / "val.de.gz", corpus / "val.en.gz"),
     )
     report = json.loads(result.stdout)
-    assert (report["train"]["num_read"], report["train"]["num_kept"]) == (29_000, 28_997)
+    assert (report["train"]["num_read"], report["train"]["num_kept"]) == (29_000, 28_995)
+    dropped = {entry["reason"]: entry["num_pairs"] for entry in report["train"]["dropped"]}
+    assert dropped == {"duplicate": 3, "few letters": 2}  # two translations are "@@"
     assert report["valid"]["num_kept"] == 1014
     assert report["train"]["source_pieces"] < 1.5 * report["train"]["source_words"]

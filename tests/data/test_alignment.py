@@ -12,10 +12,11 @@ from nmtasync.config.schema import DataConfig
 from nmtasync.data.alignment import Segmented, align_pieces, parse_alignment
 from nmtasync.data.batches import collate
 from nmtasync.data.corpus import PairPaths
-from nmtasync.data.preprocess import preprocess
 from nmtasync.data.shards import ParallelShards
-from nmtasync.data.vocabulary import VocabularyPair, learn_vocabulary
+from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
+from nmtasync.preprocessing.learn_vocabulary import learn_vocabulary
+from nmtasync.preprocessing.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from tests.support.command_line import CommandLine, one_line
 
@@ -100,7 +101,7 @@ def aligned_run(tmp_path: Path) -> RunDirectory:
     paths = aligned_corpus(tmp_path)
     run = RunDirectory(tmp_path / "run")
     valid = PairPaths(paths.source, paths.target)
-    preprocess(run, [paths], [valid], DataConfig(vocab_size=290))
+    preprocess(run, [paths], [valid], DataConfig(vocab_size=290, drop_protected=False))
     return run
 
 
@@ -132,7 +133,7 @@ def test_everything_else_is_as_without_alignments(
 ) -> None:
     paths = PairPaths(tmp_path / "train.src", tmp_path / "train.tgt")
     plain = RunDirectory(tmp_path / "plain")
-    preprocess(plain, [paths], [paths], DataConfig(vocab_size=290))
+    preprocess(plain, [paths], [paths], DataConfig(vocab_size=290, drop_protected=False))
     for name in ("source.tokens", "source.offsets", "target.tokens", "target.offsets"):
         ours, theirs = (run.data / "train" / name for run in (aligned_run, plain))
         assert ours.read_bytes() == theirs.read_bytes()

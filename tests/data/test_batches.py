@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from nmtasync.data import batches as batches_module
 from nmtasync.data.batches import collate, plan_epoch
-from nmtasync.data.shards import ParallelShards, write_shards
+from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import BOS, EOS, PAD
+from tests.support.shards import write_shards
 
 Lengths = npt.NDArray[np.int32]
 
@@ -102,8 +103,7 @@ def test_collate_against_a_plain_loop(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     sources = [rng.integers(4, 99, rng.integers(1, 9)).tolist() for _ in range(12)]
     targets = [rng.integers(4, 99, rng.integers(1, 9)).tolist() for _ in range(12)]
-    with write_shards(tmp_path / "corpus", 100, 100) as writer:
-        writer.append(sources, targets)
+    write_shards(tmp_path / "corpus", sources, targets)
     rows = [7, 0, 11, 3]
     batch = collate(ParallelShards.open(tmp_path / "corpus"), rows)
 

@@ -1,14 +1,28 @@
 """Reading raw text: what ends a line, and what a damaged or mismatched file is told."""
 
+import bz2
 import gzip
 import hashlib
+import lzma
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nmtasync.data.corpus import TextReader, read_lines, read_together
+from nmtasync.data.corpus import (
+    PairPaths,
+    TextReader,
+    parse_corpus,
+    read_blocks,
+    read_lines,
+    read_together,
+)
+from nmtasync.data.decompression import zstd
 from nmtasync.errors import UserError
 
 
@@ -44,6 +58,77 @@ def test_pipes_are_read_once(tmp_path: Path) -> None:
     writer.join()
 
 
+PACKERS = [gzip.compress, bz2.compress, lzma.compress, zstd.compress]
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+def test_compressed_files_and_several_streams_end_to_end(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    """Parallel tools write many streams one after the other, also in the middle of a line."""
+    path = put(tmp_path / "packed", pack(b"one\ntw") + pack(b"o\n") + pack(b"three"))
+    reader = TextReader(path)
+    assert list(reader) == ["one", "two", "three"]
+    assert reader.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.text(alphabet="ab\u3000\r\x85", max_size=9), max_size=30),
+    st.integers(1, 7),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_blocks_are_the_lines_whatever_their_bounds(
+    tmp_path_factory: pytest.TempPathFactory,
+    lines: list[str],
+    most_lines: int,
+    most_bytes: int,
+    ended: bool,
+) -> None:
+    text = "\n".join(lines) + "\n" * (ended and bool(lines))
+    directory = tmp_path_factory.mktemp("blocks")
+    first = put(directory / "first", text.encode())
+    expected = text.encode().split(b"\n")
+    if not expected[-1]:
+        expected.pop()
+    second = put(directory / "second", b"".join(b"%d\n" % i for i in range(len(expected))))
+    readers = TextReader(first), TextReader(second)
+    found: list[bytes] = []
+    with mock.patch("nmtasync.data.corpus.BUFFER_BYTES", 5):
+        for start, (block, numbers) in read_blocks(readers, most_lines, most_bytes):
+            assert start == len(found) + 1 == int(numbers.split(b"\n")[0]) + 1
+            part = block.removesuffix(b"\n").split(b"\n")
+            assert len(part) <= most_lines and (len(part) == 1 or len(block) <= most_bytes)
+            found += part
+    assert found == expected
+    assert all(reader.num_lines == len(expected) for reader in readers)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a=x.de,x.en", PairPaths(Path("x.de"), Path("x.en"), name="a")),
+        ("a b=x.tsv@0.25", PairPaths(Path("x.tsv"), None, name="a b", weight=0.25)),
+        ("web=-@2", PairPaths(Path("-"), None, name="web", weight=2.0)),
+        (
+            "mail=me@home.de,you@home.en",
+            PairPaths(Path("me@home.de"), Path("you@home.en"), name="mail"),
+        ),
+    ],
+)
+def test_corpora_as_the_command_line_names_them(text: str, expected: PairPaths) -> None:
+    assert parse_corpus(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "=x,y", "a=", "a=x,y@0", "a=x,y@-1", "a=x@1e9", "a=x,y,z"]
+)
+def test_what_names_no_corpus_is_refused(text: str) -> None:
+    with pytest.raises(UserError):
+        parse_corpus(text)
+
+
 @pytest.mark.parametrize(
     ("content", "place", "words"),
     [
@@ -52,7 +137,10 @@ def test_pipes_are_read_once(tmp_path: Path) -> None:
         (b"a\nb\nc\0d\n", ":3", "NUL"),
         (gzip.compress(b"line\n" * 100_000, mtime=0)[:-20], "", "cut off"),
         (gzip.compress(b"line\n", mtime=0)[:-8] + b"\0" * 8, "", "damaged"),
-        (b"\xfd7zXZ\x00junk", "", "compressed with xz"),
+        *((pack(b"line\n" * 100_000)[:-20], "", "cut off") for pack in PACKERS[1:]),
+        *((b"".join([pack(b"line\n"), b"junk"]), "", "damaged") for pack in PACKERS[3:]),
+        *((pack(b"line\n" * 9)[:9] + b"\xff" * 30, "", "damaged") for pack in PACKERS[1:]),
+        (b"PK\x03\x04", "", "a zip archive"),
     ],
 )
 def test_bad_content_is_told_with_its_line(

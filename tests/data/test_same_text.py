@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from cli.translate import read_chunks
 from nmtasync.config.schema import DataConfig, DecodingConfig, ModelConfig
 from nmtasync.data.corpus import PairPaths, read_lines
-from nmtasync.data.preprocess import preprocess
-from nmtasync.data.staging import SOURCE_TEXT, stage_corpus
-from nmtasync.data.vocabulary import VocabularyPair, learn_vocabulary
+from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.evaluation.test_sets import read_test_set
 from nmtasync.evaluation.translate import Translator
 from nmtasync.models.build import build_model
+from nmtasync.preprocessing.clean_block import BlockCleaner
+from nmtasync.preprocessing.learn_vocabulary import learn_vocabulary
+from nmtasync.preprocessing.preprocess import preprocess
+from nmtasync.preprocessing.staged_texts import SOURCE
+from nmtasync.preprocessing.staging import stage_corpus
 from nmtasync.run_directory import RunDirectory
 from tests.support.command_line import CommandLine
 from tests.support.toy import TOY_FLAGS
@@ -57,8 +60,13 @@ def test_pieces_are_those_of_preprocessing(
     source, target = directory / "src", directory / "tgt"
     source.write_bytes("".join(line + "\n" for line in lines).encode("utf-8"))
     target.write_text("a\n" * len(lines))
-    corpus = stage_corpus("valid", [PairPaths(source, target)], directory, None, lambda *_: None)
-    kept = {line: text for line, text, _, _ in corpus.kept_pairs()}
+    cleaner = BlockCleaner(DataConfig(), filters=False, side_keys=False, keep_rejected=False)
+    paths = [PairPaths(source, target)]
+    corpus = stage_corpus("valid", paths, directory, cleaner, 1, lambda *_: None)
+    kept: dict[int, str] = {}
+    for piece in corpus.texts.pieces():
+        places = (int(where.rpartition(":")[2]) - 1 for where in corpus.where(piece))
+        kept |= zip(places, corpus.texts.read(piece)[0], strict=True)
     (read,) = read_chunks(io.BytesIO(source.read_bytes()))
     for translator in translators:
         ids = translator.vocabularies.source.encode(list(kept.values()))
@@ -68,9 +76,10 @@ def test_pieces_are_those_of_preprocessing(
             lines,  # Python
             read_test_set("test", source, target).sources,  # `evaluate`
             [kept.get(line, "") for line in range(len(lines))],
-            read_lines(directory / "valid" / SOURCE_TEXT),  # the validator
         ):
             assert pieces_to_translate(translator, given_lines) == preprocessed
+        staged = read_lines(directory / "valid" / SOURCE)  # the validator, once they are there
+        assert list(pieces_to_translate(translator, staged).values()) == [*preprocessed.values()]
 
 
 def test_odd_space_is_the_same_to_all_commands(

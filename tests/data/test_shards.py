@@ -3,23 +3,28 @@
 import pickle
 import tracemalloc
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmtasync.data.shards import ParallelShards, write_shards
+from nmtasync.data import journaled_files
+from nmtasync.data.shards import ParallelShards
+from nmtasync.data.shards_writer import ShardsWriter
 from nmtasync.errors import UserError
+from tests.support.shards import append
 
 Sentences = list[list[int]]
 
 
 def write(directory: Path, pairs: list[tuple[list[int], list[int]]], chunk: int, size: int) -> None:
-    with write_shards(directory, size, size) as writer:
+    with ShardsWriter(directory, size, size) as writer:
         for start in range(0, len(pairs), chunk):
             part = pairs[start : start + chunk]
-            writer.append([source for source, _ in part], [target for _, target in part])
+            append(writer, [source for source, _ in part], [target for _, target in part])
+        writer.finish()
 
 
 @settings(max_examples=40, deadline=None)
@@ -61,27 +66,39 @@ def test_the_largest_id_of_each_width_survives(tmp_path: Path) -> None:
         assert shards.source_tokens.itemsize == (2 if size <= 65_536 else 4)
 
 
-def test_an_error_while_writing_leaves_what_was_there(tmp_path: Path) -> None:
-    directory = tmp_path / "corpus"
-    write(directory, [([5], [6])], 1, 100)
-
-    def fail_midway() -> None:
-        with write_shards(directory, 100, 100) as writer:
-            writer.append([[7]], [[8]])
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail_midway()
-    assert ParallelShards.open(directory).source_tokens.tolist() == [5]
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.lists(st.integers(0, 40), max_size=3), st.integers(1, 5))
+def test_a_writer_that_was_cut_off_is_gone_on_with(
+    tmp_path_factory: pytest.TempPathFactory, num_pairs: int, stops: list[int], every: int
+) -> None:
+    """Each attempt writes some pairs one by one and vanishes, with what is in no commit lost."""
+    directory = tmp_path_factory.mktemp("shards") / "corpus"
+    with mock.patch.object(journaled_files, "COMMIT_CHUNKS", every):
+        for stop in [*stops, num_pairs]:
+            with ShardsWriter(directory, 100, 100, text=True) as writer:
+                done = writer.state or 0
+                assert done == writer.num_pairs
+                for i in range(done, min(stop, num_pairs)):
+                    ids = [[4 + i] * (i % 3)]
+                    append(writer, ids, ids, state=i + 1, texts=(b"%d\n" % i, b"x\n"))
+    with ShardsWriter(directory, 100, 100, text=True) as writer:
+        if writer.num_pairs < num_pairs:  # closed, but never committed
+            for i in range(writer.num_pairs, num_pairs):
+                ids = [[4 + i] * (i % 3)]
+                append(writer, ids, ids, state=i + 1, texts=(b"%d\n" % i, b"x\n"))
+        writer.finish()
+    shards = ParallelShards.open(directory)
+    assert shards.source_tokens.tolist() == [4 + i for i in range(num_pairs) for _ in range(i % 3)]
+    assert shards.target_lengths.tolist() == [i % 3 for i in range(num_pairs)]
+    assert (directory / "source.txt").read_text() == "".join(f"{i}\n" for i in range(num_pairs))
 
 
 def test_writing_needs_little_memory(tmp_path: Path) -> None:
     chunk: Sentences = [[5] * 50 for _ in range(200)]
     tracemalloc.start()
-    with write_shards(tmp_path / "corpus", 100, 100) as writer:
+    with ShardsWriter(tmp_path / "corpus", 100, 100) as writer:
         for _ in range(100):
-            writer.append(chunk, chunk)
+            append(writer, chunk, chunk)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     written_bytes = (tmp_path / "corpus" / "source.tokens").stat().st_size

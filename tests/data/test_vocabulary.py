@@ -14,9 +14,9 @@ from nmtasync.data.vocabulary import (
     UNK,
     Vocabulary,
     VocabularyPair,
-    learn_vocabulary,
 )
 from nmtasync.errors import UserError
+from nmtasync.preprocessing.learn_vocabulary import learn_vocabulary
 
 
 def make_text(num_lines: int = 200, seed: int = 1) -> list[str]:

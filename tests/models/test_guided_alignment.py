@@ -16,7 +16,6 @@ from nmtasync.config.load import resolve
 from nmtasync.config.schema import DataConfig, ModelConfig, TrainingConfig
 from nmtasync.data.batches import Alignment, Batch, collate
 from nmtasync.data.corpus import PairPaths
-from nmtasync.data.preprocess import preprocess
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import BOS, EOS, VocabularyPair
 from nmtasync.errors import UserError
@@ -25,6 +24,7 @@ from nmtasync.models.guided_alignment import alignment_loss
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.models.transformer import Transformer
 from nmtasync.optim.flat import FlatModel
+from nmtasync.preprocessing.preprocess import preprocess
 from nmtasync.profiling.profile import profile
 from nmtasync.run_directory import RunDirectory
 from nmtasync.worker.gradient import GradientFunction
@@ -50,7 +50,9 @@ def _aligned_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for part in ("train", "valid")
     )
     run = RunDirectory(directory / "run")
-    options = DataConfig(vocab_size=46, byte_fallback=False, deduplicate=False)
+    options = DataConfig(
+        vocab_size=46, byte_fallback=False, deduplicate=False, drop_protected=False
+    )
     aligned = dataclasses.replace(train, alignment=directory / "links")
     preprocess(run, [aligned], [valid], options)
     return run.root

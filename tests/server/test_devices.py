@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from nmtasync.errors import NmtasyncError, UserError
+from nmtasync.machine import cores as cores_module
 from nmtasync.machine import device
+from nmtasync.machine.cores import available_cores
 from nmtasync.machine.device import (
-    available_cores,
     refuse_allocator_without_ipc,
     resolve_devices,
 )
@@ -270,9 +271,9 @@ def test_a_run_whose_shards_have_memory_of_their_own_is_replayed_with_slices(toy
 def test_auto_takes_no_more_cpus_than_there_are(
     tmp_path, monkeypatch, cores, quota, available, workers
 ):
-    monkeypatch.setattr(device.os, "sched_getaffinity", lambda process: range(cores))
+    monkeypatch.setattr(cores_module.os, "sched_getaffinity", lambda process: range(cores))
     monkeypatch.setattr(device.torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(device, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(cores_module, "CPU_MAX", tmp_path / "cpu.max")
     if quota:
         (tmp_path / "cpu.max").write_text(quota + "\n")
     assert available_cores() == available

@@ -29,7 +29,7 @@ import torch
 
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.corpus import PairPaths
-from nmtasync.data.preprocess import preprocess
+from nmtasync.preprocessing.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from tests.support.fault_injection import MOMENTS, kind_of
 from tests.support.processes import group_of
@@ -185,7 +185,9 @@ def make_template(folder: Path) -> Path:
     pairs = [
         [PairPaths(folder / f"{part}.src", folder / f"{part}.tgt")] for part in ("train", "valid")
     ]
-    options = DataConfig(vocab_size=46, byte_fallback=False, deduplicate=False)
+    options = DataConfig(
+        vocab_size=46, byte_fallback=False, deduplicate=False, drop_protected=False
+    )
     preprocess(run, *pairs, options)
     return run.root
 

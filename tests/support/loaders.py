@@ -16,12 +16,12 @@ from nmtasync.config.experiment import experiment_config
 from nmtasync.config.schema import AsynchronousConfig, Config, DataConfig
 from nmtasync.data.alignment import parse_alignment
 from nmtasync.data.batches import collate, plan_corpus
-from nmtasync.data.borrowed_vocabulary import borrow_vocabulary
 from nmtasync.data.corpus import TextReader, read_together
-from nmtasync.data.shards import ParallelShards, write_shards
+from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import Vocabulary, VocabularyPair
 from nmtasync.errors import NmtasyncError, UserError
 from nmtasync.optim.flat import Layout
+from nmtasync.preprocessing.borrowed_vocabulary import borrow_vocabulary
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.decaying_mean import DecayingMean
 from nmtasync.server.noise_scale import GradientSums, NoiseScale
@@ -32,6 +32,7 @@ from nmtasync.training.simulation.recording import check_recording, read_exchang
 from recipes.paper.measure import measure
 from tests.support.repository import REPOSITORY
 from tests.support.runs import train_with
+from tests.support.shards import write_shards
 
 EXAMPLES = REPOSITORY / "tests/checkpoints/format_1"
 LOG = "exchanges.jsonl"
@@ -62,8 +63,8 @@ def prepare(root: Path) -> RunDirectory:
     shutil.copy(EXAMPLES / LOG, root / LOG)
     _write_metrics(run)
     _add_measured(run)
-    with write_shards(root / "aligned", 46, 46, aligned=True) as shards:
-        shards.append([[5, 6], [7], []], [[8], [9, 10, 11], [4]], [[(0, 0), (2, 1)], [], [(0, 0)]])
+    links = [[(0, 0), (2, 1)], [], [(0, 0)]]
+    write_shards(root / "aligned", [[5, 6], [7], []], [[8], [9, 10, 11], [4]], 46, links=links)
     shutil.copy(run.data / "valid/source.txt", root / "text.src")
     packed = gzip.compress((run.data / "valid/target.txt").read_bytes())
     (root / "text.tgt.gz").write_bytes(packed)

@@ -15,8 +15,8 @@ from nmtasync.checkpoints import store
 from nmtasync.checkpoints.load import load_model
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.corpus import PairPaths
-from nmtasync.data.preprocess import preprocess
 from nmtasync.errors import TrainingError, UserError
+from nmtasync.preprocessing.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.asynchronous.local import LocalDriver
 from nmtasync.training.validation.validator import Validator

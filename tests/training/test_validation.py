@@ -10,11 +10,11 @@ import torch
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.batches import collate
 from nmtasync.data.corpus import PairPaths
-from nmtasync.data.preprocess import preprocess
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import BOS, EOS
 from nmtasync.evaluation import translate
 from nmtasync.models.loss import loss_sums
+from nmtasync.preprocessing.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.validation import validator
 from nmtasync.training.validation.validator import Validator

@@ -55,6 +55,36 @@ class DataConfig:
         None,
         "Use the vocabulary of this run, a directory, instead of learning one.",
     )
+    vocab_model: str | None = _of_preprocess(
+        None,
+        "Use this SentencePiece model, a file, for both languages instead of learning one; two "
+        "files with a comma between them are for source and target.",
+    )
+    vocab_sample_pairs: int = _of_preprocess(
+        1_000_000,
+        "Learn the vocabulary from at most so many pairs, spread evenly over the corpora.",
+        unit="pairs",
+        minimum=1,
+    )
+    vocab_sample_characters: int = _of_preprocess(
+        30_000_000,
+        "Learn each vocabulary from at most about so much text.",
+        unit="characters",
+        minimum=1,
+    )
+    user_symbols: str | None = _of_preprocess(
+        None,
+        "Pieces that are never cut, as tags and placeholders, with spaces between them.",
+    )
+    source_normalization_rules: str | None = _of_preprocess(
+        None,
+        "Rewrite characters of the source side by the rules of this file, which SentencePiece's "
+        "documentation describes, instead of by --normalization.",
+    )
+    target_normalization_rules: str | None = _of_preprocess(
+        None,
+        "The same of the target side.",
+    )
     max_length: int = _of_preprocess(
         200,
         "Drop training pairs with a longer side.",
@@ -67,8 +97,54 @@ class DataConfig:
         "pairs of at most 15 pieces a side pass.",
         minimum=1.0,
     )
+    max_repetitions: int | None = _of_preprocess(
+        8,
+        "Drop training pairs with a side that says the same, of up to 8 pieces, more often than "
+        "this in a row.",
+        unit="times",
+        minimum=1,
+    )
+    min_identical_words: int | None = _of_preprocess(
+        4,
+        "Drop training pairs with equal sides of at least so many words: they teach to copy.",
+        unit="words",
+        minimum=1,
+    )
+    min_letters: float | None = _of_preprocess(
+        0.3,
+        "Drop training pairs with a side of which a smaller share of the characters is letters.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    min_script: float | None = _of_preprocess(
+        0.5,
+        "Drop training pairs with a side of which a smaller share of the letters is of the "
+        "script of its language, where its code is given and implies one.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    min_language: float | None = _of_preprocess(
+        None,
+        "Drop training pairs with a side that is in its language with a smaller probability, by "
+        "the library py3langid. Slow: some thousand pairs a second on each core.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    drop_control_characters: bool = _of_preprocess(
+        True, "Drop training pairs with control characters, or with U+FFFD, of broken encodings."
+    )
     deduplicate: bool = _of_preprocess(
         True, "Drop a training pair that occurred before, to the letter."
+    )
+    deduplicate_side: str = _of_preprocess(
+        "none",
+        "Drop a training pair of which this side occurred before.",
+        choices=("none", "source", "target", "either"),
+    )
+    drop_protected: bool = _of_preprocess(
+        True,
+        "Drop training pairs that are in the validation corpus too, and those with a side that "
+        "is a line of a file of --protect.",
     )
     batch_tokens: int = train_flag(
         1500,

@@ -13,8 +13,7 @@ from nmtasync.checkpoints.store import Snapshot
 from nmtasync.config.schema import Config
 from nmtasync.data.batches import Int64s, collate, plan_epoch
 from nmtasync.data.corpus import read_lines
-from nmtasync.data.shards import ParallelShards
-from nmtasync.data.staging import SOURCE_TEXT, TARGET_TEXT
+from nmtasync.data.shards import SOURCE_TEXT, TARGET_TEXT, ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.evaluation.metrics import bleu
 from nmtasync.evaluation.translate import Translator

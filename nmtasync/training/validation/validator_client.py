@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 from nmtasync.checkpoints.history import Validation
 from nmtasync.errors import TrainingError
-from nmtasync.machine.device import available_cores
+from nmtasync.machine.cores import available_cores
 from nmtasync.machine.processes import POLL_SECONDS, Child, ChildEndedError
 from nmtasync.machine.supervision import Supervision
 from nmtasync.server.transport import page_lock, shared_vector

@@ -2,7 +2,8 @@
 
 Everything is written into RUN/.preprocess.tmp and synced to the disk. One rename to
 RUN/.preprocess.ready decides: before it RUN is as it was, after it the result will take its place,
-if need be by the next `preprocess`, which finishes what was cut off.
+if need be by the next `preprocess`, which finishes what was cut off. What was cut off before it is
+gone on with if the next one is asked for the same.
 
 RUN/data and RUN/vocab may be links to another disk, or such a disk may be mounted there. What
 belongs there is written there, to DIRECTORY/.preprocess.tmp, since no rename leads from disk to
@@ -18,16 +19,23 @@ from pathlib import Path
 
 from nmtasync.data.vocabulary import JOINT_NAME, SOURCE_NAME, TARGET_NAME
 from nmtasync.errors import UserError
-from nmtasync.run_directory import RunDirectory, refuse_dead_link, sync, sync_tree
+from nmtasync.run_directory import (
+    RunDirectory,
+    refuse_dead_link,
+    sync,
+    sync_tree,
+    write_atomically,
+)
 
 _ASIDE, _MOVING = ".preprocess.tmp", ".preprocess.ready"
+_JOB = "job.json"
 
 _WRITTEN = {"vocab": (JOINT_NAME, SOURCE_NAME, TARGET_NAME), "data": ("train", "valid")}
 """What preprocessing has written into directories that stay: only that is replaced there."""
 
 
 @contextlib.contextmanager
-def all_or_nothing(run: RunDirectory, *, overwrite: bool) -> Iterator[Path]:
+def all_or_nothing(run: RunDirectory, *, overwrite: bool, job: str | None = None) -> Iterator[Path]:
     """Yield a directory to fill: the directories `vocab` and `data`, config.toml, manifest.json.
 
     They go into RUN when the block ends without an exception. The caller holds RUN's lock.
@@ -35,6 +43,8 @@ def all_or_nothing(run: RunDirectory, *, overwrite: bool) -> Iterator[Path]:
     Args:
         run: Where they go.
         overwrite: Whether they may replace those of an earlier preprocessing.
+        job: What is done, if it can be gone on with: after an end that is no fault of the input
+            what is there stays, and an equal job finds it.
 
     Raises:
         UserError: RUN has a place taken that must not be replaced.
@@ -43,25 +53,42 @@ def all_or_nothing(run: RunDirectory, *, overwrite: bool) -> Iterator[Path]:
     if run.ready.exists():
         _install(run)
     refuse_taken(run, overwrite=overwrite)
-    _clear(run)
+    if job is None or _read_job(aside) != job:
+        _clear(run)
     try:
-        aside.mkdir()
-        for path in (run.vocab, run.data):
-            if _stays(path):
-                (path / _ASIDE).mkdir()
-                (aside / path.name).symlink_to(Path("..") / path.name / _ASIDE)
-            else:
-                (aside / path.name).mkdir()
+        if not aside.exists():
+            _begin(run, aside)
+            if job is not None:
+                write_atomically(aside / _JOB, job)
         yield aside
+        (aside / _JOB).unlink(missing_ok=True)
         for directory in (aside / run.vocab.name, aside / run.data.name, aside):
             sync_tree(directory)
         aside.rename(run.ready)
-    except BaseException:
-        if not run.ready.exists():
+    except BaseException as error:
+        can_go_on = job is not None and not isinstance(error, UserError)
+        if not run.ready.exists() and not can_go_on:
             _clear(run)
         raise
     sync(run.root)
     _install(run)
+
+
+def _begin(run: RunDirectory, aside: Path) -> None:
+    aside.mkdir()
+    for path in (run.vocab, run.data):
+        if _stays(path):
+            (path / _ASIDE).mkdir()
+            (aside / path.name).symlink_to(Path("..") / path.name / _ASIDE)
+        else:
+            (aside / path.name).mkdir()
+
+
+def _read_job(aside: Path) -> str | None:
+    try:
+        return (aside / _JOB).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def refuse_taken(run: RunDirectory, *, overwrite: bool) -> None:

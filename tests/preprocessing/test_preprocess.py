@@ -19,14 +19,12 @@ import pytest
 
 from nmtasync.config.load import read_toml
 from nmtasync.config.schema import DataConfig
-from nmtasync.data import preprocess as preprocess_module
-from nmtasync.data.all_or_nothing import all_or_nothing
-from nmtasync.data.binarise import SOURCE_TEXT, TARGET_TEXT
 from nmtasync.data.corpus import PairPaths, read_lines
-from nmtasync.data.preprocess import preprocess
-from nmtasync.data.shards import ParallelShards
+from nmtasync.data.shards import SOURCE_TEXT, TARGET_TEXT, ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
+from nmtasync.preprocessing.all_or_nothing import all_or_nothing
+from nmtasync.preprocessing.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from tests.support.repository import REPOSITORY
 
@@ -69,12 +67,12 @@ def test_what_is_kept_can_be_read_back(tmp_path: Path, valid: PairPaths) -> None
         good[3],
         ("x" * 60 * 40, "much too long in any vocabulary" * 100),
         ("ab " * 41, "CD " * 41),
-        ("ab", "CD " * 30),
-        ("\u200b", "nothing that is visible"),  # normalised away
+        ("a", "A B C D E F G H B A D C F E H G"),
+        ("\u200b", "nothing that is visible"),
     ]
     corpora = [put(tmp_path, "one", good[:150]), put(tmp_path, "two", bad + good[150:])]
     run = RunDirectory(tmp_path / "run")
-    report = preprocess(run, corpora, [valid], SMALL)
+    report = preprocess(run, corpora, [valid], replace(SMALL, max_ratio=12.0))
 
     shards = ParallelShards.open(run.data / "train")
     vocabularies = VocabularyPair.load(run.vocab)
@@ -86,7 +84,8 @@ def test_what_is_kept_can_be_read_back(tmp_path: Path, valid: PairPaths) -> None
     assert (report.train.num_read, report.train.num_kept) == (206, 200)
     two = corpora[1].source
     assert {d.reason: (d.num_pairs, d.example) for d in report.train.dropped} == {
-        "empty side": (2, f"{two}:1"),
+        "empty side": (1, f"{two}:1"),
+        "few letters": (1, f"{two}:6"),
         "duplicate": (1, f"{two}:2"),
         "too long": (2, f"{two}:3"),
         "length ratio": (1, f"{two}:5"),
@@ -115,7 +114,13 @@ def test_validation_keeps_all_but_empty_sides_and_its_text(tmp_path: Path) -> No
 def test_options_change_what_is_dropped(tmp_path: Path, valid: PairPaths) -> None:
     pairs = sentences(100, seed=1)
     train = put(tmp_path, "train", [*pairs, *pairs, ("ab", "CD " * 30)])
-    options = DataConfig(vocab_size=330, deduplicate=False, max_ratio=None, joint_vocabulary=False)
+    options = DataConfig(
+        vocab_size=330,
+        deduplicate=False,
+        max_ratio=None,
+        max_repetitions=None,
+        joint_vocabulary=False,
+    )
     run = RunDirectory(tmp_path / "run")
     assert preprocess(run, [train], [valid], options).train.num_kept == 201
     vocabularies = VocabularyPair.load(run.vocab)
@@ -164,14 +169,11 @@ def test_the_manifest_names_what_was_read_and_written(tmp_path: Path, valid: Pai
     assert manifest["vocabulary"]["digest"] == VocabularyPair.load(run.vocab).digest()
 
 
-def test_the_vocabulary_sample_is_spread_over_the_corpus(
-    tmp_path: Path, valid: PairPaths, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_vocabulary_sample_is_spread_over_the_corpus(tmp_path: Path, valid: PairPaths) -> None:
     early = [("ab cd ef", "AB CD EF")] * 300
     late = [(f"xyz{i} uvw", f"XYZ{i} UVW") for i in range(100)]
     train = put(tmp_path, "train", early + late)
-    monkeypatch.setattr(preprocess_module, "VOCABULARY_SAMPLE_PAIRS", 40)
-    options = DataConfig(vocab_size=295, deduplicate=False)
+    options = DataConfig(vocab_size=295, deduplicate=False, vocab_sample_pairs=40)
     preprocess(RunDirectory(tmp_path / "run"), [train], [valid], options)
     vocabulary = VocabularyPair.load(tmp_path / "run" / "vocab").source
     (ids,) = vocabulary.encode(["uvwxyz"])
@@ -328,7 +330,7 @@ def test_what_was_decided_waits_for_its_disk(
         pytest.raises(TypeError),  # in place of a kill
         all_or_nothing(RunDirectory(run), overwrite=True) as out,
     ):
-        patched.setattr("nmtasync.data.all_or_nothing._install", None)
+        patched.setattr("nmtasync.preprocessing.all_or_nothing._install", None)
         fill(out, "new")
     assert (run / ".preprocess.ready").exists()
     away = tmp_path / "away"

@@ -10,9 +10,9 @@ from typing import Any
 
 import nmtasync
 from nmtasync.config.schema import DataConfig
-from nmtasync.data.corpus import TextReader
-from nmtasync.data.staging import Dropped
 from nmtasync.data.vocabulary import SENTENCEPIECE_VERSION, VocabularyPair
+from nmtasync.preprocessing.dropped import Dropped
+from nmtasync.preprocessing.staging import StagedCorpus
 from nmtasync.run_directory import MANIFEST_FORMAT, sha256, write_json
 
 LOST_SHARE = 0.01
@@ -72,6 +72,7 @@ class PreprocessReport:
         lost_characters: Those that the target vocabulary can't give back.
         missing_spaces: As `warn_of_missing_spaces` says it of the validation references.
         seconds: How long it took.
+        seconds_by_step: How long reading, duplicates, the vocabulary and binarising took.
     """
 
     train: CorpusReport
@@ -82,6 +83,7 @@ class PreprocessReport:
     lost_characters: LostCharacters
     missing_spaces: str | None
     seconds: float
+    seconds_by_step: Mapping[str, float]
 
     @property
     def notes(self) -> list[str]:
@@ -98,9 +100,13 @@ class PreprocessReport:
                 f"any training sentence may have ({self.config.max_length:,}); it was kept."
             )
         if self.overlap:
+            what = (
+                "they were removed from training"
+                if self.config.drop_protected
+                else "scores on them will be too good"
+            )
             notes.append(
-                f"{self.overlap:,} validation pairs are in the training files too: scores on them "
-                "will be too good."
+                f"{self.overlap:,} validation pairs are in the training files too: {what}."
             )
         if self.train.num_kept < self.train.num_read / 2:
             notes.append("More than half of the training pairs were dropped; do the sides match?")
@@ -124,6 +130,7 @@ class PreprocessReport:
             "vocabulary": self.vocabulary,
             "notes": self.notes,
             "seconds": round(self.seconds, 3),
+            "seconds_by_step": {k: round(v, 3) for k, v in self.seconds_by_step.items()},
         }
 
     @property
@@ -140,13 +147,13 @@ class PreprocessReport:
 
 
 def write_manifest(
-    directory: Path, files: Mapping[str, Sequence[Sequence[TextReader]]], report: PreprocessReport
+    directory: Path, corpora: Mapping[str, StagedCorpus], report: PreprocessReport
 ) -> None:
     """Write manifest.json: what was read and made, with hashes; equal inputs give an equal one.
 
     Args:
         directory: Holds what was made.
-        files: What was read for "train" and "valid": of each corpus both sides, and the alignment.
+        corpora: What was read for "train" and "valid".
         report: The options and figures.
     """
     config = report.config
@@ -154,15 +161,16 @@ def write_manifest(
     inputs = [
         {
             "corpus": name,
-            "side": side,
-            "language": languages.get(side),
-            "path": str(file.path.absolute()),
+            "name": corpus.name_of(file.corpus),
+            "weight": corpus.paths[file.corpus].weight,
+            "side": file.side,
+            "language": languages.get(file.side),
+            "path": file.path,
             "sha256": file.sha256,
-            "lines": file.num_lines,
+            "lines": file.lines,
         }
-        for name, corpora in files.items()
-        for sides in corpora
-        for side, file in zip(("source", "target", "alignment"), sides, strict=False)
+        for name, corpus in corpora.items()
+        for file in corpus.files
     ]
     made = sorted(path for name in ("data", "vocab") for path in (directory / name).rglob("*.*"))
     write_json(

@@ -1,0 +1,100 @@
+"""Segmentation of much text: word by word where that gives the same pieces, remembered.
+
+A vocabulary whose pieces lead across no space cuts each word on its own, and most words of a text
+have occurred before. The pieces of a word are remembered only where no other segmentation comes
+near: sums of floats depend on what stands before a word, so ties are broken line by line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nmtasync.data.vocabulary import Vocabulary
+
+_MOST_WORDS = 1 << 17
+_LONGEST_WORD = 32
+_LONGEST_LINE = 2000
+_TIMES = 8
+"""A word is looked at when it occurs this often: that costs more than to segment it a few times."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Lines that have been segmented.
+
+    Attributes:
+        ids: The ids of all pieces, end to end.
+        lengths: How many pieces each line has: [N].
+        words: How many words between spaces each line has: [N].
+    """
+
+    ids: bytes
+    lengths: npt.NDArray[np.int64]
+    words: npt.NDArray[np.int64]
+
+
+class WordEncoder:
+    """Segments lines as its vocabulary does, to the same ids.
+
+    Args:
+        vocabulary: How to segment.
+        dtype: The type of the ids.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, dtype: np.dtype[Any]) -> None:
+        self._vocabulary = vocabulary
+        self._dtype = dtype
+        self._words: dict[str, bytes] = {"": b""}
+        self._times_seen: dict[str, int] = {}
+        self._by_word = vocabulary.is_word_by_word
+
+    def encode(self, lines: Sequence[str]) -> Encoded:
+        """Segment lines."""
+        encoded: list[bytes] = []
+        num_words: list[int] = []
+        left: list[int] = []
+        look_up = self._words.__getitem__
+        for i, line in enumerate(lines):
+            words = line.split(" ")
+            num_words.append(len(words) - words.count(""))
+            try:
+                encoded.append(b"".join(map(look_up, words)))
+            except KeyError:
+                left.append(i)
+                encoded.append(b"")
+        unknown = [lines[i] for i in left]
+        for i, ids in zip(left, self._vocabulary.encode(unknown), strict=True):
+            encoded[i] = np.array(ids, self._dtype).tobytes()
+        if self._by_word:
+            self._learn(unknown)
+        sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return Encoded(
+            b"".join(encoded), sizes // self._dtype.itemsize, np.array(num_words, np.int64)
+        )
+
+    def _learn(self, lines: Sequence[str]) -> None:
+        """Remember the words that have occurred some times, if they are cut alike everywhere."""
+        known, times = self._words, self._times_seen
+        again: list[str] = []
+        for line in lines:
+            if len(line) > _LONGEST_LINE:  # errors of its sums may reach the margin of ties
+                continue
+            for word in [word for word in line.split(" ") if word not in known]:
+                seen = times.get(word, 0) + 1
+                if seen > 1 or (len(times) < _MOST_WORDS and len(word) <= _LONGEST_WORD):
+                    times[word] = seen
+                if seen == _TIMES:
+                    again.append(word)
+        for word, ids in zip(again, self._vocabulary.encode_without_ties(again), strict=True):
+            if ids is not None:
+                known[word] = np.array(ids, self._dtype).tobytes()
+
+
+def count_words(lines: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Count the words between spaces of each line: [N]."""
+    return np.array([len(line.split(" ")) - line.split(" ").count("") for line in lines], np.int64)

@@ -1,0 +1,91 @@
+"""The last pass of preprocessing: segment a staged corpus, judge its pieces, write its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nmtasync.config.schema import DataConfig
+from nmtasync.data.shards import ParallelShards
+from nmtasync.data.shards_writer import ShardsWriter
+from nmtasync.data.vocabulary import VocabularyPair
+from nmtasync.machine.ordered_map import map_in_order
+from nmtasync.preprocessing.binary_block import BlockBinariser, Task
+from nmtasync.preprocessing.dropped import Dropped, merged, to_state
+from nmtasync.preprocessing.report import CorpusReport
+from nmtasync.preprocessing.staging import OnProgress, StagedCorpus
+
+REJECTED_LATER = "rejected-later"
+
+
+def binarise(
+    corpus: StagedCorpus,
+    data: Path,
+    vocabularies: VocabularyPair,
+    filters: DataConfig | None,
+    *,
+    keep_rejected: bool,
+    num_processes: int,
+    on_progress: OnProgress,
+) -> CorpusReport:
+    """Segment a corpus and write its shards to data/NAME; goes on where an earlier call ended.
+
+    Args:
+        corpus: What to write.
+        data: The parent of the shards' directory.
+        vocabularies: How to segment.
+        filters: Drop pairs by their pieces; None keeps all, as validation needs it, and keeps
+            their text beside the shards.
+        keep_rejected: Whether to write the text of what was dropped to the staged directory.
+        num_processes: How many processes may work on it.
+        on_progress: Told how far it is.
+    """
+    directory = data / corpus.name
+    sizes = vocabularies.source.size, vocabularies.target.size
+    with (
+        ShardsWriter(directory, *sizes, aligned=corpus.aligned, text=filters is None) as shards,
+        (corpus.directory / REJECTED_LATER).open("ab") as rejected,
+    ):
+        state = shards.state or {"done": 0, "words": [0, 0], "dropped": [], "rejected": 0}
+        rejected.truncate(min(state["rejected"], rejected.tell()))
+        binariser = BlockBinariser(
+            corpus, vocabularies, filters, shards.dtypes, keep_rejected=keep_rejected
+        )
+        for block in map_in_order(binariser, _tasks(corpus, state["done"]), num_processes):
+            rejected.write(block.rejected)
+            rejected.flush()
+            dropped = merged([[Dropped(**each) for each in state["dropped"]], block.dropped])
+            state = {
+                "done": block.piece.pairs.stop,
+                "words": [a + b for a, b in zip(state["words"], block.words, strict=True)],
+                "dropped": to_state(dropped),
+                "rejected": rejected.tell(),
+            }
+            shards.append(block.sequences, state, block.texts)
+            on_progress(f"binarising ({corpus.name})", state["done"], len(corpus))
+        shards.finish(state)
+    dropped = [Dropped(**each) for each in state["dropped"]]
+    return _report(corpus, ParallelShards.open(directory), state["words"], dropped)
+
+
+def _tasks(corpus: StagedCorpus, done: int) -> Iterator[Task]:
+    for piece in corpus.texts.pieces():
+        if piece.pairs.stop > done:
+            pairs = slice(piece.pairs.start, piece.pairs.stop)
+            path = corpus.paths[piece.corpus].source
+            yield Task(piece, corpus.verdicts[pairs].copy(), path, corpus.lines[pairs].copy())
+
+
+def _report(
+    corpus: StagedCorpus, shards: ParallelShards, words: Sequence[int], dropped: list[Dropped]
+) -> CorpusReport:
+    return CorpusReport(
+        num_read=corpus.num_read,
+        num_kept=len(shards),
+        dropped=merged([corpus.dropped, corpus.dropped_later(), dropped]),
+        source_words=words[0],
+        target_words=words[1],
+        source_pieces=len(shards.source_tokens),
+        target_pieces=len(shards.target_tokens),
+        longest=max(shards.longest()),
+    )
