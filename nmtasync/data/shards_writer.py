@@ -150,8 +150,9 @@ class ShardsWriter:
 
 
 def forget_journal(directory: Path) -> None:
-    """Remove what only a writer that goes on needs."""
-    (directory / _JOURNAL).unlink(missing_ok=True)
+    """Remove what only a writer that goes on needs, and what killed ones left of it."""
+    for path in (*directory.glob(f".{_JOURNAL}.*.tmp"), directory / _JOURNAL):
+        path.unlink(missing_ok=True)
 
 
 def _offsets(name: str) -> str:

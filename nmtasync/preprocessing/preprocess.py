@@ -62,6 +62,8 @@ can't produce."""
 _STAGED = ".staged"
 """Where the text lies meanwhile: on the disk of RUN/data, which is the one with room."""
 
+_DISCARDED = ".discarded"
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -285,10 +287,13 @@ class _Stage:
             aside.unlink(missing_ok=True)
 
     def clean_up(self) -> None:
-        """Remove what only a call that goes on needs."""
-        shutil.rmtree(self._staged)
+        """Remove what only a call that goes on needs: the last first, so that none finds half."""
         for corpus in self._corpora:
             forget_journal(self._out / "data" / corpus.name)
+        discarded = self._staged.with_name(_DISCARDED)
+        shutil.rmtree(discarded, ignore_errors=True)
+        self._staged.rename(discarded)
+        shutil.rmtree(discarded)
 
 
 def _job(
