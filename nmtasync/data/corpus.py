@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from nmtasync.data.decompression import BUFFER_BYTES, damage_explained, open_text
 from nmtasync.errors import UserError
 
 _BYTE_ORDER_MARK = "\ufeff"
 MAX_LINE_BYTES = 16 << 20
 MAX_WEIGHT = 1000
+_LINE_FEED = 10
 _CORPUS = re.compile(r"([^=]+)=([^,]+?)(?:,([^,]+?))?(?:@([0-9.eE+-]+))?", re.DOTALL)
 
 
@@ -137,18 +140,24 @@ class _Lines:
         self._file = file
         self._reader = reader
         self._buffer = b""
+        self._start = 0
+        self._ends = np.empty(0, np.int64)
+        self._next = 0
         self._ended = False
 
     def available(self, most_lines: int, most_bytes: int) -> int:
         """Count the lines that can be taken now: 0 only at the end. Arguments as of `blocks`."""
-        self._fill(max(most_bytes, self._buffer.find(b"\n") + 1))
-        count = self._buffer.count(b"\n", 0, most_bytes)
-        return min(most_lines, count or int(bool(self._buffer)))
+        has_line = self._next < len(self._ends)
+        if not self._ended and (not has_line or len(self._buffer) - self._start < most_bytes):
+            self._fill(2 * most_bytes)
+        bound = np.searchsorted(self._ends, self._start + most_bytes, side="right")
+        count = max(int(bound) - self._next, int(self._next < len(self._ends)))
+        return min(most_lines, count)
 
     def _fill(self, num_bytes: int) -> None:
-        """Read so many bytes, a whole line at least, or to the end."""
-        parts, size = [self._buffer], len(self._buffer)
-        has_line = b"\n" in self._buffer
+        """Read on until so many bytes are there, and a whole line, or all of the file."""
+        parts = [self._buffer[self._start :]]
+        size, has_line = len(parts[0]), b"\n" in parts[0]
         where = f"{self._reader.path}:{self._reader.num_lines + 1}"
         while not self._ended and (size < num_bytes or not has_line):
             if not has_line and size > MAX_LINE_BYTES:
@@ -162,15 +171,14 @@ class _Lines:
             has_line = has_line or b"\n" in part
             size += len(part)
             parts.append(part)
-        self._buffer = b"".join(parts)
+        self._buffer, self._start, self._next = b"".join(parts), 0, 0
+        self._ends = np.flatnonzero(np.frombuffer(self._buffer, np.uint8) == _LINE_FEED) + 1
 
     def take(self, num_lines: int) -> bytes:
         """Take lines that are available."""
-        end = 0
-        for _ in range(num_lines):
-            end = self._buffer.index(b"\n", end) + 1
-        taken, self._buffer = self._buffer[:end], self._buffer[end:]
-        return taken
+        self._next += num_lines
+        begin, self._start = self._start, int(self._ends[self._next - 1])
+        return self._buffer[begin : self._start]
 
 
 def decode_line(raw: bytes, where: str, *, first: bool) -> str:

@@ -7,8 +7,8 @@ near: sums of floats depend on what stands before a word, so ties are broken lin
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,23 +19,8 @@ from nmtasync.data.vocabulary import Vocabulary
 _MOST_WORDS = 1 << 17
 _LONGEST_WORD = 32
 _LONGEST_LINE = 2000
-_TIMES = 8
+_TIMES = 3
 """A word is looked at when it occurs this often: that costs more than to segment it a few times."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Lines that have been segmented.
-
-    Attributes:
-        ids: The ids of all pieces, end to end.
-        lengths: How many pieces each line has: [N].
-        words: How many words between spaces each line has: [N].
-    """
-
-    ids: bytes
-    lengths: npt.NDArray[np.int64]
-    words: npt.NDArray[np.int64]
 
 
 class WordEncoder:
@@ -53,29 +38,28 @@ class WordEncoder:
         self._times_seen: dict[str, int] = {}
         self._by_word = vocabulary.is_word_by_word
 
-    def encode(self, lines: Sequence[str]) -> Encoded:
-        """Segment lines."""
+    def encode(self, lines: Sequence[str]) -> tuple[bytes, npt.NDArray[np.int64]]:
+        """Segment lines.
+
+        Returns:
+            The ids of all pieces, end to end, and how many each line has: [N].
+        """
         encoded: list[bytes] = []
-        num_words: list[int] = []
         left: list[int] = []
-        look_up = self._words.__getitem__
-        for i, line in enumerate(lines):
-            words = line.split(" ")
-            num_words.append(len(words) - words.count(""))
+        look_up, join, append = self._words.__getitem__, b"".join, encoded.append
+        for line in lines:
             try:
-                encoded.append(b"".join(map(look_up, words)))
+                append(join(map(look_up, line.split(" "))))
             except KeyError:
-                left.append(i)
-                encoded.append(b"")
+                left.append(len(encoded))
+                append(b"")
         unknown = [lines[i] for i in left]
         for i, ids in zip(left, self._vocabulary.encode(unknown), strict=True):
-            encoded[i] = np.array(ids, self._dtype).tobytes()
+            encoded[i] = array(self._dtype.char, ids).tobytes()
         if self._by_word:
             self._learn(unknown)
         sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        return Encoded(
-            b"".join(encoded), sizes // self._dtype.itemsize, np.array(num_words, np.int64)
-        )
+        return b"".join(encoded), sizes // self._dtype.itemsize
 
     def _learn(self, lines: Sequence[str]) -> None:
         """Remember the words that have occurred some times, if they are cut alike everywhere."""
@@ -92,9 +76,13 @@ class WordEncoder:
                     again.append(word)
         for word, ids in zip(again, self._vocabulary.encode_without_ties(again), strict=True):
             if ids is not None:
-                known[word] = np.array(ids, self._dtype).tobytes()
+                known[word] = array(self._dtype.char, ids).tobytes()
 
 
-def count_words(lines: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Count the words between spaces of each line: [N]."""
-    return np.array([len(line.split(" ")) - line.split(" ").count("") for line in lines], np.int64)
+def count_words(lines: Sequence[str]) -> int:
+    """Count what stands between spaces."""
+    text = " ".join(lines)
+    while "  " in text:
+        text = text.replace("  ", " ")
+    text = text.strip(" ")
+    return text.count(" ") + 1 if text else 0

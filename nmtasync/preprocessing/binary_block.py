@@ -94,7 +94,7 @@ class BlockBinariser:
         texts = self._texts.read(task.piece)
         verdicts = np.array(task.verdicts)
         candidates = np.flatnonzero(verdicts == Verdict.KEPT)
-        segmented, words = self._segment([[side[i] for i in candidates.tolist()] for side in texts])
+        segmented = self._segment([[side[i] for i in candidates.tolist()] for side in texts])
         pieces = [
             (np.frombuffer(packed.items, dtype), packed.lengths)
             for packed, dtype in zip(segmented, self._dtypes, strict=False)
@@ -102,14 +102,15 @@ class BlockBinariser:
         verdicts[candidates] = judge_pieces(pieces[0], pieces[1], self._filters)
         kept = verdicts[candidates] == Verdict.KEPT
         dropped = [self._describe(task, texts, i, verdicts) for i in candidates[~kept].tolist()]
+        kept_texts = [[side[i] for i in candidates[kept].tolist()] for side in texts[:2]]
         return BinaryBlock(
             task.piece,
             [
                 _select(packed, dtype, kept)
                 for packed, dtype in zip(segmented, (*self._dtypes, LINK), strict=False)
             ],
-            self._kept_text(texts, candidates[kept]),
-            [int(of_side[kept].sum()) for of_side in words],
+            self._kept_text(kept_texts),
+            list(map(count_words, kept_texts)),
             merged([dropped]),
             self._reject(task, texts, verdicts),
         )
@@ -131,29 +132,22 @@ class BlockBinariser:
         ]
         return "".join(lines).encode("utf-8", "surrogateescape")
 
-    def _kept_text(
-        self, texts: Sequence[Sequence[str]], kept: npt.NDArray[np.int64]
-    ) -> tuple[bytes, bytes] | None:
+    def _kept_text(self, texts: Sequence[Sequence[str]]) -> tuple[bytes, bytes] | None:
         if self._filters is not None:
             return None
-        source, target = (
-            "".join(f"{side[i]}\n" for i in kept.tolist()).encode() for side in texts[:2]
-        )
+        source, target = ("".join(f"{line}\n" for line in side).encode() for side in texts)
         return source, target
 
-    def _segment(
-        self, texts: Sequence[list[str]]
-    ) -> tuple[list[PackedSequences], list[npt.NDArray[np.int64]]]:
-        """Segment pairs, and count their words."""
+    def _segment(self, texts: Sequence[list[str]]) -> list[PackedSequences]:
+        """Segment pairs."""
         pair = self._vocabularies
         if self._aligned:
-            return self._align(*texts), [count_words(side) for side in texts[:2]]
+            return self._align(*texts)
         if self._encoders is None:
             sides = zip((pair.source, pair.target), self._dtypes, strict=True)
             self._encoders = [WordEncoder(vocabulary, dtype) for vocabulary, dtype in sides]
-        encoded = [e.encode(lines) for e, lines in zip(self._encoders, texts, strict=True)]
-        packed = [PackedSequences(side.ids, side.lengths) for side in encoded]
-        return packed, [side.words for side in encoded]
+        encoders = zip(self._encoders, texts, strict=True)
+        return [PackedSequences(*encoder.encode(lines)) for encoder, lines in encoders]
 
     def _align(
         self, sources: list[str], targets: list[str], alignments: list[str]

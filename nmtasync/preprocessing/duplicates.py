@@ -92,13 +92,25 @@ def mark_shared(verdicts: Verdicts, keys: Keys, others: npt.NDArray[Any]) -> Non
     others = np.unique(others)
     for start in range(0, len(keys), SORTED_KEYS):
         part = slice(start, start + SORTED_KEYS)
-        shared = np.isin(np.asarray(keys[part]), others)
+        shared, _ = _find(np.asarray(keys[part]), others)
         verdicts[part][shared & (verdicts[part] == Verdict.KEPT)] = Verdict.PROTECTED
 
 
 def count_shared(keys: Keys, others: Keys) -> int:
     """Count the keys that are among others, which may lie in a file."""
-    found = np.zeros(len(keys), np.bool_)
+    unique, counts = np.unique(keys, return_counts=True)
+    found = np.zeros(len(unique), np.bool_)
     for start in range(0, len(others), SORTED_KEYS):
-        found |= np.isin(np.asarray(keys), np.asarray(others[start : start + SORTED_KEYS]))
-    return int(found.sum())
+        shared, places = _find(np.asarray(others[start : start + SORTED_KEYS]), unique)
+        found[places[shared]] = True
+    return int(counts[found].sum())
+
+
+def _find(
+    keys: Keys, others: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
+    """Say which keys are among others, few and sorted, and where."""
+    if not len(others):
+        return np.zeros(len(keys), np.bool_), np.zeros(len(keys), np.intp)
+    places = np.minimum(np.searchsorted(others, keys), len(others) - 1)
+    return others[places] == keys, places

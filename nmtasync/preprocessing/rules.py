@@ -172,11 +172,16 @@ def repeats(pieces: npt.NDArray[Any], lengths: Counts, most: int) -> npt.NDArray
     found = np.zeros(len(lengths), np.bool_)
     ends = np.cumsum(lengths)
     for period in range(1, LONGEST_REPEATED + 1):
-        # A run of equal neighbours at this distance, as long as `most` further times need.
+        # A run of equal neighbours at this distance, as long as `most` further times need, has two
+        # places next to each other among those that are half of it apart.
+        needed = period * most
+        step = max(1, needed // 2)
+        equal = pieces[period::step] == pieces[:-period:step]
+        if needed > 1 and not (equal[1:] & equal[:-1]).any():
+            continue
         different = np.flatnonzero(pieces[period:] != pieces[:-period])
         edges = np.concatenate(([-1], different, [len(pieces) - period]))
         starts, run_lengths = edges[:-1] + 1, np.diff(edges) - 1
-        needed = period * most
         for start, length in zip(
             starts[run_lengths >= needed], run_lengths[run_lengths >= needed], strict=True
         ):
