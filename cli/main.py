@@ -22,6 +22,7 @@ COMMANDS = {
     "profile": "Measure where a worker's time goes, and write a cost model for simulations.",
     "evaluate": "Translate test sets and measure BLEU, chrF and TER.",
     "translate": "Translate standard input to standard output, line by line.",
+    "report": "Show what runs have come to, side by side, on a page.",
     "doctor": "Check the machine and a RUN, and say what to do.",
 }
 

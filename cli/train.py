@@ -106,7 +106,7 @@ def _describe_noise(noise: NoiseSummary) -> str:
 
 
 def _describe(summary: TrainingSummary, run: Path) -> str:
-    from nmtasync.training.reporting.display import duration
+    from nmtasync.machine.terminal import duration
 
     rows = [
         ("ended", summary.reason),

@@ -59,6 +59,18 @@ def bleu(
     return float(value.score)
 
 
+def sentence_chrf(hypothesis: str, references: Sequence[str]) -> float:
+    """Score one sentence by chrF2, from 0 to 100.
+
+    Args:
+        hypothesis: The translation.
+        references: What it may be.
+    """
+    from sacrebleu.metrics.chrf import CHRF
+
+    return float(CHRF().sentence_score(hypothesis, list(references)).score)
+
+
 def _bleu(target_language: str | None) -> BLEU:
     """Choose the tokenizer as sacrebleu's own command line does, or characters for want of one.
 

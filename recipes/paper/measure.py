@@ -12,9 +12,9 @@ import numpy as np
 from nmtasync.config.load import read_toml
 from nmtasync.errors import UserError
 from nmtasync.machine.signals import EXIT_CODES
+from nmtasync.report.curves import Point, smooth
 from nmtasync.run_directory import RunDirectory
 from nmtasync.untrusted import parse_json, regular_size
-from recipes.paper.curves import Point, smooth
 
 Line = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from recipes.paper.curves import Point, reach_bleu, reach_cross_entropy
+from nmtasync.report.curves import Point, reach_bleu, reach_cross_entropy
 from recipes.paper.measure import Measured
 from recipes.paper.rows import BASELINE, Row
 

@@ -24,7 +24,7 @@ LAYERS = [
     {"data", "models", "optim"},
     {"preprocessing", "server", "decoding", "checkpoints"},
     {"worker", "evaluation"},
-    {"training", "profiling", "doctor"},
+    {"training", "profiling", "doctor", "report"},
 ]
 """The folders of nmtasync; those of one line do not know each other."""
 LAYERS_OF_TRAINING = [
@@ -243,6 +243,7 @@ FLAGS = {
     "profile": {"--batches", "--config", "--device", "--json", "--precision", "--set"},
     "evaluate": {"--test", "--beam-size"},
     "translate": {"--n-best", "--beam-size"},
+    "report": {"--output", "--png", "--json", "--sentences"},
     "doctor": {"--json"},
 }
 

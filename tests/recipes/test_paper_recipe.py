@@ -15,8 +15,8 @@ from nmtasync.config.load import read_toml, to_toml
 from nmtasync.config.schema import Config
 from nmtasync.errors import UserError
 from nmtasync.optim.schedules import words_scale
+from nmtasync.report.curves import Point, reach_bleu, reach_cross_entropy, smooth
 from nmtasync.run_directory import RunDirectory
-from recipes.paper.curves import Point, reach_bleu, reach_cross_entropy, smooth
 from recipes.paper.measure import measure
 from recipes.paper.report import as_json, as_markdown, collect
 from recipes.paper.rows import (

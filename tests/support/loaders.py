@@ -22,6 +22,7 @@ from nmtasync.data.vocabulary import Vocabulary, VocabularyPair
 from nmtasync.errors import NmtasyncError, UserError
 from nmtasync.optim.flat import Layout
 from nmtasync.preprocessing.borrowed_vocabulary import borrow_vocabulary
+from nmtasync.report.figures import read_report
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.decaying_mean import DecayingMean
 from nmtasync.server.noise_scale import GradientSums, NoiseScale
@@ -30,6 +31,7 @@ from nmtasync.training.delay import Delay
 from nmtasync.training.divergence import Divergence
 from nmtasync.training.simulation.recording import check_recording, read_exchange_log
 from recipes.paper.measure import measure
+from tests.support.reports import add_result
 from tests.support.repository import REPOSITORY
 from tests.support.runs import train_with
 from tests.support.shards import write_shards
@@ -63,6 +65,7 @@ def prepare(root: Path) -> RunDirectory:
     shutil.copy(EXAMPLES / LOG, root / LOG)
     _write_metrics(run)
     _add_measured(run)
+    _write_result(run)
     links = [[(0, 0), (2, 1)], [], [(0, 0)]]
     write_shards(root / "aligned", [[5, 6], [7], []], [[8], [9, 10, 11], [4]], 46, links=links)
     shutil.copy(run.data / "valid/source.txt", root / "text.src")
@@ -96,6 +99,11 @@ def _write_metrics(run: RunDirectory) -> None:
     run.logs.mkdir()
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (run.logs / "metrics.jsonl").write_text(text, "utf-8")
+
+
+def _write_result(run: RunDirectory) -> None:
+    texts = run.data / "valid/source.txt", run.data / "valid/target.txt"
+    add_result(run, "toy", texts[1].read_text("utf-8").splitlines(), texts)
 
 
 def _manifest(run: RunDirectory) -> None:
@@ -163,6 +171,10 @@ def _replay(run: RunDirectory) -> None:
     train_with(run, settings, resume=False)
 
 
+def _report(run: RunDirectory) -> None:
+    json.dumps(read_report([run.root], 3).to_json(), allow_nan=False).encode("utf-8")
+
+
 _SHARDS = ("shards.json", "source.tokens", "source.offsets", "target.tokens", "target.offsets")
 _OF_TRAINING = tuple(f"data/train/{name}" for name in _SHARDS)
 _ALIGNED = (*_SHARDS, "alignment.links", "alignment.offsets")
@@ -170,6 +182,8 @@ _STATE, _MODEL, _VECTORS = (
     f"{CHECKPOINT}/{name}" for name in ("state.json", "model.safetensors", "training.safetensors")
 )
 _DESCRIBING = ("manifest.json", "config.toml", "vocab/joint.model", *_OF_TRAINING)
+_RESULTS = ("evaluation/toy.json", "evaluation/toy.json", "evaluation/toy.hyp")
+_REPORTED = ("logs/metrics.jsonl", "logs/metrics.jsonl", "config.toml", *_RESULTS)
 
 LOADERS = {
     "manifest.json": Loader(("manifest.json",), _manifest),
@@ -181,6 +195,7 @@ LOADERS = {
     "exchange log": Loader((LOG,), _log),
     "validations.json": Loader(("checkpoints/validations.json",), _validations),
     "metrics.jsonl": Loader(("logs/metrics.jsonl",), measure),
+    "report": Loader(_REPORTED, _report),
     "shards": Loader(_OF_TRAINING, _shards("data/train"), 2),
     "shards with links": Loader(tuple(f"aligned/{n}" for n in _ALIGNED), _shards("aligned")),
     "text": Loader(("text.src", "text.tgt.gz", "text.align"), _text, 2),

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nmtasync.checkpoints.history import Validation
-from nmtasync.machine.terminal import is_live
+from nmtasync.machine.terminal import duration, is_live
 
 Figures = dict[str, Any]
 
@@ -68,13 +68,6 @@ class Display:
 def seconds_left(done: float | None, seconds: float) -> float | None:
     """The time left if the rest goes as fast as what is done."""
     return None if not done else seconds * (1 - done) / done
-
-
-def duration(seconds: float) -> str:
-    """Write a time as h:mm:ss or m:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _rows(figures: Figures, clocks: Figures) -> list[tuple[str, str]]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ def smooth(points: Sequence[Point], half_width: float) -> list[Point]:
         points: The validations, in the order of words.
         half_width: Target words to each side.
     """
-    words = [point.target_words for point in points]
-    bleu = [point.bleu for point in points]
-    cross_entropy = [point.cross_entropy for point in points]
+    words = np.array([point.target_words for point in points])
+    bleu = np.array([point.bleu for point in points])
+    cross_entropy = np.array([point.cross_entropy for point in points])
     return [
         replace(
             point,
@@ -49,16 +52,16 @@ def smooth(points: Sequence[Point], half_width: float) -> list[Point]:
     ]
 
 
-def _mean_height(
-    places: Sequence[float], heights: Sequence[float], middle: float, half_width: float
-) -> float:
-    low, high = max(middle - half_width, places[0]), min(middle + half_width, places[-1])
-    inner = [place for place in places if low < place < high]
-    at = np.array([low, *inner, high])
-    there = np.interp(at, places, heights)
+def _mean_height(places: Floats, heights: Floats, middle: float, half_width: float) -> float:
+    low = max(middle - half_width, float(places[0]))
+    high = min(middle + half_width, float(places[-1]))
+    ends = np.interp([low, high], places, heights)
     if low >= high:
-        return float(there[0])
-    return float(((there[1:] + there[:-1]) / 2 * np.diff(at)).sum() / (high - low))
+        return float(ends[0])
+    inner = slice(np.searchsorted(places, low, "right"), np.searchsorted(places, high, "left"))
+    at = np.concatenate(([low], places[inner], [high]))
+    there = np.concatenate((ends[:1], heights[inner], ends[1:]))
+    return float(((there[1:] + there[:-1]) / 2 * np.diff(at)).sum()) / (high - low)
 
 
 def reach_bleu(points: Sequence[Point], bleu: float) -> Point | None:

@@ -1,0 +1,1 @@
+"""What runs have come to: their figures, a page that shows them, and pictures."""
