@@ -13,8 +13,9 @@ const TITLES = { target_words: "target words", updates: "updates", epochs: "epoc
 const MAX_LEGEND = 24;
 const clock = () => form.elements.clock.value;
 const colour = (index) => colours[index % colours.length];
-// Plotly reads a little HTML in names.
-const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+// Plotly reads a little HTML in names, and formulas between dollars.
+const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", $: "&#36;" };
+const escaped = (text) => text.replace(/[&<>$]/g, (sign) => ENTITIES[sign]);
 
 function scale() {
   const longest = Math.max(0, ...runs.map((run) => run.training.seconds.at(-1) ?? 0));
