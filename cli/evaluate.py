@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from nmtasync.errors import NmtasyncError, UserError
 from nmtasync.run_directory import RunDirectory, json_text
 
 from .decoding import model_options, read_decoding
+from .evaluation_details import Details, read_test_sets
+from .evaluation_tables import Table, detail_tables, scores_table
 from .options import GroupedCommand, config_options, run_argument
 
 if TYPE_CHECKING:
@@ -27,22 +30,81 @@ if TYPE_CHECKING:
     "tests",
     type=(str, click.Path(path_type=Path), click.Path(path_type=Path)),
     multiple=True,
-    required=True,
     metavar="NAME SRC REF",
     help="A test set: its name, the source and the reference, plain text or gzip, line by line; "
     "may be repeated.",
 )
+@click.option(
+    "--reference",
+    "references",
+    type=(str, click.Path(path_type=Path)),
+    multiple=True,
+    metavar="NAME REF",
+    help="Another reference of the test set NAME; may be repeated.",
+)
+@click.option(
+    "--test-set",
+    "public",
+    multiple=True,
+    metavar="NAME",
+    help="A test set that sacrebleu knows, as wmt16, fetched if it is not on the disk; may be "
+    "repeated. Needs --language-pair.",
+)
+@click.option(
+    "--language-pair", metavar="SRC-TGT", help="The languages of --test-set, for example ro-en."
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="RUN|FILE",
+    help="Test whether the scores differ significantly from those of another run, which was "
+    "evaluated on the same test sets, or of a file of translations; may be repeated.",
+)
+@click.option(
+    "--significance",
+    type=click.Choice(["bootstrap", "randomization"]),
+    help="How --against tests: paired bootstrap (the default), or approximate randomization.",
+)
+@click.option(
+    "--by-length",
+    metavar="N,N,...",
+    help="Score sentences of different lengths apart, as 10,20,40: up to 10 words, 11 to 20, ...",
+)
+@click.option(
+    "--examples",
+    type=click.IntRange(min=1, max=1000),
+    metavar="N",
+    help="Show the N sentences that were translated best, and the N worst.",
+)
+@click.option(
+    "--examples-by",
+    type=click.Choice(["chrf", "bleu"]),
+    help="What --examples are chosen by; the default is chrf.",
+)
+@click.option(
+    "--metrics",
+    type=click.Choice(["comet"]),
+    help="Another metric beside BLEU, chrF and TER; its package must be installed.",
+)
+@click.option("--comet-model", metavar="NAME|FILE", help="The model of --metrics comet.")
 @model_options
 @config_options("evaluate", section="decoding")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as a JSON array.")
+@click.option("--markdown", is_flag=True, help="Print the results as tables in Markdown.")
 def evaluate(
     run: Path,
     tests: tuple[tuple[str, Path, Path], ...],
+    references: tuple[tuple[str, Path], ...],
+    public: tuple[str, ...],
+    language_pair: str | None,
     checkpoint: str,
     average: int,
     device: str,
     settings: Settings,
     as_json: bool,
+    markdown: bool,
+    **asked: Any,
 ) -> None:
     """Translate test sets and measure BLEU, chrF and TER.
 
@@ -52,52 +114,47 @@ def evaluate(
     --set, then flags; the last one wins.
 
     \b
-    Example:
+    Examples:
       nmtasync evaluate runs/de-en --test flickr16 test16.de test16.en \\
         --test flickr17 test17.de.gz test17.en.gz --beam-size 8
+      nmtasync evaluate runs/ro-en --test-set wmt16 --language-pair ro-en --against runs/ro-en-sync
     """
     from nmtasync.evaluation.test_sets import describe, refuse_unwritable_results, write
     from nmtasync.evaluation.trained_model import load_trained
 
+    if as_json and markdown:
+        raise UserError("has no effect beside --json", where="--markdown", remedy="give one")
     directory = RunDirectory(run)
     directory.read_manifest()
     decoding = read_decoding(run, settings)
-    test_sets = _read(tests)
+    test_sets = read_test_sets(tests, references, public, language_pair)
+    details = Details.of(run, test_sets, **asked)
     for test_set in test_sets:
         refuse_unwritable_results(directory, test_set.name)
 
     trained = load_trained(run, checkpoint, average, device, decoding)
     language = settings.get("data.target_language") or trained.config.data.target_language
-    for test_set in test_sets:
-        if warning := warn_of_missing_spaces(test_set.references, language):
-            _warn(test_set.files["reference"]["path"], warning)
-    descriptions = []
-    failure: NmtasyncError | None = None
+    _warn_of_missing_spaces(test_sets, language)
+    descriptions, failure = [], None
     for test_set in test_sets:
         evaluation = _evaluate(trained, test_set, language)
         description = describe(evaluation, trained, language)
         descriptions.append(description)
-        try:
-            write(directory, evaluation, description)
-        except NmtasyncError as error:  # what has been measured is printed all the same
-            failure = failure or error
+        languages = trained.config.data.source_language, language
+        for finish in (
+            partial(details.add, description, evaluation, *languages),
+            partial(write, directory, evaluation, description),
+        ):
+            try:
+                finish()
+            except NmtasyncError as error:  # what has been measured is printed all the same
+                failure = failure or error
     if as_json:
         click.echo(json_text(descriptions))
     else:
-        _print(run, descriptions)
+        (_print_markdown if markdown else _print)(run, descriptions)
     if failure:
         raise failure
-
-
-def _read(tests: tuple[tuple[str, Path, Path], ...]) -> list[TestSet]:
-    """Read all test sets before anything else, so that a wrong path is reported at once."""
-    from nmtasync.evaluation.test_sets import read_test_set
-
-    names = [name for name, _, _ in tests]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError("is the name of two test sets", where=f"--test {name}")
-    return [read_test_set(*test) for test in tests]
 
 
 def _evaluate(trained: TrainedModel, test_set: TestSet, language: str | None) -> Evaluation:
@@ -116,6 +173,12 @@ def _evaluate(trained: TrainedModel, test_set: TestSet, language: str | None) ->
         return evaluate_test_set(trained.translator, test_set, language, show)
 
 
+def _warn_of_missing_spaces(test_sets: list[TestSet], language: str | None) -> None:
+    for test_set in test_sets:
+        if warning := warn_of_missing_spaces(test_set.references, language):
+            _warn(test_set.files["reference"]["path"], warning)
+
+
 def _warn(place: str, message: str) -> None:
     click.echo(f"nmtasync: warning: {place}: {message}", err=True)
 
@@ -127,6 +190,8 @@ def _print(run: Path, descriptions: list[dict[str, Any]]) -> None:
             f"{label} {result[key]['score']:.2f}"
             for label, key in (("BLEU", "bleu"), ("chrF2", "chrf"), ("TER", "ter"))
         )
+        if "comet" in result:
+            scores += f"  COMET {result['comet']['score']:.4f}"
         click.echo(
             f"{result['name']:{width}}  {scores}  "
             f"({result['sentences']:,} sentences in {result['seconds']:.1f} s)"
@@ -138,3 +203,14 @@ def _print(run: Path, descriptions: list[dict[str, Any]]) -> None:
     mean = f", the mean of {averaged} checkpoints" if averaged > 1 else ""
     click.echo(f"model      update {first['checkpoint']:,}{mean}, beam {beam}")
     click.echo(f"results    {click.format_filename(RunDirectory(run).evaluation)}")
+    for table in _details(descriptions):
+        click.echo(f"\n{table.to_text()}")
+
+
+def _print_markdown(run: Path, descriptions: list[dict[str, Any]]) -> None:
+    tables = [scores_table(descriptions), *_details(descriptions)]
+    click.echo("\n\n".join(table.to_markdown() for table in tables))
+
+
+def _details(descriptions: list[dict[str, Any]]) -> list[Table]:
+    return [table for description in descriptions for table in detail_tables(description)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class TestSet:
         files: Path and SHA-256 of "source" and "reference".
         sources: The sentences.
         references: One translation of each.
+        more_references: Other translations of all, if there are any.
+        more_files: Path and SHA-256 of each of those.
     """
 
     __test__ = False  # pytest takes the name for a class of tests
@@ -44,6 +46,8 @@ class TestSet:
     files: dict[str, dict[str, str]]
     sources: list[str]
     references: list[str]
+    more_references: list[list[str]] = field(default_factory=list)
+    more_files: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -63,24 +67,33 @@ class Evaluation:
     seconds: float
 
 
-def read_test_set(name: str, source: Path, reference: Path) -> TestSet:
+def read_test_set(name: str, source: Path, reference: Path, *more_references: Path) -> TestSet:
     """Read the two sides of a test set, plain or gzipped.
+
+    Args:
+        name: What its results are called.
+        source: The text.
+        reference: Its translation.
+        more_references: Other translations.
 
     Raises:
         UserError: The name is no file name, a file can't be read, the sides differ in length or
             are empty.
     """
     check_name(name)
-    readers = TextReader(source), TextReader(reference)
-    pairs = list(read_together(*readers))
-    if not pairs:
+    readers = [TextReader(path) for path in (source, reference, *more_references)]
+    together = [tuple(map(clean_line, lines)) for lines in read_together(*readers)]
+    if not together:
         raise UserError("holds no sentence", where=source, remedy="give the text of the test set")
-    sides = zip(("source", "reference"), readers, strict=True)
+    sources, references, *more = map(list, zip(*together, strict=True))
+    files = [{"path": str(reader.path), "sha256": reader.sha256} for reader in readers]
     return TestSet(
         name=name,
-        files={side: {"path": str(r.path), "sha256": r.sha256} for side, r in sides},
-        sources=[clean_line(source) for source, _ in pairs],
-        references=[clean_line(reference) for _, reference in pairs],
+        files={"source": files[0], "reference": files[1]},
+        sources=sources,
+        references=references,
+        more_references=more,
+        more_files=files[2:],
     )
 
 
@@ -120,7 +133,7 @@ def evaluate(
     start = time.monotonic()
     hypotheses = translator.translate(test_set.sources, on_progress)
     seconds = time.monotonic() - start
-    scores = score(hypotheses, test_set.references, target_language)
+    scores = score(hypotheses, test_set.references, target_language, test_set.more_references)
     return Evaluation(test_set, hypotheses, scores, seconds)
 
 
@@ -145,6 +158,7 @@ def describe(
         "seconds": round(evaluation.seconds, 3),
         "decoding": dataclasses.asdict(trained.translator.config),
         **evaluation.test_set.files,
+        **({"more_references": more} if (more := evaluation.test_set.more_files) else {}),
         "nmtasync": nmtasync.__version__,
     }
 

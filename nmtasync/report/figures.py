@@ -209,6 +209,7 @@ def _result_to_json(run: str, result: TestResult) -> dict[str, Any]:
         "checkpoint": result.checkpoint,
         "averaged_checkpoints": result.num_averaged,
         "beam_size": result.beam_size,
+        "against": [asdict(rival) for rival in result.rivals],
     }
 
 

@@ -52,6 +52,19 @@ class MetricResult:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """Other translations that a run was compared with.
+
+    Attributes:
+        name: Whose.
+        p_values: By metric: how probable so large a difference would be if there were none.
+    """
+
+    name: str
+    p_values: dict[str, float]
+
+
+@dataclass(frozen=True)
 class TestResult:
     """Scores of a run on a test set.
 
@@ -65,6 +78,7 @@ class TestResult:
         source: The text.
         reference: Its translation.
         hypotheses: The file with the run's translations.
+        rivals: What it was compared with.
     """
 
     __test__ = False  # pytest takes the name for a class of tests
@@ -78,6 +92,7 @@ class TestResult:
     source: TextFile
     reference: TextFile
     hypotheses: Path
+    rivals: list[Rival]
 
     @property
     def of(self) -> tuple[str, str, str]:
@@ -128,7 +143,24 @@ def _read(path: Path) -> TestResult:
         source=_file(content, "source"),
         reference=_file(content, "reference"),
         hypotheses=path.with_suffix(".hyp"),
+        rivals=_rivals(content),
     )
+
+
+def _rivals(content: dict[str, Any]) -> list[Rival]:
+    comparison = typed(dict[str, Any], content.get("significance", {}), "significance")
+    systems = typed(list[dict[str, Any]], comparison.get("systems", []), "significance.systems")
+    return [
+        Rival(
+            typed(str, system["name"], "name"),
+            {
+                metric: typed(float, system[metric]["p_value"], f"{metric}.p_value")
+                for metric in METRICS
+                if isinstance(system.get(metric), dict)
+            },
+        )
+        for system in systems[1:]
+    ]
 
 
 def _language(code: Any) -> str | None:

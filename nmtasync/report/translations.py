@@ -9,7 +9,7 @@ from pathlib import Path
 from nmtasync.config.languages import tokens_of
 from nmtasync.data.corpus import read_lines
 from nmtasync.errors import UserError
-from nmtasync.evaluation.metrics import sentence_chrf
+from nmtasync.evaluation.metrics import score_sentences
 from nmtasync.report.test_results import TestResult
 from nmtasync.report.words import MAX_CHARACTERS, Piece, mark
 from nmtasync.untrusted import MAX_DOCUMENT_BYTES, regular_size
@@ -151,9 +151,13 @@ def _sentence(
     characters: bool,
 ) -> Sentence:
     marked = mark([text for _, text in hypotheses], reference, characters=characters)
+    scores: list[float | None] = [None] * len(hypotheses)
+    if reference is not None:
+        same = [reference] * len(hypotheses)
+        scores[:] = score_sentences([text for _, text in hypotheses], [same])
     translations = [
-        Translation(run, None if reference is None else sentence_chrf(text, [reference]), pieces)
-        for (run, text), pieces in zip(hypotheses, marked, strict=True)
+        Translation(run, chrf, pieces)
+        for (run, _), chrf, pieces in zip(hypotheses, scores, marked, strict=True)
     ]
     return Sentence(place + 1, _cut(source), _cut(reference), translations)
 

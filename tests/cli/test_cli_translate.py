@@ -220,7 +220,7 @@ def test_invalid_text_is_refused_after_what_precedes_it(
         (["evaluate", "RUN", "--test", "a", "SRC", "MISSING"], "MISSING: there is no such file"),
         (["evaluate", "RUN", "--test", "a", "SRC", "SHORT"], "test.src:2: "),
         (["evaluate", "RUN", "--test", "a", "EMPTY", "EMPTY"], "holds no sentence"),
-        (["evaluate", "RUN"], "Missing option '--test'"),
+        (["evaluate", "RUN"], "--test: is missing; give --test NAME SRC REF, or --test-set"),
         (
             ["evaluate", "RUN", "--test", "a", "SRC", "REF", "--target-language", "chinese"],
             "must be a language code, as de, zh or zho_Hans, not 'chinese'",

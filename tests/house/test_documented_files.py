@@ -45,6 +45,13 @@ def documented(*headings: str) -> set[str]:
     return names
 
 
+def documented_anywhere(heading: str) -> set[str]:
+    """All names in the section under a heading."""
+    text = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", PAGE, re.M | re.S)
+    assert text
+    return set(re.findall(r"`([^`]+)`", text[1]))
+
+
 def fields(content: dict[str, Any]) -> Iterator[str]:
     """The names of fields, inner ones as outer.inner, with N for keys that are numbers."""
     for key, value in content.items():
@@ -135,6 +142,26 @@ def test_the_files_of_a_run_and_their_fields_are_documented(complete):
     ):
         content = json.loads(path.read_text("utf-8"))
         assert set(content) == documented(heading), heading
+
+
+def test_the_fields_of_scores_that_are_asked_for_are_documented(
+    toy_run: RunDirectory, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    assert nmtasync("train", toy_run.root, *FLAGS, *SHORT).returncode == 0
+    source, target = toy_corpus / "valid.src", toy_corpus / "valid.tgt"
+    details = ["--against", target, "--by-length=5", "--examples=1", "--reference", "toy", target]
+    command = ["evaluate", toy_run.root, "--test", "toy", source, target, "--beam-size=1"]
+    result = nmtasync(*command, *details)
+    assert result.returncode == 0, result.stderr
+    content = json.loads((toy_run.evaluation / "toy.json").read_text("utf-8"))
+    asked_for = set(content) - documented("Scores of a test set")
+    assert asked_for == documented("Scores that were asked for") & set(content)
+    inner = (content["significance"], content["by_length"][0], content["examples"])
+    names = {name for part in inner for name in part}
+    names |= set(content["significance"]["systems"][0]["bleu"]) | set(
+        content["examples"]["best"][0]
+    )
+    assert names <= documented_anywhere("Scores that were asked for")
 
 
 def test_the_fields_of_a_bad_batch_are_documented(toy_run, nmtasync):

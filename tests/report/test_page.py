@@ -141,7 +141,7 @@ def test_json_and_page_show_the_same(
         assert run.items() >= curves.items()
     assert figures["time_to_bleu"]["runs"][1]["speed_up"] == 2.0
     assert figures["test_sets"][0]["bleu"]["score"] == 12.5
-    assert "12.50" in "".join(page.texts)
+    assert "12.50" in "".join(page.texts) and "<i>other: BLEU 0.0625" in "".join(page.texts)
 
 
 def test_the_page_stays_small_beside_its_library(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from nmtasync.config.load import resolve, to_toml
 from nmtasync.run_directory import RunDirectory
 
+_COMPARED = {"name": "<i>other", "bleu": {"score": 1.0, "p_value": 0.0625}}
+
 LineOfLog = dict[str, Any]
 
 
@@ -75,6 +77,7 @@ def add_result(
         **{metric: {"score": 12.5, "signature": "nrefs:1"} for metric in ("bleu", "chrf", "ter")},
         "target_language": "en",
         "checkpoint": 100,
+        "significance": {"test": "bootstrap", "systems": [{"name": name}, _COMPARED]},
         "averaged_checkpoints": [100],
         "decoding": {"beam_size": 5},
         **{side: {"path": str(p), "sha256": _digest(p)} for side, p in sides},
