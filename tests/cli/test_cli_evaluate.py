@@ -29,17 +29,23 @@ def named(toy_corpus: Path) -> list[object]:
 
 
 def test_validation_and_evaluation_give_the_same_number(
-    trained: RunDirectory, named: list[object], nmtasync: CommandLine
+    toy_run: RunDirectory, named: list[object], nmtasync: CommandLine
 ) -> None:
     """To the last digit: what was scored in training is what was saved."""
-    validations = events(trained, "valid")
-    assert len(validations) == 2
-    for line in validations:
-        checkpoint = ["--checkpoint", line["updates"], "--beam-size", 1]
-        result = nmtasync("evaluate", trained.root, *named, *checkpoint, "--json")
+    validate = {"training__validate_bleu": True, "training__validate_every": 100}
+    train_toy(toy_run, training__max_updates=300, schedule__learning_rate=3e-3, **validate)
+
+    def evaluated(updates: int, beam_size: int) -> float:
+        options = ["--checkpoint", updates, "--beam-size", beam_size, "--json"]
+        result = nmtasync("evaluate", toy_run.root, *named, *options)
         assert result.returncode == 0, result.stderr
-        (evaluated,) = json.loads(result.stdout)
-        assert evaluated["bleu"]["score"] == line["bleu"] > 0
+        score: float = json.loads(result.stdout)[0]["bleu"]["score"]
+        return score
+
+    lines = events(toy_run, "valid")
+    assert len(lines) == 3 and lines[-1]["bleu"] > 1
+    assert [evaluated(line["updates"], 1) for line in lines] == [line["bleu"] for line in lines]
+    assert evaluated(lines[-1]["updates"], 2) != lines[-1]["bleu"], "it is another search"
 
 
 def test_a_model_is_compared_with_a_run_and_a_file(
