@@ -28,8 +28,8 @@ from safetensors.torch import load_file
 
 from nmtasync.checkpoints import store
 from nmtasync.config.load import resolve
-from nmtasync.data.batches import plan_corpus
 from nmtasync.data.cursor import AssignedBatch
+from nmtasync.data.epochs import plan_corpus
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.models.build import ModelSpec

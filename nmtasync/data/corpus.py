@@ -19,11 +19,11 @@ from typing import BinaryIO
 import numpy as np
 
 from nmtasync.data.decompression import BUFFER_BYTES, damage_explained, open_text
+from nmtasync.data.shards import MAX_WEIGHT
 from nmtasync.errors import UserError
 
 _BYTE_ORDER_MARK = "\ufeff"
 MAX_LINE_BYTES = 16 << 20
-MAX_WEIGHT = 1000
 _LINE_FEED = 10
 _CORPUS = re.compile(r"([^=]+)=([^,]+?)(?:,([^,]+?))?(?:@([0-9.eE+-]+))?", re.DOTALL)
 
@@ -71,7 +71,7 @@ def parse_corpus(text: str) -> PairPaths:
     except ValueError:
         value = 0.0
     if not 0 < value <= MAX_WEIGHT:
-        message = f"the weight must be a number above 0 and at most {MAX_WEIGHT}"
+        message = f"the weight must be a number above 0 and at most {MAX_WEIGHT:g}"
         raise UserError(message, where=text)
     there = None if target is None else Path(target)
     return PairPaths(Path(source), there, name=name, weight=value)

@@ -2,20 +2,49 @@
 
 The windows of a worker that died are drawn again; those under way at a checkpoint count as not
 drawn.
+
+The batches of an epoch are planned stretch by stretch (`nmtasync/data/epochs.py`). The index of a
+batch is `stretch_pairs` times the stretch plus its place there, so that any batch is found without
+those before it. An epoch of one stretch has the indices 0, 1, 2 ….
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-Plan = list[npt.NDArray[np.int64]]
-
 MAX_SKIPPED = 1 << 16
 """Batches that others may have under way while one is drawn out of turn; windows hold far fewer."""
+
+
+class Plans(Protocol):
+    """The batches of all epochs; see `EpochPlans`, which is one.
+
+    Attributes:
+        stretch_pairs: By what indices count stretches: no stretch has more batches.
+    """
+
+    stretch_pairs: int
+
+    def num_stretches(self, epoch: int) -> int:
+        """Count the stretches of an epoch."""
+        ...
+
+    def batches(self, epoch: int, stretch: int) -> Sequence[npt.NDArray[np.int64]]:
+        """Return the batches of a stretch."""
+        ...
+
+    def prepare(self, epoch: int, stretch: int) -> None:
+        """Expect a stretch to be the next one."""
+        ...
+
+    def share_done(self, epoch: int, stretch: int, share: float) -> float:
+        """Return which share of an epoch is over when a share of one of its stretches is."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +53,7 @@ class AssignedBatch:
 
     Attributes:
         epoch: From 0 on.
-        index: Its place in the epoch.
+        index: Its place in the epoch: stretch and place there in one number.
         sentences: The numbers of its sentence pairs in the training corpus.
         progress: The share of the training that was over when it was drawn, from 0 to 1.
     """
@@ -41,13 +70,16 @@ class DataPosition:
 
     Attributes:
         epoch: From 0 on.
-        position: The next batch of the epoch.
+        position: The index of the epoch's next batch.
         returned: Batches of before that are to be drawn again, by epoch and index.
+        stretch_pairs: By what the indices count stretches; 0 where earlier versions, which planned
+            epochs as a whole, wrote it.
     """
 
     epoch: int = 0
     position: int = 0
     returned: tuple[tuple[int, int], ...] = ()
+    stretch_pairs: int = 0
 
 
 class BatchCursor:
@@ -57,13 +89,13 @@ class BatchCursor:
     slots. The windows of a worker that died are given back, and are the next to be drawn.
 
     Args:
-        plan_epoch: Makes the list of batches of an epoch, always the same for the same epoch.
+        plans: The batches, always the same for the same epoch.
         max_epochs: Where to end, or None.
     """
 
-    def __init__(self, plan_epoch: Callable[[int], Plan], max_epochs: int | None) -> None:
-        self._plan_epoch = plan_epoch
-        self._plans: dict[int, Plan] = {}
+    def __init__(self, plans: Plans, max_epochs: int | None) -> None:
+        self.plans = plans
+        self._entered: tuple[int, int] | None = None
         self.max_epochs = max_epochs
         self.epoch = 0
         self.position = 0
@@ -79,7 +111,7 @@ class BatchCursor:
         while len(places) < num_batches and (place := self._next()) is not None:
             places.append(place)
         self._held[worker, slot] = places
-        return [AssignedBatch(e, i, self._plan(e)[i], progress) for e, i in places]
+        return [AssignedBatch(*place, self._sentences(*place), progress) for place in places]
 
     def draw_places(
         self,
@@ -101,7 +133,7 @@ class BatchCursor:
             else:
                 self._advance_to(place)
         self._held[worker, slot] = list(places)
-        return [AssignedBatch(e, i, self._plan(e)[i], progress) for e, i in places]
+        return [AssignedBatch(*place, self._sentences(*place), progress) for place in places]
 
     def held(self, worker: int, slot: int = 0) -> tuple[tuple[int, int], ...]:
         """The batches that a worker has drawn and not pushed yet, by epoch and index."""
@@ -126,7 +158,9 @@ class BatchCursor:
     @property
     def epochs_done(self) -> float:
         """How far training has come, in epochs, the windows under way counted in."""
-        return self.epoch + self.position / max(len(self._plan(self.epoch)), 1)
+        stretch, place = divmod(self.position, self.plans.stretch_pairs)
+        share = place / len(self.plans.batches(self.epoch, stretch)) if place else 0.0
+        return self.epoch + self.plans.share_done(self.epoch, stretch, share)
 
     def _next(self) -> tuple[int, int] | None:
         return self._returned.pop(0) if self._returned else self._advance()
@@ -137,7 +171,7 @@ class BatchCursor:
             raise ValueError(f"batch {index} of epoch {epoch} has been drawn before")
         if epoch > self.epoch + MAX_SKIPPED:
             raise ValueError(f"epoch {epoch} comes long before its turn")
-        if index >= len(self._plan(epoch)):
+        if not self._exists(epoch, index):
             raise ValueError(f"epoch {epoch} has no batch {index}")
         while (skipped := self._advance()) != place:
             if skipped is None:
@@ -150,22 +184,39 @@ class BatchCursor:
         if self.max_epochs is not None and self.epoch >= self.max_epochs:
             return None
         place = (self.epoch, self.position)
+        stretch, inner = divmod(self.position, self.plans.stretch_pairs)
+        following = self.epoch, stretch + 1
+        if following[1] >= self.plans.num_stretches(self.epoch):
+            following = self.epoch + 1, 0
+        self._enter((self.epoch, stretch), following)
         self.position += 1
-        if self.position >= len(self._plan(self.epoch)):
-            self.epoch, self.position = self.epoch + 1, 0
+        if inner + 1 >= len(self.plans.batches(self.epoch, stretch)):
+            self.epoch, self.position = following[0], following[1] * self.plans.stretch_pairs
         return place
 
-    def _plan(self, epoch: int) -> Plan:
-        if epoch not in self._plans:
-            oldest = min([self.epoch, *(e for e, _ in self._returned)])
-            self._plans = {e: plan for e, plan in self._plans.items() if e >= oldest}
-            self._plans[epoch] = self._plan_epoch(epoch)
-        return self._plans[epoch]
+    def _enter(self, stretch: tuple[int, int], following: tuple[int, int]) -> None:
+        """Have the stretch planned that follows the one of which batches are drawn now."""
+        if self._entered != stretch:
+            self._entered = stretch
+            if self.max_epochs is None or following[0] < self.max_epochs:
+                self.plans.batches(*stretch)  # it is needed first
+                self.plans.prepare(*following)
+
+    def _sentences(self, epoch: int, index: int) -> npt.NDArray[np.int64]:
+        stretch, inner = divmod(index, self.plans.stretch_pairs)
+        return self.plans.batches(epoch, stretch)[inner]
+
+    def _exists(self, epoch: int, index: int) -> bool:
+        stretch, inner = divmod(index, self.plans.stretch_pairs)
+        if stretch >= self.plans.num_stretches(epoch):
+            return False
+        return inner < len(self.plans.batches(epoch, stretch))
 
     def state(self) -> DataPosition:
         """What a checkpoint keeps; windows that are held count as not drawn."""
         held = [place for window in self._held.values() for place in window]
-        return DataPosition(self.epoch, self.position, tuple(sorted(self._returned + held)))
+        returned = tuple(sorted(self._returned + held))
+        return DataPosition(self.epoch, self.position, returned, self.plans.stretch_pairs)
 
     def restore(self, position: DataPosition) -> None:
         """Go on from what `state` returned.
@@ -177,7 +228,7 @@ class BatchCursor:
         if len(set(position.returned)) < len(position.returned):
             raise ValueError("a batch is to be drawn twice")
         for epoch, index in (reached, *position.returned):
-            if (epoch, index) > reached or index >= max(len(self._plan(epoch)), 1):
+            if (epoch, index) > reached or not (index == 0 or self._exists(epoch, index)):
                 raise ValueError(f"there is no batch {index} of epoch {epoch} to go on with")
         self.epoch, self.position = position.epoch, position.position
         self._returned = list(position.returned)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from nmtasync.config.schema import Config
-from nmtasync.data.batches import mean_target_words, plan_corpus
-from nmtasync.data.shards import ParallelShards
+from nmtasync.data.epochs import EpochPlans
 
 
-def with_reference_words(config: Config, corpus: ParallelShards, num_workers: int) -> Config:
+def with_reference_words(config: Config, plans: EpochPlans, num_workers: int) -> Config:
     """Fill the reference words in where they are 'auto': a mean mini-batch of each worker."""
     if config.schedule.reference_words != "auto":
         return config
-    words = mean_target_words(corpus, plan_corpus(corpus, config)) * num_workers
+    words = plans.mean_target_words() * num_workers
     schedule = dataclasses.replace(config.schedule, reference_words=max(1, round(words)))
     return dataclasses.replace(config, schedule=schedule)

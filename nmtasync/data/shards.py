@@ -5,12 +5,14 @@ NAME.offsets (N + 1 little-endian int64: sentence i is tokens[offsets[i]:offsets
 `shards.json`, written last, that describes them. Neither BOS nor EOS is stored. If words were
 aligned, alignment.links holds the links of all pairs, end to end, each a source and a target
 position in the sentence with its EOS (little-endian uint16), and alignment.offsets says where
-the links of a pair are.
+the links of a pair are. The pairs may come from several corpora, which lie one after the other.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ SHARDS_FORMAT = 1
 SIDES = ("source", "target")
 SOURCE_TEXT, TARGET_TEXT = "source.txt", "target.txt"
 """The text of a validation corpus, beside its shards: BLEU needs it."""
+
+MAX_WEIGHT = 1000.0
+"""The largest weight of a corpus: how often each of its pairs is used in an epoch."""
 
 DESCRIPTION = "shards.json"
 OFFSET = np.dtype("<i8")
@@ -51,6 +56,21 @@ class _LinkFiles:
 
 
 @dataclass(frozen=True)
+class CorpusPart:
+    """One of the corpora that lie one after the other.
+
+    Attributes:
+        name: What it is called.
+        pairs: How many pairs are its.
+        weight: How often each of them is used in an epoch, on average over epochs.
+    """
+
+    name: str
+    pairs: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class _Description:
     """The content of shards.json."""
 
@@ -59,6 +79,28 @@ class _Description:
     source: _SideFiles
     target: _SideFiles
     alignment: _LinkFiles | None = None
+    corpora: tuple[CorpusPart, ...] | None = None
+
+
+def check_corpora(corpora: Sequence[CorpusPart], num_pairs: int) -> None:
+    """See that corpora make up all pairs, and have weights that training can use.
+
+    Args:
+        corpora: Those of all pairs, in their order.
+        num_pairs: How many pairs there are.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if not corpora or sum(part.pairs for part in corpora) != num_pairs:
+        raise ValueError(f"the corpora do not have {num_pairs:,} pairs together")
+    for part in corpora:
+        if not 0 < part.weight <= MAX_WEIGHT:  # nor is what is no number
+            name = shortened(repr(part.name))
+            raise ValueError(f"the weight of {name} can't be {part.weight}")
+    drawn = sum(math.floor(part.pairs * part.weight) for part in corpora)
+    if num_pairs and not drawn:
+        raise ValueError("the weights of the corpora leave an epoch without pairs")
 
 
 class ParallelShards:
@@ -73,6 +115,7 @@ class ParallelShards:
     Attributes:
         alignment: If the corpus has one, the links of pieces, with the fields `source` and
             `target` [L], and of each pair the first of its links, and at last L: [N + 1].
+        corpora: Those that its pairs come from, in their order; one if nothing was said.
 
     Raises:
         UserError: A file is missing or damaged.
@@ -83,6 +126,7 @@ class ParallelShards:
         self._num_pairs = description.pairs
         self.source_tokens, self.source_offsets = self._map_tokens("source", description.source)
         self.target_tokens, self.target_offsets = self._map_tokens("target", description.target)
+        self.corpora = description.corpora or (CorpusPart("train", description.pairs),)
         links = description.alignment
         self.alignment = None
         if links is not None:
@@ -109,7 +153,10 @@ class ParallelShards:
                 f"has format {version}, not {SHARDS_FORMAT}", where=where, remedy="preprocess again"
             )
         try:
-            return cls(directory, typed(_Description, content, "the corpus"))
+            description = typed(_Description, content, "the corpus")
+            if description.corpora is not None:
+                check_corpora(description.corpora, description.pairs)
+            return cls(directory, description)
         except ValueError as error:
             message = f"is damaged: {error}"
             raise UserError(message, where=where, remedy="preprocess again") from None
@@ -180,6 +227,16 @@ class ParallelShards:
     def target_lengths(self) -> Lengths:
         """Pieces of each target sentence, EOS not counted: [N]."""
         return np.diff(self.target_offsets).astype(np.int32)
+
+    def lengths_of(self, ids: Ids) -> tuple[Lengths, Lengths]:
+        """Pieces of the source and the target of some pairs, EOS not counted: each [B]."""
+        in_line = np.argsort(ids)  # a disk reads them faster as they lie
+        ids = ids[in_line]
+        source, target = np.empty(len(ids), np.int32), np.empty(len(ids), np.int32)
+        for lengths, mapped in (source, self.source_offsets), (target, self.target_offsets):
+            offsets = np.asarray(mapped)
+            lengths[in_line] = offsets.take(ids + 1) - offsets.take(ids)
+        return source, target
 
     def longest(self) -> tuple[int, int]:
         """Pieces of the longest source and of the longest target, EOS not counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from nmtasync.data.shards import (
     SIDES,
     SOURCE_TEXT,
     TARGET_TEXT,
+    CorpusPart,
+    check_corpora,
     token_dtype,
 )
 
@@ -131,12 +133,18 @@ class ShardsWriter:
             contents[SOURCE_TEXT], contents[TARGET_TEXT] = texts
         self._files.append(contents, state)
 
-    def finish(self, state: object = None) -> None:
+    def finish(self, state: object = None, corpora: Sequence[CorpusPart] | None = None) -> None:
         """Describe what was written: from now on it can be opened.
 
         Args:
             state: As of `append`.
+            corpora: Those that all pairs come from, in their order; None leaves them one corpus.
+
+        Raises:
+            ValueError: They do not have all pairs, or leave an epoch without any.
         """
+        if corpora is not None:
+            check_corpora(corpora, self.num_pairs)
         if self.num_pairs == 0 and not self._files.sizes[_offsets("source.tokens")]:
             none = PackedSequences(b"", np.zeros(0, np.int64))
             self.append([none] * len(self._items), state)
@@ -146,6 +154,8 @@ class ShardsWriter:
             description[side] = {"dtype": dtype.str, "tokens": self._items[f"{side}.tokens"]}
         if _ALIGNMENT in self._items:
             description["alignment"] = {"links": self._items[_ALIGNMENT]}
+        if corpora is not None:
+            description["corpora"] = [asdict(part) for part in corpora]
         (self._directory / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
 
 

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nmtasync.config.experiment import experiment_config
 from nmtasync.config.load import Settings
 from nmtasync.config.schema import Config
-from nmtasync.data.batches import Int64s, plan_corpus
+from nmtasync.data.batches import Int64s
+from nmtasync.data.epochs import EpochPlans
 from nmtasync.data.reference_words import with_reference_words
 from nmtasync.data.shards import ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
@@ -137,7 +138,8 @@ class _Measuring:
     def __init__(self, run: RunDirectory, config: Config, device: str) -> None:
         self.device = device
         self.corpus = ParallelShards.open(run.data / "train")
-        self.config = config = with_reference_words(config, self.corpus, num_workers=1)
+        self.plans = EpochPlans.of(self.corpus, config)
+        self.config = config = with_reference_words(config, self.plans, num_workers=1)
         refuse_without_alignments(self.corpus, config.training)
         vocabularies = VocabularyPair.load(run.vocab)
         torch.manual_seed(config.training.seed)
@@ -150,8 +152,8 @@ class _Measuring:
         self.gradient = WindowGradient(self.flat, self.corpus, config)
 
     def plan(self) -> list[Int64s]:
-        """The batches of the first epoch."""
-        return plan_corpus(self.corpus, self.config)
+        """The batches of the first epoch, or of its first stretch."""
+        return self.plans.batches(0, 0)
 
     def measure(self, ids: Int64s) -> BatchCost:
         """Compute the gradient of a batch in phases, and once more to count its operations."""

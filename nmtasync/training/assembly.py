@@ -22,9 +22,9 @@ from nmtasync.config.languages import warn_of_missing_spaces
 from nmtasync.config.load import to_settings
 from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_speeds
-from nmtasync.data.batches import plan_corpus
 from nmtasync.data.corpus import read_lines
-from nmtasync.data.cursor import BatchCursor, DataPosition, Plan
+from nmtasync.data.cursor import BatchCursor, DataPosition
+from nmtasync.data.epochs import EpochPlans
 from nmtasync.data.reference_words import with_reference_words
 from nmtasync.data.shards import TARGET_TEXT, ParallelShards
 from nmtasync.data.vocabulary import VocabularyPair
@@ -93,7 +93,8 @@ class Assembly:
         if kind is DriverKind.REPLAY:
             self.recording = read_exchange_log(Path(config.simulation.replay or ""))
         self.num_workers = self._count_workers()
-        config = with_reference_words(config, self.corpus, self.num_workers)
+        self.plans = EpochPlans.of(self.corpus, config)
+        config = with_reference_words(config, self.plans, self.num_workers)
         if self.recording is not None:
             self.not_as_recorded = check_recording(self.recording, config, self.data_digest, state)
         self.settings = to_settings(config)
@@ -112,7 +113,7 @@ class Assembly:
             _refuse_longer_sentences(run, model.max_length)
         self.parts = RunParts(run, config, spec, Layout.of(model), devices, threads)
         self.server = self._build_server(self.parts.layout.gather(model))
-        self.cursor = BatchCursor(self._plan, config.training.max_epochs)
+        self.cursor = BatchCursor(self.plans, config.training.max_epochs)
         origin = None if initial_model is None else initial_model.record()
         self.start = state or TrainingState(config, vocabularies.digest(), origin)
         self.clock = _virtual_clock(kind, config, state)
@@ -154,17 +155,17 @@ class Assembly:
 
     def _data_position(self, state: TrainingState) -> DataPosition:
         """Where to go on in the corpus: at the next epoch if this one is cut otherwise now."""
-        then, now = state.config, self.config
+        then, now, cursor = state.config, self.config, state.cursor
         same_seed = then.training.seed == now.training.seed
-        if same_seed and then.data.batch_tokens == now.data.batch_tokens:
-            return state.cursor
-        return DataPosition(state.cursor.epoch + 1)
+        same_stretches = cursor.stretch_pairs == self.plans.stretch_pairs
+        same_stretches |= self.plans.num_stretches(cursor.epoch) == 1
+        same_tokens = then.data.batch_tokens == now.data.batch_tokens
+        if same_seed and same_stretches and same_tokens:
+            return cursor
+        return DataPosition(cursor.epoch + 1)
 
     def _vectors(self, state: TrainingState) -> dict[str, torch.Tensor]:
         return read_vectors(self.run, state.updates, self.server.size)
-
-    def _plan(self, epoch: int) -> Plan:
-        return plan_corpus(self.corpus, self.config, epoch)
 
     def train(self, display: Display, begin: Callable[[], None]) -> TrainingSummary:
         """Drive the run to its end.
@@ -357,7 +358,7 @@ def _refuse_longer_sentences(run: RunDirectory, max_length: int) -> None:
     """Refuse sentences that learned positions do not reach, before training comes upon them."""
     for part in ("train", "valid"):
         corpus = ParallelShards.open(run.data / part)
-        longest = 1 + int(max(corpus.source_lengths.max(), corpus.target_lengths.max()))
+        longest = 1 + max(corpus.longest())
         if longest > max_length:
             raise UserError(
                 f"is {max_length}, but a sentence of {run.data / part} has {longest} pieces, its "

@@ -16,7 +16,7 @@ from nmtasync.config.load import Settings, merge, read_toml, resolve
 from nmtasync.config.points import parse_points
 from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_speeds
-from nmtasync.data.batches import mean_target_words, plan_corpus
+from nmtasync.data.epochs import EpochPlans
 from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory
@@ -199,8 +199,8 @@ class _Epoch:
     def of(cls, run: RunDirectory, config: Config) -> _Epoch:
         """Measure it on the corpus."""
         corpus = ParallelShards.open(run.data / "train")
-        plan = plan_corpus(corpus, config)
-        return cls(len(plan), mean_target_words(corpus, plan))
+        plans = EpochPlans.of(corpus, config)
+        return cls(plans.num_batches(0), plans.mean_target_words())
 
 
 def row_config(

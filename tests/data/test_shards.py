@@ -1,5 +1,6 @@
 """Binarised corpora: what is written is what is read, and damage is noticed."""
 
+import json
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmtasync.data import journaled_files
-from nmtasync.data.shards import ParallelShards
+from nmtasync.data.shards import CorpusPart, ParallelShards
 from nmtasync.data.shards_writer import ShardsWriter
 from nmtasync.errors import UserError
-from tests.support.shards import append
+from tests.support.shards import append, write_shards
 
 Sentences = list[list[int]]
 
@@ -124,3 +125,49 @@ def test_pickling_copies_no_tokens(tmp_path: Path) -> None:
     shards = ParallelShards.open(tmp_path / "corpus")
     assert isinstance(shards.source_tokens, np.memmap)
     assert len(pickle.dumps(shards)) < 1000
+
+
+def test_the_corpora_that_pairs_come_from_are_kept(tmp_path: Path) -> None:
+    parts = (
+        CorpusPart("news", 1, 2.5),
+        CorpusPart("web \u2014 crawled", 0),
+        CorpusPart("", 2, 0.5),
+    )
+    write_shards(tmp_path / "corpus", [[5], [6], [7]], [[5], [6], [7]], corpora=parts)
+    assert ParallelShards.open(tmp_path / "corpus").corpora == parts
+    write(tmp_path / "plain", [([5], [6])], 1, 100)
+    (only,) = ParallelShards.open(tmp_path / "plain").corpora
+    assert (only.pairs, only.weight) == (1, 1.0)
+    assert "corpora" not in json.loads((tmp_path / "plain/shards.json").read_text("utf-8"))
+
+
+def test_corpora_that_are_not_those_of_the_pairs_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="do not have 1 pairs together"):
+        write_shards(tmp_path / "corpus", [[5]], [[6]], corpora=[CorpusPart("news", 2)])
+    assert not (tmp_path / "corpus" / "shards.json").exists()
+
+
+@pytest.mark.parametrize(
+    "corpora",
+    [
+        [],
+        [{"name": "a", "pairs": 2}],
+        [{"name": "a", "pairs": 4, "weight": 1.0}, {"name": "b", "pairs": -1, "weight": 1.0}],
+        [{"name": "a", "pairs": 3, "weight": 0.0}],
+        [{"name": "a", "pairs": 3, "weight": -1.0}],
+        [{"name": "a", "pairs": 3, "weight": 1e9}],
+        [{"name": "a", "pairs": 3, "weight": float("nan")}],
+        [{"name": "a", "pairs": 3, "weight": "1"}],
+        [{"name": "a", "pairs": 3, "weight": 0.3}],
+        [{"name": "a", "pairs": 3, "weight": 1.0, "path": "/etc"}],
+        {"a": 3},
+        3,
+    ],
+)
+def test_corpora_that_can_not_be_are_refused(tmp_path: Path, corpora: object) -> None:
+    write(tmp_path / "corpus", [([5], [6])] * 3, 1, 100)
+    path = tmp_path / "corpus/shards.json"
+    description = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**description, "corpora": corpora}), "utf-8")
+    with pytest.raises(UserError, match=r"shards\.json: is damaged: .*preprocess again"):
+        ParallelShards.open(tmp_path / "corpus")

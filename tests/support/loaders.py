@@ -15,9 +15,10 @@ from nmtasync.checkpoints.load import find_checkpoint, load_model, read_state, r
 from nmtasync.config.experiment import experiment_config
 from nmtasync.config.schema import AsynchronousConfig, Config, DataConfig
 from nmtasync.data.alignment import parse_alignment
-from nmtasync.data.batches import collate, plan_corpus
+from nmtasync.data.batches import collate
 from nmtasync.data.corpus import TextReader, read_together
-from nmtasync.data.shards import ParallelShards
+from nmtasync.data.epochs import plan_corpus
+from nmtasync.data.shards import CorpusPart, ParallelShards
 from nmtasync.data.vocabulary import Vocabulary, VocabularyPair
 from nmtasync.errors import NmtasyncError, UserError
 from nmtasync.optim.flat import Layout
@@ -66,8 +67,11 @@ def prepare(root: Path) -> RunDirectory:
     _write_metrics(run)
     _add_measured(run)
     _write_result(run)
+    parts = CorpusPart("news", 2, 1.5), CorpusPart("web", 1, 0.5)
     links = [[(0, 0), (2, 1)], [], [(0, 0)]]
-    write_shards(root / "aligned", [[5, 6], [7], []], [[8], [9, 10, 11], [4]], 46, links=links)
+    write_shards(
+        root / "aligned", [[5, 6], [7], []], [[8], [9, 10, 11], [4]], 46, links=links, corpora=parts
+    )
     shutil.copy(run.data / "valid/source.txt", root / "text.src")
     packed = gzip.compress((run.data / "valid/target.txt").read_bytes())
     (root / "text.tgt.gz").write_bytes(packed)

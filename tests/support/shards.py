@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nmtasync.data.alignment import Links
+from nmtasync.data.shards import CorpusPart
 from nmtasync.data.shards_writer import ShardsWriter, forget_journal, pack, pack_links
 
 Ids = Sequence[Sequence[int]]
@@ -32,9 +33,10 @@ def write_shards(
     size: int = 100,
     *,
     links: Sequence[Links] | None = None,
+    corpora: Sequence[CorpusPart] | None = None,
 ) -> None:
     """Write a corpus, with ids below `size` on both sides."""
     with ShardsWriter(directory, size, size, aligned=links is not None) as writer:
         append(writer, sources, targets, links)
-        writer.finish()
+        writer.finish(corpora=corpora)
     forget_journal(directory)

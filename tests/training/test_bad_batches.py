@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nmtasync.data.batches import plan_corpus
+from nmtasync.data.epochs import plan_corpus
 from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import TrainingError
 from nmtasync.run_directory import RunDirectory
