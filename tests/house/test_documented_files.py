@@ -134,7 +134,7 @@ def test_the_files_of_a_run_and_their_fields_are_documented(complete):
         assert known - names <= {"idle_seconds", "rollbacks"}, "with overlap, and after rollbacks"
     assert set(fields(last_state(complete))) <= documented("state.json")
     shards = json.loads((complete.data / "train/shards.json").read_text("utf-8"))
-    assert set(fields(shards)) <= documented("shards.json")
+    assert set(shards) <= {name.split(".")[0] for name in documented("shards.json")}
     validations = json.loads((complete.checkpoints / "validations.json").read_text("utf-8"))
     assert set(validations[0]) == documented("validations.json")
     for path, heading in (
