@@ -114,6 +114,8 @@ def _describe(summary: TrainingSummary, run: Path) -> str:
         ("updates", f"{summary.updates:,} ({summary.epochs:.2f} epochs)"),
         ("target words", f"{summary.target_words:,}"),
     ]
+    if summary.padding is not None:
+        rows.append(("padding", f"{summary.padding:.1%} of what was computed, both sides"))
     if summary.non_finite_pushes:
         name = click.format_filename(run / "logs/bad-batches")
         rows.append(("dropped", f"{summary.non_finite_pushes:,} non-finite gradients; see {name}"))

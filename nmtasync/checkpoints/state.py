@@ -53,6 +53,8 @@ class Totals:
         source_words: Source words behind them.
         non_finite_pushes: Pushes that were dropped, since they were not finite.
         split_batches: Mini-batches that were computed in parts, since memory did not suffice.
+        padding: What was computed besides the words of both sides; earlier versions did not count
+            it.
     """
 
     batches: int = 0
@@ -61,8 +63,17 @@ class Totals:
     source_words: int = 0
     non_finite_pushes: int = 0
     split_batches: int = 0
+    padding: int = 0
 
-    def and_a_push(self, batches: int, target_words: int, source_words: int) -> Totals:
+    @property
+    def padding_share(self) -> float | None:
+        """What share of all that was computed was padding, from 0 to 1; None of nothing."""
+        computed = self.source_words + self.target_words + self.padding
+        return self.padding / computed if computed else None
+
+    def and_a_push(
+        self, batches: int, target_words: int, source_words: int, padding: int
+    ) -> Totals:
         """Count a push that was applied."""
         return dataclasses.replace(
             self,
@@ -70,6 +81,7 @@ class Totals:
             pushes=self.pushes + 1,
             target_words=self.target_words + target_words,
             source_words=self.source_words + source_words,
+            padding=self.padding + padding,
         )
 
     def and_split(self, batches: int) -> Totals:

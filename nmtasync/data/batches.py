@@ -66,6 +66,12 @@ class Batch:
     target_words: int
     alignment: Alignment | None = None
 
+    @property
+    def padding(self) -> int:
+        """Count what is padding, on both sides together."""
+        words = self.source_words + self.target_words
+        return self.source.numel() + self.target.numel() - words
+
     def to(self, device: torch.device | str) -> Batch:
         """Copy the tensors to a device, without waiting for it."""
         copies: dict[str, Any] = {

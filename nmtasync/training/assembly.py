@@ -297,6 +297,7 @@ def _summarise(
         best=session.history.best,
         workers=workers,
         num_parameters=assembly.parts.layout.num_parameters,
+        padding=totals.padding_share,
         noise=noise,
     )
 

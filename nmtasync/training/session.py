@@ -168,7 +168,7 @@ class Session:
             self.divergence.see(window.cross_entropy / window.target_words)
             self.delay.see(window, exchange_seconds)
             self.totals = self.totals.and_a_push(
-                window.num_batches, window.target_words, window.source_words
+                window.num_batches, window.target_words, window.source_words, window.padding
             )
         elif window.overflowed:
             what = "skipped a gradient that float16 could not hold, and scales the next ones down"

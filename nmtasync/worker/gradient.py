@@ -40,11 +40,13 @@ class BatchFigures:
         cross_entropy: Sum over the target words, in nats; still on the device.
         target_words: End of sentence counted, padding not.
         source_words: Likewise.
+        padding: What was computed besides the words of both sides.
     """
 
     cross_entropy: Tensor
     target_words: int
     source_words: int
+    padding: int
 
 
 class GradientFunction:
@@ -170,6 +172,7 @@ class WindowGradient(GradientFunction):
             torch.stack([part.cross_entropy for part in figures]).sum(),
             sum(part.target_words for part in figures),
             sum(part.source_words for part in figures),
+            sum(part.padding for part in figures),
         )
 
     def add_apart(self, assigned: AssignedBatch, room: BatchGradient) -> BatchFigures:
@@ -243,7 +246,7 @@ def add_gradient(
         scaled = loss if scale == 1.0 else scale * loss
     with phase("backward"):
         scaled.backward()  # type: ignore[no-untyped-call]
-    return BatchFigures(cross_entropy, batch.target_words, batch.source_words)
+    return BatchFigures(cross_entropy, batch.target_words, batch.source_words, batch.padding)
 
 
 @dataclass(frozen=True)

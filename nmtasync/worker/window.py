@@ -20,6 +20,7 @@ class WindowFigures:
         cross_entropy: Sum over the target words, in nats.
         gradient_norm: Global norm of the gradient per target word, before clipping.
         compute_seconds: Time that the worker spent computing it.
+        padding: What was computed besides the words of both sides, since batches are padded.
         overflowed: Whether the gradient is not finite because float16 could not hold it: no sign
             of divergence, and the worker has taken a smaller scale.
         slot: Which of the worker's slots it was computed in.
@@ -36,6 +37,7 @@ class WindowFigures:
     cross_entropy: float
     gradient_norm: float
     compute_seconds: float
+    padding: int = 0
     overflowed: bool = False
     slot: int = 0
     idle_seconds: float | None = None

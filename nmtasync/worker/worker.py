@@ -198,6 +198,7 @@ class Worker:
             cross_entropy=cross_entropy,
             gradient_norm=norm,
             compute_seconds=time.perf_counter() - window.start,
+            padding=sum(batch.padding for batch in window.batches),
             overflowed=overflowed,
             slot=window.slot,
             split_batches=self.gradient.take_num_split(),

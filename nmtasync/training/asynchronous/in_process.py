@@ -237,6 +237,7 @@ class InProcessDriver(ABC):
                         [float(b.cross_entropy), b.target_words, b.source_words]
                         for b in worker.window.batches
                     ],
+                    "padding": [b.padding for b in worker.window.batches],
                 }
         return vectors, rest
 
@@ -247,10 +248,14 @@ class InProcessDriver(ABC):
             worker.flat.gradients.copy_(vectors[f"window_gradient.{index}"])
             worker.versions = as_versions(content["versions"], len(self.session.server.shards))
             figures = typed(list[tuple[Measured, Positive, int]], content["batches"], "batches")
+            padding = typed(list[int], content.get("padding", [0] * len(figures)), "padding")
             worker.window = OpenWindow(
                 typed(float, content["progress"], "progress"),
                 slot=0,
-                batches=[BatchFigures(torch.tensor(loss), *words) for loss, *words in figures],
+                batches=[
+                    BatchFigures(torch.tensor(loss), target, source, padded)
+                    for (loss, target, source), padded in zip(figures, padding, strict=True)
+                ],
                 finite=typed(bool, content.get("finite", True), "finite"),
             )
 

@@ -41,6 +41,7 @@ class Interval:
     updates: float = 0.0
     target_words: int = 0
     source_words: int = 0
+    padding: int = 0
     cross_entropy: float = 0.0
     gradient_norm: float = 0.0
     learning_rate: float = 0.0
@@ -53,6 +54,7 @@ class Interval:
         self.batches += window.num_batches
         self.target_words += window.target_words
         self.source_words += window.source_words
+        self.padding += window.padding
         self.cross_entropy += window.cross_entropy
         self.gradient_norm += window.gradient_norm
         self.updated(window.worker, reply)
@@ -70,11 +72,13 @@ class Interval:
     def figures(self, now: float) -> Figures:
         """Sum the interval up; there is no pace where no time has passed, virtual as it may be."""
         seconds = now - self.start
+        words = self.source_words + self.target_words
         return {
             "loss": self.cross_entropy / self.target_words,
             "source_words_per_second": self.source_words / seconds if seconds else None,
             "target_words_per_second": self.target_words / seconds if seconds else None,
             "target_words_per_update": self.target_words / (self.updates or 1.0),
+            "padding": self.padding / (words + self.padding),
             "batches_per_push": self.batches / self.pushes,
             "non_finite_pushes": self.non_finite_pushes,
             "split_batches": self.split_batches,
@@ -254,7 +258,8 @@ class Reporter:
         """Note the end of training, how the workers had spent their time, and what went wrong."""
         shares = {worker: asdict(spent) for worker, spent in workers.items()}
         wrong = {name: getattr(totals, name) for name in ("non_finite_pushes", "split_batches")}
-        self._write("end", {"reason": reason, "workers": shares, **wrong}, clocks)
+        figures = {"reason": reason, "workers": shares, "padding": totals.padding_share, **wrong}
+        self._write("end", figures, clocks)
 
     def time_spent(self) -> dict[int, TimeSpent]:
         """What share of the time each worker has computed, exchanged and waited."""

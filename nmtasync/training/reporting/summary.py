@@ -53,6 +53,8 @@ class TrainingSummary:
         split_batches: Those that were computed in parts, since memory did not suffice, likewise.
         rollbacks: How often training has diverged and gone back, likewise.
         num_parameters: Of the model, tied ones counted once.
+        padding: What share of all that was computed was padding, from 0 to 1, over resumes; None
+            if nothing was.
         noise: How noisy gradients were, if that is known.
     """
 
@@ -69,4 +71,5 @@ class TrainingSummary:
     non_finite_pushes: int
     split_batches: int
     rollbacks: int
+    padding: float | None
     noise: NoiseSummary | None = None

@@ -128,49 +128,52 @@ class Rank:
             total = self.collective.sum_gradients()
             table = self.collective.gather(self._figures(figures, total, own))
         # every rank sums the same table in the same order, so all decide alike
-        batches, target_words, source_words, cross_entropy, square, _ = table.sum(0).tolist()
+        *counts, cross_entropy, square, _ = table.sum(0).tolist()
+        batches, target_words, source_words, padding = map(int, counts)
         norm = math.sqrt(square) / max(target_words, 1) if square >= 0 else math.nan
         applied = target_words > 0 and math.isfinite(norm)
         overflowed = self.gradient.finish(total, norm, clip=applied)
         rate = None
         if applied:
-            rate = self.shard.update(total, int(target_words), task.version, task.progress)
+            rate = self.shard.update(total, target_words, task.version, task.progress)
             with meeting():
                 self.collective.share_parameters()
         together = WindowFigures(
             worker=self.index,
-            num_batches=int(batches),
-            target_words=int(target_words),
-            source_words=int(source_words),
+            num_batches=batches,
+            target_words=target_words,
+            source_words=source_words,
             cross_entropy=cross_entropy,
             gradient_norm=norm,
             compute_seconds=stopwatch.seconds(),
+            padding=padding,
             overflowed=overflowed,
             split_batches=self.gradient.take_num_split(),
         )
         if target_words > 0 and not (applied or overflowed):  # nobody reads the gradients any more
             together.bad_batches = self.bad_batches.find(task.window)
         words = tuple(map(int, table[:, 1].tolist()))
-        squares = (*table[:, 5].tolist(), square) if measured and applied else None
+        squares = (*table[:, 6].tolist(), square) if measured and applied else None
         return RoundDone(together, rate, squares, words)
 
     def _figures(
         self, batches: list[BatchFigures], total: Tensor, own_norm: Tensor | None
     ) -> Tensor:
-        """Batches, target words, source words, cross-entropy; the shard's squared norm, and that of
-        the rank's own gradient, if it is given: [6]."""
+        """Batches, target words, source words, padding, cross-entropy; the shard's squared norm,
+        and that of the rank's own gradient, if it is given: [7]."""
         counts = [
             len(batches),
             sum(b.target_words for b in batches),
             sum(b.source_words for b in batches),
+            sum(b.padding for b in batches),
         ]
         figures = torch.tensor([*counts, 0, 0, 0], dtype=torch.float64)
         figures = figures.to(self.device, non_blocking=True)
         if batches:
-            figures[3] = torch.stack([b.cross_entropy for b in batches]).double().sum()
-        figures[4] = total.norm().double().square()
+            figures[4] = torch.stack([b.cross_entropy for b in batches]).double().sum()
+        figures[5] = total.norm().double().square()
         if own_norm is not None:
-            figures[5] = own_norm.double().square()
+            figures[6] = own_norm.double().square()
         return figures
 
 
