@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nmtasync.config.schema import DataConfig
-from nmtasync.data.shards import ParallelShards
+from nmtasync.data.shards import CorpusPart, ParallelShards, check_corpora
 from nmtasync.data.shards_writer import ShardsWriter
 from nmtasync.data.vocabulary import VocabularyPair
+from nmtasync.errors import UserError
 from nmtasync.machine.ordered_map import map_in_order
 from nmtasync.preprocessing.binary_block import BlockBinariser, Task
 from nmtasync.preprocessing.dropped import Dropped, merged, to_state
@@ -46,7 +47,13 @@ def binarise(
         ShardsWriter(directory, *sizes, aligned=corpus.aligned, text=filters is None) as shards,
         (corpus.directory / REJECTED_LATER).open("ab") as rejected,
     ):
-        state = shards.state or {"done": 0, "words": [0, 0], "dropped": [], "rejected": 0}
+        state = shards.state or {
+            "done": 0,
+            "pairs": [0] * len(corpus.paths),
+            "words": [0, 0],
+            "dropped": [],
+            "rejected": 0,
+        }
         rejected.truncate(min(state["rejected"], rejected.tell()))
         binariser = BlockBinariser(
             corpus, vocabularies, filters, shards.dtypes, keep_rejected=keep_rejected
@@ -54,18 +61,35 @@ def binarise(
         for block in map_in_order(binariser, _tasks(corpus, state["done"]), num_processes):
             rejected.write(block.rejected)
             rejected.flush()
+            pairs = list(state["pairs"])
+            pairs[block.piece.corpus] += len(block.sequences[0].lengths)
             dropped = merged([[Dropped(**each) for each in state["dropped"]], block.dropped])
             state = {
                 "done": block.piece.pairs.stop,
+                "pairs": pairs,
                 "words": [a + b for a, b in zip(state["words"], block.words, strict=True)],
                 "dropped": to_state(dropped),
                 "rejected": rejected.tell(),
             }
             shards.append(block.sequences, state, block.texts)
             on_progress(f"binarising ({corpus.name})", state["done"], len(corpus))
-        shards.finish(state)
+        shards.finish(state, _parts(corpus, state["pairs"]))
     dropped = [Dropped(**each) for each in state["dropped"]]
     return _report(corpus, ParallelShards.open(directory), state["words"], dropped)
+
+
+def _parts(corpus: StagedCorpus, pairs: Sequence[int]) -> list[CorpusPart] | None:
+    """The corpora as training mixes them; None for a single one that is used once an epoch."""
+    weights = [paths.weight for paths in corpus.paths]
+    if len(weights) == 1 and weights[0] == 1.0:
+        return None
+    names = [corpus.name_of(number) for number in range(len(weights))]
+    parts = list(map(CorpusPart, names, pairs, weights))
+    try:
+        check_corpora(parts, sum(pairs))
+    except ValueError as error:
+        raise UserError(str(error), where="--corpus", remedy="give larger weights") from None
+    return parts
 
 
 def _tasks(corpus: StagedCorpus, done: int) -> Iterator[Task]:
