@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import io
 import lzma
-import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -45,22 +44,19 @@ _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstd.ZstdErro
 
 
 def open_input(path: Path) -> BinaryIO:
-    """Open a file that the user has named, or standard input.
+    """Open a file that the user has named.
 
     Raises:
         UserError: It is missing, a directory, or not readable.
     """
     try:
-        if path == STANDARD_INPUT:
-            return os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
         return path.open("rb", buffering=0)
     except FileNotFoundError:
         raise UserError("there is no such file", where=path, remedy="check the path") from None
     except IsADirectoryError:
         raise UserError("is a directory, not a text file", where=path) from None
-    except (OSError, ValueError) as error:  # a closed standard input is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"can't be read: {reason}", where=path) from None
+    except OSError as error:
+        raise UserError(f"can't be read: {error.strerror}", where=path) from None
 
 
 def is_stream(path: Path) -> bool:
@@ -89,7 +85,13 @@ def open_text(path: Path, hasher: hashlib._Hash) -> Iterator[BinaryIO]:
     Raises:
         UserError: It can't be opened, or is an archive.
     """
-    with open_input(path) as file:
+    with contextlib.ExitStack() as stack:
+        if path != STANDARD_INPUT:
+            file = stack.enter_context(open_input(path))
+        elif sys.stdin is not None:  # it is where it was closed before the start
+            file = sys.stdin.buffer
+        else:
+            raise UserError("standard input is closed", where=path)
         buffered = io.BufferedReader(_HashingFile(file, hasher), BUFFER_BYTES)
         magic = buffered.peek(8)[:8]
         for start, name in _ARCHIVES.items():

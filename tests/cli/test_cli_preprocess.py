@@ -7,9 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import sentencepiece
 
 from nmtasync.data.shards import ParallelShards
+from nmtasync.data.vocabulary import VocabularyPair
 from tests.support.command_line import CommandLine, Ended
 from tests.support.toy import TOY_FLAGS
 
@@ -258,3 +261,172 @@ def test_multi30k(tmp_path: Path, nmtasync: CommandLine) -> None:
     assert dropped == {"duplicate": 3, "few letters": 2}  # two translations are "@@"
     assert report["valid"]["num_kept"] == 1014
     assert report["train"]["source_pieces"] < 1.5 * report["train"]["source_words"]
+
+
+def ids_of(run: Path, part: str = "train") -> list[tuple[list[int], list[int]]]:
+    shards = ParallelShards.open(run / "data" / part)
+    sides = (
+        np.split(tokens, offsets[1:-1])
+        for tokens, offsets in (
+            (shards.source_tokens, shards.source_offsets),
+            (shards.target_tokens, shards.target_offsets),
+        )
+    )
+    return [(source.tolist(), target.tolist()) for source, target in zip(*sides, strict=True)]
+
+
+def test_two_columns_from_standard_input_are_the_same_as_two_files(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    plain = nmtasync(*arguments(toy_corpus, tmp_path / "plain"), *SMALL, "--json")
+    sides = [
+        (toy_corpus / f"train.{side}").read_text("utf-8").splitlines() for side in ("src", "tgt")
+    ]
+    columns = "".join(f"{source}\t{target}\t0.5\n" for source, target in zip(*sides, strict=True))
+    valid = [toy_corpus / "valid.src", toy_corpus / "valid.tgt"]
+    command = [
+        "preprocess",
+        tmp_path / "columns",
+        "--corpus",
+        "web=-@1",
+        "--valid",
+        *valid,
+        "--json",
+    ]
+    piped = nmtasync(*command, *SMALL, stdin=columns)
+    assert (plain.returncode, piped.returncode) == (0, 0), piped.stderr
+    assert ids_of(tmp_path / "plain") == ids_of(tmp_path / "columns")
+    bad = nmtasync(*command[:1], tmp_path / "bad", *command[2:], *SMALL, stdin="a\tb\nno column\n")
+    refuses(bad, "-:2: the line has no tab")
+
+
+def test_corpora_have_names_and_weights(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    run, both = tmp_path / "run", f"{toy_corpus / 'train.src'},{toy_corpus / 'train.tgt'}"
+    valid = [toy_corpus / "valid.src", toy_corpus / "valid.tgt"]
+    result = nmtasync(
+        *("preprocess", run, "--corpus", f"small={both}@2.5", "--corpus", f"large={both}"),
+        *("--valid", *valid, *SMALL),
+    )
+    assert result.returncode == 0, result.stderr
+    parts = ParallelShards.open(run / "data" / "train").corpora
+    assert [(part.name, part.pairs, part.weight) for part in parts] == [
+        ("small", 300, 2.5),
+        ("large", 300, 1.0),
+    ]
+    assert nmtasync("train", run, *TOY_FLAGS, "--max-epochs=1").returncode == 0
+
+
+def test_what_is_protected_is_not_trained_on_and_rejects_say_why(
+    tmp_path: Path, nmtasync: CommandLine
+) -> None:
+    lines = [f"satz {i} ist gut" for i in range(60)]
+    test, rejects = tmp_path / "test.tgt", tmp_path / "rejects.tsv"
+    put_pairs(tmp_path, "train", [(line, line.upper()) for line in [*lines, lines[0], ""]])
+    put_pairs(tmp_path, "valid", [(lines[7], lines[7].upper()), ("neu", "NEU")])
+    test.write_text(f" {lines[9].upper()} \n\nNOT THERE\n")
+    result = nmtasync(
+        *arguments(tmp_path, tmp_path / "run"),
+        *("--protect", test, "--rejects", rejects, "--vocab-size", "290", "--json"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["train"]["num_kept"] == 58
+    rows = [line.split("\t") for line in rejects.read_text("utf-8").splitlines()]
+    source = tmp_path / "train.src"
+    assert sorted(rows) == sorted(
+        [
+            ["empty side", f"{source}:62", "", ""],
+            ["in validation or protected", f"{source}:8", lines[7], lines[7].upper()],
+            ["in validation or protected", f"{source}:10", lines[9], lines[9].upper()],
+            ["duplicate", f"{source}:61", lines[0], lines[0].upper()],
+        ]
+    )
+
+
+def put_pairs(directory: Path, name: str, pairs: list[tuple[str, str]]) -> None:
+    for side, number in (("src", 0), ("tgt", 1)):
+        text = "".join(pair[number] + "\n" for pair in pairs)
+        (directory / f"{name}.{side}").write_text(text, "utf-8")
+
+
+def test_rules_for_characters_are_part_of_the_vocabulary_of_their_side(
+    tmp_path: Path, nmtasync: CommandLine
+) -> None:
+    pairs = [(f"{a}i {b}ară", f"{b}he {a}un") for a in "şșst" for b in "ţțts"] * 4
+    put_pairs(tmp_path, "train", pairs)
+    put_pairs(tmp_path, "valid", [("neu", "new")])
+    rules = tmp_path / "rules.tsv"
+    rules.write_text("# cedilla\n15F\t219\nU+0163\t021B # t\n")
+    command = ["preprocess", tmp_path / "run", "--source-normalization-rules", rules]
+    size = ["--vocab-size", "280", "--no-deduplicate"]
+    result = nmtasync(*arguments(tmp_path, command[1]), *command[2:], *size)
+    assert result.returncode == 0, result.stderr
+    pair = VocabularyPair.load(tmp_path / "run" / "vocab")
+    assert pair.joint and pair.source.pieces() == pair.target.pieces()
+    assert pair.source.is_word_by_word
+    first, second = pair.source.encode(["şi ţară s\u0327i", "și țară și"])
+    assert first == second
+    assert pair.target.encode(["ş"]) != pair.target.encode(["ș"])
+    assert pair.source.encode(["ﬁ"]) == pair.source.encode(["fi"])  # the named rules hold, too
+    rules.write_text("15F\t219\nzz\t1\n")
+    refuses(
+        nmtasync(*arguments(tmp_path, tmp_path / "b"), *command[2:], *size), "rules.tsv:2: 'zz'"
+    )
+
+
+def test_a_model_of_another_toolkit_is_taken_with_its_pieces(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    """With the control pieces where others have them, and user-defined symbols."""
+    model, run = tmp_path / "foreign.model", tmp_path / "run"
+    lines = (toy_corpus / "train.src").read_text("utf-8").splitlines()
+    with model.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=file,
+            vocab_size=30,
+            hard_vocab_limit=False,
+            user_defined_symbols=["<2en>"],
+            minloglevel=2,
+        )
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    result = nmtasync(*arguments(toy_corpus, run), "--vocab-model", model, "--json")
+    assert result.returncode == 0, result.stderr
+    ours = VocabularyPair.load(run / "vocab").source
+    text = f"<2en> {lines[0]}"
+    pieces = ours.pieces()
+    assert [pieces[i] for i in ours.encode([text])[0]] == theirs.encode(text, out_type=str)
+    assert nmtasync("train", run, *TOY_FLAGS, "--max-updates=1").returncode == 0
+    model.write_bytes(b"no model")
+    refuses(nmtasync(*arguments(toy_corpus, tmp_path / "b"), "--vocab-model", model), str(model))
+
+
+def test_user_symbols_are_never_cut(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine
+) -> None:
+    run = tmp_path / "run"
+    result = nmtasync(*arguments(toy_corpus, run), *SMALL, "--user-symbols", "<2de> ⟦NUM⟧")
+    assert result.returncode == 0, result.stderr
+    vocabulary = VocabularyPair.load(run / "vocab").source
+    pieces = vocabulary.pieces()
+    for symbol in ("<2de>", "⟦NUM⟧"):
+        assert symbol in [pieces[i] for i in vocabulary.encode([f"a{symbol}b"])[0]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--corpus", "a=x"], "x: there is no such file"),
+        (["--corpus", "nothing"], "is no corpus"),
+        (["--protect", "missing"], "missing: there is no such file"),
+        (["--set", "data.min_language=0.5", "--source-language", "xx"], "min_language"),
+        (["--vocab-model", "a", "--vocab-from", "b"], "data.vocab_model"),
+    ],
+)
+def test_inputs_that_can_not_be_used(
+    tmp_path: Path, toy_corpus: Path, nmtasync: CommandLine, flags: list[str], expected: str
+) -> None:
+    run = tmp_path / "run"
+    refuses(nmtasync(*arguments(toy_corpus, run), *SMALL, *flags), expected)
+    assert {path.name for path in run.glob("*")} <= {".lock"}
