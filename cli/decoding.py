@@ -31,8 +31,9 @@ def model_options(function: F) -> F:
         "--checkpoint",
         default="best",
         show_default=True,
-        metavar="best|latest|UPDATES",
-        help="Which checkpoint to use: the best by validation, the latest, or by its number.",
+        metavar="best|latest|UPDATES|NAME",
+        help="Which checkpoint to use: the best by validation, the latest, one by its number, or "
+        "what `nmtasync average` has made, by its name.",
     )(function)
 
 

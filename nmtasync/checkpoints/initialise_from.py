@@ -23,6 +23,7 @@ from nmtasync.checkpoints.load import (
     read_state,
     refuse_other_architecture,
 )
+from nmtasync.checkpoints.store import is_average_name
 from nmtasync.config.load import Settings
 from nmtasync.config.schema import OPTIONS, get
 from nmtasync.data.vocabulary import Vocabulary, VocabularyPair
@@ -58,10 +59,10 @@ class InitialModel:
             raise UserError(
                 "is the run itself", where=_where(given), remedy="fine-tune in another directory"
             )
-        self._number = find_checkpoint(self.run, which)
-        self.path = self.run.checkpoints / str(self._number)
+        self._name = find_checkpoint(self.run, which)
+        self.path = self.run.checkpoints / str(self._name)
         self.vocabularies = VocabularyPair.load(self.run.vocab)
-        self.config = read_state(self.run, self._number, self.vocabularies.digest()).config
+        self.config = read_state(self.run, self._name, self.vocabularies.digest()).config
 
     def model_settings(self, settings: Settings, vocabularies: VocabularyPair) -> Settings:
         """Take the architecture from the checkpoint.
@@ -102,7 +103,7 @@ class InitialModel:
         Raises:
             UserError: The checkpoint is damaged, or a vocabulary has nothing in common with its.
         """
-        trained, _, _ = load_model(self.run, str(self._number))
+        trained, _, _ = load_model(self.run, str(self._name))
         same = vocabularies.digest() == self.vocabularies.digest()
         rows = {} if same else self._common_rows(vocabularies)
         values = dict(trained.named_parameters())
@@ -193,7 +194,8 @@ def _locate(given: Path) -> tuple[RunDirectory, str]:
     run, which = RunDirectory(path), "best"
     if path.parent.name == run.checkpoints.name:
         run, which = RunDirectory(path.parent.parent), path.name
-    if not run.manifest.exists() or not (which.isdecimal() or which in ("best", "latest")):
+    is_name = which.isdecimal() or which in ("best", "latest") or is_average_name(which)
+    if not run.manifest.exists() or not is_name:
         raise UserError(
             "is no run and no checkpoint of one",
             where=_where(given),

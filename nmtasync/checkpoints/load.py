@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nmtasync.checkpoints.checksums import MODEL, STATE, TRAINING, check_file, damage, read_sealed
 from nmtasync.checkpoints.state import TrainingState
-from nmtasync.checkpoints.store import list_checkpoints, pointed
+from nmtasync.checkpoints.store import list_averages, list_checkpoints, pointed
 from nmtasync.config.load import Settings
 from nmtasync.config.option import OptionField
 from nmtasync.config.schema import OPTIONS, Config, get
@@ -21,6 +21,7 @@ from nmtasync.errors import UserError
 from nmtasync.models.build import ModelSpec
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.run_directory import RunDirectory
+from nmtasync.untrusted import number_of
 
 Shapes = dict[str, tuple[int, ...]]
 """Of tensors, by their names."""
@@ -29,18 +30,20 @@ MAX_HEADER_BYTES = 16 << 20
 """The longest header of a file of tensors; one of a thousand tensors has 100 KiB."""
 
 
-def read_state(run: RunDirectory, updates: int, vocabulary_digest: str) -> TrainingState:
-    """Read the state of a checkpoint and see that it belongs to RUN.
+def read_state(run: RunDirectory, name: int | str, vocabulary_digest: str) -> TrainingState:
+    """Read the state of a checkpoint, or a mean of some, and see that it belongs to RUN.
 
     Raises:
         UserError: It is damaged, of another format, or of another vocabulary.
     """
-    path = run.checkpoints / str(updates)
+    path = run.checkpoints / str(name)
     content, file = read_sealed(path), path / STATE
     try:
         state = TrainingState.from_json(content, path)
-        if state.updates != updates:
+        if isinstance(name, int) and state.updates != name:
             raise ValueError(f"it is of update {state.updates}")
+        if isinstance(name, int) == bool(state.averaged):
+            raise ValueError("a mean of checkpoints has a name, others have a number")
     except KeyError as error:
         raise damaged(file, ValueError(f"{error} is missing")) from None
     except ValueError as error:
@@ -145,21 +148,25 @@ def _shapes_parameters(field: OptionField) -> bool:
     return field.section == "model" and field.key != "preset" and "dropout" not in field.key
 
 
-def find_checkpoint(run: RunDirectory, which: str) -> int:
-    """Find a checkpoint by its number, or by a pointer, "best" or "latest".
+def find_checkpoint(run: RunDirectory, which: str) -> int | str:
+    """Find a checkpoint by its number or a pointer, "best" or "latest", or a mean by its name.
 
     Raises:
         UserError: There is no such checkpoint.
     """
-    known = list_checkpoints(run)
-    if not known:
+    numbers, averages = list_checkpoints(run), list_averages(run)
+    if not numbers and not averages:
         raise UserError(
             "holds no checkpoint", where=run.root, remedy=f"run `nmtasync train {run.root}`"
         )
-    # validation of the first checkpoint may not have ended yet
-    number = int(which) if which.isdigit() else pointed(run, which) or pointed(run, "latest")
-    if number is None or number not in known:
-        have = ", ".join(str(k) for k in known)
+    if which in averages:
+        return which
+    number = number_of(which)
+    if which in ("best", "latest"):
+        # validation of the first checkpoint may not have ended yet
+        number = pointed(run, which) or pointed(run, "latest")
+    if number is None or number not in numbers:
+        have = ", ".join(map(str, [*numbers, *averages]))
         raise UserError(f"holds no checkpoint {which}; there are {have}", where=run.root)
     return number
 
@@ -171,7 +178,7 @@ def load_model(
 
     Args:
         run: Where it was trained.
-        which: "best", "latest", or the number of a checkpoint.
+        which: "best", "latest", the number of a checkpoint, or the name of a mean of some.
         device: Where to put it.
         average: How many checkpoints to average, that one and the newest before it.
 
@@ -183,14 +190,44 @@ def load_model(
         UserError: There are no such checkpoints, or they do not belong to RUN.
     """
     run.read_manifest()
+    found = find_checkpoint(run, which)
+    if isinstance(found, int):
+        names: list[int | str] = [*_last_checkpoints(run, found, average)]
+    elif average == 1:
+        names = [found]
+    else:
+        raise UserError(
+            f"is the mean of some already, so there are no {average} to average",
+            where=run.checkpoints / found,
+            remedy="leave out --average, or name a checkpoint by its number",
+        )
+    model, states = load_mean(run, names)
+    numbers = [number for state in states for number in state.averaged or (state.updates,)]
+    return model.to(device).eval(), states[-1].config, numbers
+
+
+def load_mean(
+    run: RunDirectory, names: Sequence[int | str]
+) -> tuple[SequenceToSequence, list[TrainingState]]:
+    """Load the mean of checkpoints, summed in float64.
+
+    Args:
+        run: Where they are.
+        names: One checkpoint at least, the newest last.
+
+    Returns:
+        The network that the newest describes, with the mean of their parameters, and their states.
+
+    Raises:
+        UserError: One is damaged, of another vocabulary than RUN, or of another network.
+    """
     vocabularies = VocabularyPair.load(run.vocab)
-    numbers = _last_checkpoints(run, find_checkpoint(run, which), average)
-    for number in numbers:
-        _refuse_damaged(run, number)
-    states = [read_state(run, number, vocabularies.digest()) for number in numbers]
+    for name in names:
+        _refuse_damaged(run, name)
+    states = [read_state(run, name, vocabularies.digest()) for name in names]
     config = states[-1].config
     spec = ModelSpec(config.model, vocabularies.source.size, vocabularies.target.size)
-    files = [run.checkpoints / str(number) / MODEL for number in numbers]
+    files = [run.checkpoints / str(name) / MODEL for name in names]
     _load_tensors(files[-1], functools.partial(_refuse_fewer, spec, files[-1]), names=())
     model = spec.build()
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -200,13 +237,13 @@ def load_model(
         for name, tensor in tensors.items():
             sums[name] = sums[name].add_(tensor) if name in sums else tensor.double()
     for name, parameter in model.named_parameters():
-        parameter.data = (sums[name] / len(numbers)).float()
-    return model.to(device).eval(), config, numbers
+        parameter.data = (sums[name] / len(files)).float()
+    return model, states
 
 
-def _refuse_damaged(run: RunDirectory, updates: int) -> None:
+def _refuse_damaged(run: RunDirectory, name: int | str) -> None:
     """Refuse a model that is not as it was written, and offer others."""
-    fault = damage(run.checkpoints / str(updates), MODEL)
+    fault = damage(run.checkpoints / str(name), MODEL)
     if fault is None:
         return
     whole = [n for n in list_checkpoints(run) if damage(run.checkpoints / str(n), MODEL) is None]

@@ -38,6 +38,7 @@ _LATER: dict[str, Any] = {
     "exchange_log_bytes": int | None,
     "virtual_seconds": Fraction | None,
     "measured": dict[str, Any],
+    "averaged": tuple[int, ...],
 }
 """The types of fields; earlier versions did not keep those of `_LATER`."""
 
@@ -115,6 +116,8 @@ class TrainingState:
         exchange_log_bytes: The length of the log of exchanges, if there is one.
         virtual_seconds: The exact time, where it is virtual.
         measured: What was measured of noise, lateness and times, on which choices depend.
+        averaged: The updates of the checkpoints whose mean the model is, if it is a mean; all else
+            is that of the newest of them then.
         driver: What the driver keeps besides, for JSON, under its own name.
     """
 
@@ -135,6 +138,7 @@ class TrainingState:
     exchange_log_bytes: int | None = None
     virtual_seconds: Fraction | None = None
     measured: dict[str, Any] = field(default_factory=dict)
+    averaged: tuple[int, ...] = ()
     driver: dict[str, Any] = field(default_factory=dict)
 
     def batches_of(self, worker: int) -> int:

@@ -7,13 +7,17 @@ A checkpoint is a directory, RUN/checkpoints/UPDATES, of
 `latest` and `best` beside them are text files that name one of the directories. What `latest` names
 is not written again. A directory that it does not name yet may be there all the same, left by a
 process that was killed; it is replaced.
+
+RUN/checkpoints/NAME, whose name begins with a letter, is a mean of checkpoints: model.safetensors
+and state.json. Training neither goes on from it nor counts it among its own.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +45,8 @@ from nmtasync.run_directory import (
     write_json,
 )
 from nmtasync.untrusted import number_of, read_document
+
+_AVERAGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 
 RESUMABLE = 2
 """How many checkpoints keep what training needs to go on: if one is damaged, there is another."""
@@ -84,12 +90,6 @@ def save(
     updates = snapshot.state.updates
     path = run.checkpoints / str(updates)
     model = {name: view.contiguous() for name, view in layout.views(snapshot.scored).items()}
-    state = {
-        "format": CHECKPOINT_FORMAT,
-        "nmtasync": nmtasync.__version__,
-        "torch": torch.__version__,
-        **snapshot.state.to_json(),
-    }
     with explain_write_errors(run.checkpoints):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         _sweep(run)
@@ -98,12 +98,40 @@ def save(
             with directory_written_atomically(path) as aside:
                 _save_tensors(model, aside / MODEL)
                 _save_tensors(snapshot.vectors, aside / TRAINING)
-                write_json(aside / STATE, sealed(state, aside))
+                _write_state(snapshot.state, aside)
         point(run, "latest", updates)
     for number in list_checkpoints(run)[:-RESUMABLE]:
         if number not in needed:
             (run.checkpoints / str(number) / TRAINING).unlink(missing_ok=True)
     return path
+
+
+def save_average(
+    run: RunDirectory, name: str, model: Mapping[str, Tensor], state: TrainingState
+) -> Path:
+    """Write a mean of checkpoints, in the place of one that has its name.
+
+    Args:
+        run: Where.
+        name: What it is called.
+        model: Its parameters by name, in float32.
+        state: That of the newest of those that it is of, with `averaged`.
+    """
+    path = run.checkpoints / name
+    with explain_write_errors(path), directory_written_atomically(path) as aside:
+        _save_tensors(dict(model), aside / MODEL)
+        _write_state(state, aside)
+    return path
+
+
+def _write_state(state: TrainingState, directory: Path) -> None:
+    content = {
+        "format": CHECKPOINT_FORMAT,
+        "nmtasync": nmtasync.__version__,
+        "torch": torch.__version__,
+        **state.to_json(),
+    }
+    write_json(directory / STATE, sealed(content, directory))
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -162,17 +190,17 @@ def prune(run: RunDirectory, keep: int, needed: Collection[int] = ()) -> None:
 
 
 def discard_all(run: RunDirectory) -> None:
-    """Delete all checkpoints, the pointers first."""
+    """Delete all checkpoints and means of them, the pointers first."""
     for name in ("latest", "best", "validations.json"):
         (run.checkpoints / name).unlink(missing_ok=True)
     with explain_write_errors(run.checkpoints):
-        discard(run, list_checkpoints(run))
+        discard(run, [*list_checkpoints(run), *list_averages(run)])
 
 
-def discard(run: RunDirectory, numbers: Iterable[int]) -> None:
+def discard(run: RunDirectory, names: Iterable[int | str]) -> None:
     """Delete checkpoints: all names first, so that no kill leaves a part to go on from."""
-    for number in numbers:
-        (run.checkpoints / str(number)).rename(run.checkpoints / f".{number}.old")
+    for name in names:
+        (run.checkpoints / str(name)).rename(run.checkpoints / f".{name}.old")
     _sweep(run)
 
 
@@ -187,3 +215,19 @@ def list_checkpoints(run: RunDirectory) -> list[int]:
         and path.is_dir()
         and not path.is_symlink()  # what it leads to is not this run's to delete or write
     )
+
+
+def list_averages(run: RunDirectory) -> list[str]:
+    """List the means of checkpoints by their names; links are none."""
+    if not run.checkpoints.is_dir():
+        return []
+    return sorted(
+        path.name
+        for path in run.checkpoints.iterdir()
+        if is_average_name(path.name) and path.is_dir() and not path.is_symlink()
+    )
+
+
+def is_average_name(name: str) -> bool:
+    """Whether a mean of checkpoints may be called so: no number, no pointer, a plain file name."""
+    return _AVERAGE_NAME.fullmatch(name) is not None and name not in ("best", "latest")

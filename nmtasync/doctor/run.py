@@ -120,26 +120,27 @@ def _checkpoints(run: RunDirectory) -> Iterator[Finding]:
         return
     vocabulary = VocabularyPair.load(run.vocab).digest()
     resumable = []
-    for number in numbers:
-        directory = run.checkpoints / str(number)
+    names: list[int | str] = [*numbers, *store.list_averages(run)]
+    for name in names:
+        directory = run.checkpoints / str(name)
         with_vectors = (directory / TRAINING).exists()
         fault = damage(directory, MODEL, *([TRAINING] if with_vectors else []))
         try:
             if fault is None:
-                read_state(run, number, vocabulary)
+                read_state(run, name, vocabulary)
         except UserError as error:
             fault = error
         if fault is not None:
             found = of_error("checkpoints", fault)
-            others = ", ".join(str(other) for other in numbers if other != number)
+            others = ", ".join(str(other) for other in numbers if other != name)
             remedy = "bring it back from a copy, or delete it"
             if others:
                 remedy += f" and go on from another: there are {others}"
             yield problem("checkpoints", found.what, remedy)
         else:
-            yield ok("checkpoints", f"{number} is whole")
+            yield ok("checkpoints", f"{name} is whole")
             if with_vectors:
-                resumable.append(number)
+                resumable.append(name)
     if not resumable:
         yield problem(
             "checkpoints",

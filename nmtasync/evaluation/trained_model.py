@@ -9,7 +9,6 @@ from pathlib import Path
 from nmtasync.checkpoints.load import load_model
 from nmtasync.config.schema import Config, DecodingConfig
 from nmtasync.data.vocabulary import VocabularyPair
-from nmtasync.errors import UserError
 from nmtasync.evaluation.translate import Translator
 from nmtasync.machine.device import resolve_device
 from nmtasync.run_directory import RunDirectory
@@ -42,7 +41,7 @@ def load_trained(
 
     Args:
         run: The directory of the experiment.
-        checkpoint: "best", "latest", or the updates of a checkpoint.
+        checkpoint: "best", "latest", the updates of a checkpoint, or the name of an average.
         average: How many checkpoints to average: that one and the newest before it.
         device: "auto", or the name of a device.
         decoding: How to search.
@@ -51,8 +50,6 @@ def load_trained(
     Raises:
         UserError: There is no such model or device.
     """
-    if checkpoint not in ("best", "latest") and not checkpoint.isdecimal():
-        raise UserError("must be best, latest or a number", where=f"--checkpoint {checkpoint}")
     directory = RunDirectory(run)
     directory.read_manifest()
     device = resolve_device(device, where="--device")

@@ -203,7 +203,7 @@ def test_invalid_text_is_refused_after_what_precedes_it(
         (["translate", "RUN", "--n-best", "4", "--beam-size", "3"], "add --beam-size 4"),
         (["translate", "RUN", "--device", "cuda:99"], "there is no cuda:99"),
         (["translate", "RUN", "--device", "tpu"], "--device: 'tpu' is no device"),
-        (["translate", "RUN", "--checkpoint", "worst"], "must be best, latest or a number"),
+        (["translate", "RUN", "--checkpoint", "worst"], "no checkpoint worst; there are 15, 30"),
         (["translate", "RUN", "--checkpoint", "7"], "no checkpoint 7; there are 15, 30"),
         (["translate", "RUN", "--set", "data.vocab_size=3000"], "--set data.vocab_size"),
         (["translate", "RUN", "--set", "decoding.beam=3"], "did you mean decoding.beam_size?"),

@@ -248,6 +248,7 @@ FLAGS = {
     "evaluate": {"--test", "--beam-size", "--against", "--test-set", "--json", "--markdown"},
     "translate": {"--n-best", "--beam-size"},
     "report": {"--output", "--png", "--json", "--sentences"},
+    "average": {"--last", "--best", "--checkpoints", "--name"},
     "doctor": {"--json"},
 }
 

@@ -96,6 +96,7 @@ def complete(toy_run: RunDirectory, toy_corpus: Path, nmtasync: CommandLine) -> 
         ["train", toy_run.root, *FLAGS, *SHORT],
         ["profile", toy_run.root, "--batches=1"],
         ["evaluate", toy_run.root, *test, "--beam-size=1"],
+        ["average", toy_run.root, "--last=2"],
     ):
         result = nmtasync(*command)
         assert result.returncode == 0, result.stderr
@@ -116,7 +117,9 @@ def test_the_fields_of_metrics_and_of_a_simulation_s_state_are_documented(simula
 def matches(path: str, pattern: str) -> bool:
     """Whether words in capitals stand for what a path has in their place."""
     pattern = re.escape(pattern)
-    for word, meaning in {"UPDATES": r"\d+", "SIDE": "(source|target)", "NAME": "[^/]+"}.items():
+    words = {"UPDATES": r"\d+", "SIDE": "(source|target)", "NAME": "[^/]+"}
+    words["AVERAGE"] = "(?!latest|best)[A-Za-z][A-Za-z0-9_-]*"
+    for word, meaning in words.items():
         pattern = pattern.replace(word, meaning)
     return re.fullmatch(re.sub(r"\bN\b", r"\\d+", pattern), path) is not None
 
@@ -191,7 +194,8 @@ def test_the_fields_of_a_rollback_are_documented(toy_run, nmtasync, monkeypatch)
 
 def test_what_is_not_documented_is_noticed():
     patterns = documented("Files of RUN")
-    assert any(matches("checkpoints/12/state.json", pattern) for pattern in patterns)
+    for name in ("checkpoints/12/state.json", "checkpoints/last-2/state.json"):
+        assert any(matches(name, pattern) for pattern in patterns), name
     for name in ("logs/news.txt", "checkpoints/latest/state.json", "data/test/source.tokens"):
         assert not any(matches(name, pattern) for pattern in patterns), name
     assert set(fields({"workers": {"0": {"batches": 1}}})) == {"workers.N.batches"}
