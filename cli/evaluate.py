@@ -13,7 +13,7 @@ from nmtasync.config.load import Settings
 from nmtasync.errors import NmtasyncError, UserError
 from nmtasync.run_directory import RunDirectory, json_text
 
-from .decoding import model_options, read_decoding
+from .decoding import ChosenModel, model_options, read_decoding
 from .evaluation_details import Details, read_test_sets
 from .evaluation_tables import Table, detail_tables, scores_table
 from .options import GroupedCommand, config_options, run_argument
@@ -98,9 +98,7 @@ def evaluate(
     references: tuple[tuple[str, Path], ...],
     public: tuple[str, ...],
     language_pair: str | None,
-    checkpoint: str,
-    average: int,
-    device: str,
+    model: ChosenModel,
     settings: Settings,
     as_json: bool,
     markdown: bool,
@@ -132,7 +130,8 @@ def evaluate(
     for test_set in test_sets:
         refuse_unwritable_results(directory, test_set.name)
 
-    trained = load_trained(run, checkpoint, average, device, decoding)
+    named = model.checkpoint, model.average, model.device
+    trained = load_trained(run, *named, decoding, others=model.others())
     language = settings.get("data.target_language") or trained.config.data.target_language
     _warn_of_missing_spaces(test_sets, language)
     descriptions, failure = [], None
@@ -159,6 +158,7 @@ def evaluate(
 
 def _evaluate(trained: TrainedModel, test_set: TestSet, language: str | None) -> Evaluation:
     from nmtasync.evaluation.test_sets import evaluate as evaluate_test_set
+    from nmtasync.evaluation.translate import totals
 
     from .progress import ProgressDisplay
 
@@ -170,7 +170,10 @@ def _evaluate(trained: TrainedModel, test_set: TestSet, language: str | None) ->
 
     trained.translator.on_warning = warn
     with ProgressDisplay("sentences") as display:
-        return evaluate_test_set(trained.translator, test_set, language, show)
+        evaluation = evaluate_test_set(trained.translator, test_set, language, show)
+    for total in totals(evaluation.counts):
+        _warn(test_set.files["source"]["path"], total)
+    return evaluation
 
 
 def _warn_of_missing_spaces(test_sets: list[TestSet], language: str | None) -> None:
@@ -197,11 +200,14 @@ def _print(run: Path, descriptions: list[dict[str, Any]]) -> None:
             f"({result['sentences']:,} sentences in {result['seconds']:.1f} s)"
         )
     first = descriptions[0]
-    beam = first["decoding"]["beam_size"]
+    how = first["decoding"]
+    search = f"seed {how['seed']}" if how["sampling"] else f"beam {how['beam_size']}"
     click.echo(f"\nBLEU       {first['bleu']['signature']}")
     averaged = len(first["averaged_checkpoints"])
     mean = f", the mean of {averaged} checkpoints" if averaged > 1 else ""
-    click.echo(f"model      update {first['checkpoint']:,}{mean}, beam {beam}")
+    if first["ensemble"]:
+        mean += f", in an ensemble of {len(first['ensemble'])}"
+    click.echo(f"model      update {first['checkpoint']:,}{mean}, {search}")
     click.echo(f"results    {click.format_filename(RunDirectory(run).evaluation)}")
     for table in _details(descriptions):
         click.echo(f"\n{table.to_text()}")

@@ -97,7 +97,7 @@ def config_options(stage: str, section: str | None = None) -> Callable[[F], Call
         def function(
             config_files: tuple[Path, ...], assignments: tuple[str, ...], **arguments: Any
         ) -> Any:
-            flags = {field.key: arguments.pop(field.key) for field in fields}
+            flags = {field.name: arguments.pop(field.key) for field in fields}
             settings = read_settings(config_files, assignments, flags)
             if section is not None:
                 settings = _keep_section(settings, assignments, stage, section)
@@ -165,11 +165,10 @@ def read_settings(
     Args:
         config_files: TOML files, the last one winning.
         assignments: The texts of `--set`.
-        flags: Values by key, None where the flag was not given.
+        flags: Values by full name, None where the flag was not given.
     """
-    by_key = {field.key: name for name, field in OPTIONS.items()}
     given = dict(parse_assignment(text) for text in assignments)
-    given.update({by_key[key]: value for key, value in flags.items() if value is not None})
+    given.update({name: value for name, value in flags.items() if value is not None})
     return merge(*(read_toml(path) for path in config_files), given)
 
 

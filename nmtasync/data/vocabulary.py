@@ -90,6 +90,10 @@ class Vocabulary:
         pieces: list[str] = self._processor.id_to_piece(list(range(self.size)))
         return pieces
 
+    def spell(self, ids: list[int]) -> list[str]:
+        """Return the texts of pieces."""
+        return [self._processor.id_to_piece(i) for i in ids]
+
     def learned_pieces(self) -> set[str]:
         """Return the pieces that came out of text: no control pieces, no bytes, not the space."""
         processor = self._processor
@@ -170,9 +174,19 @@ class Vocabulary:
         """
         if not ids:
             return []
-        return [
-            text.replace("\n", " ").replace("\r", " ") for text in self._processor.decode(list(ids))
-        ]
+        return [_one_line(text) for text in self._processor.decode(list(ids))]
+
+    def decode_with_spans(self, ids: list[int]) -> tuple[str, Segmented]:
+        """Join the pieces of one line as `decode`, and return where in the text each stands."""
+        message: Any = sentencepiece_pb2  # its classes are made when it is imported
+        serialized = self._processor.decode(ids, out_type="serialized_proto")
+        decoded = message.SentencePieceText.FromString(serialized)
+        spans = [(piece.begin, piece.end) for piece in decoded.pieces]
+        return _one_line(decoded.text), Segmented([piece.id for piece in decoded.pieces], spans)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\r", " ")
 
 
 def refuse_damaged(model: bytes) -> None:

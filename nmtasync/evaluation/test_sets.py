@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +58,14 @@ class Evaluation:
         hypotheses: The translations.
         scores: BLEU, chrF and TER.
         seconds: What translating took.
+        counts: Of its lines, those that `Translator.counts` counts.
     """
 
     test_set: TestSet
     hypotheses: list[str]
     scores: dict[str, Score]
     seconds: float
+    counts: dict[str, int]
 
 
 def read_test_set(name: str, source: Path, reference: Path, *more_references: Path) -> TestSet:
@@ -130,11 +131,12 @@ def evaluate(
         UserError: The code is none.
     """
     tokens_of(target_language)  # refused now rather than after the translation
+    translator.counts.clear()
     start = time.monotonic()
     hypotheses = translator.translate(test_set.sources, on_progress)
     seconds = time.monotonic() - start
     scores = score(hypotheses, test_set.references, target_language, test_set.more_references)
-    return Evaluation(test_set, hypotheses, scores, seconds)
+    return Evaluation(test_set, hypotheses, scores, seconds, dict(translator.counts))
 
 
 def describe(
@@ -154,9 +156,12 @@ def describe(
         "target_language": target_language,
         "checkpoint": trained.checkpoints[-1],
         "averaged_checkpoints": trained.checkpoints,
+        "ensemble": [asdict(m) for m in trained.members] if len(trained.members) > 1 else [],
         "sentences": len(evaluation.hypotheses),
+        "cut_sources": evaluation.counts.get("cut_sources", 0),
+        "ended_by_length": evaluation.counts.get("ended_by_length", 0),
         "seconds": round(evaluation.seconds, 3),
-        "decoding": dataclasses.asdict(trained.translator.config),
+        "decoding": asdict(trained.translator.config),
         **evaluation.test_set.files,
         **({"more_references": more} if (more := evaluation.test_set.more_files) else {}),
         "nmtasync": nmtasync.__version__,

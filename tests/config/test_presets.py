@@ -71,7 +71,9 @@ def test_what_is_written_holds_the_sizes_and_keeps_them(tmp_path: Path) -> None:
 def test_the_command_line_s_preset_replaces_the_file_s_sizes(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text("[model]\ndimension = 512\ndropout = 0.2\n", "utf-8")
-    settings = read_settings((path,), ("model.dropout=0.4", "model.preset=tiny"), {"seed": 3})
+    settings = read_settings(
+        (path,), ("model.dropout=0.4", "model.preset=tiny"), {"training.seed": 3}
+    )
     assert sizes(resolve(settings).model) == (128, 256, 4, 4, 4, 0.4)
     assert resolve(settings).training.seed == 3
 

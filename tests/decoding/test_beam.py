@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+from typing import Any
 
 import pytest
 import torch
 
-from nmtasync.config.schema import ModelConfig
+from nmtasync.config.schema import DecodingConfig, ModelConfig
 from nmtasync.data.vocabulary import BOS, EOS, PAD, UNK
-from nmtasync.decoding import beam
-from nmtasync.decoding.beam import Hypothesis, beam_search
+from nmtasync.decoding import constraints
+from nmtasync.decoding.beam import beam_search
+from nmtasync.decoding.hypothesis import Hypothesis, TextOf
 from nmtasync.models.build import build_model
 from nmtasync.models.embeddings import Embeddings
 from nmtasync.models.sequence_to_sequence import DecoderState, Encoded, SequenceToSequence
@@ -45,10 +48,17 @@ def make_source(lengths: list[int], size: int = SIZE) -> tuple[torch.Tensor, tor
 
 
 def search(
-    model: SequenceToSequence, source: torch.Tensor, mask: torch.Tensor, **changes: float
+    model: SequenceToSequence,
+    source: torch.Tensor,
+    mask: torch.Tensor,
+    num_best: int = 1,
+    prefixes: list[list[int]] | None = None,
+    text_of: TextOf | None = None,
+    **changes: Any,
 ) -> list[list[Hypothesis]]:
-    options = {"beam_size": 4, "length_normalization": 1.0, "max_length_ratio": 1.0, **changes}
-    return beam_search(model, source, mask, **options)  # type: ignore[arg-type]
+    config = DecodingConfig(**{"beam_size": 4, "max_length_ratio": 1.0, **changes})
+    given = {"num_best": num_best, "prefixes": prefixes, "text_of": text_of}
+    return beam_search(model, source, mask, config, **given)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -60,29 +70,104 @@ def forced_score(model: SequenceToSequence, source: torch.Tensor, ids: list[int]
     return float(log_probabilities[torch.arange(len(target)), target].double().sum())
 
 
+def repeats(ids: tuple[int, ...], size: int) -> bool:
+    ngrams = [ids[i : i + size] for i in range(len(ids) - size + 1)]
+    return size > 0 and len(set(ngrams)) < len(ngrams)
+
+
+@functools.cache
+def scores_of_all_sequences(kind: str) -> list[dict[tuple[int, ...], float]]:
+    """Of up to 3 pieces out of the four of `make_model(kind, size=8)`, for three sources."""
+    model, (source, _) = make_model(kind, size=8), make_source([2, 2, 2], size=8)
+    sequences = [ids for n in range(4) for ids in itertools.product(range(EOS + 1, 8), repeat=n)]
+    return [{ids: forced_score(model, row, list(ids)) for ids in sequences} for row in source]
+
+
+PENALTIES = {
+    "average": lambda length, alpha: length**alpha,
+    "gnmt": lambda length, alpha: ((5 + length) / 6) ** alpha,
+}
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize(
+    ("penalty", "alpha"),
+    [("average", 0.0), ("average", 0.6), ("average", 1.0), ("gnmt", 0.6), ("gnmt", 3.0)],
+)
+@pytest.mark.parametrize(
+    ("prefix", "min_length", "ngram"),
+    [((), 0, 0), ((), 2, 0), ((6,), 0, 0), ((7, 5), 3, 0), ((), 0, 1), ((6,), 2, 1), ((), 3, 2)],
+)
 def test_a_wide_beam_finds_what_exhaustive_search_finds(
-    kind: str, alpha: float, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    penalty: str,
+    alpha: float,
+    prefix: tuple[int, ...],
+    min_length: int,
+    ngram: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All sequences of up to 3 pieces and EOS: pruning, finishing and ranking can hide none."""
-    monkeypatch.setattr(beam, "EXTRA_LENGTH", 2)
+    monkeypatch.setattr(constraints, "EXTRA_LENGTH", 2)
     model = make_model(kind, size=8)
     source, mask = make_source([2, 2, 2], size=8)
-    sequences = [
-        list(ids) for n in range(4) for ids in itertools.product(range(EOS + 1, 8), repeat=n)
-    ]
-    found = search(
-        model, source, mask, beam_size=200, length_normalization=alpha, num_best=len(sequences)
-    )
-    for row, hypotheses in enumerate(found):
-        scores = {tuple(ids): forced_score(model, source[row], ids) for ids in sequences}
-        ranked = sorted(scores, key=lambda ids: -scores[ids] / (len(ids) + 1) ** alpha)
+    options = {
+        "beam_size": 200,
+        "length_penalty_type": penalty,
+        "length_normalization": alpha,
+        "min_length": min_length,
+        "no_repeat_ngram_size": ngram,
+        "prefixes": [list(prefix)] * 3,
+    }
+    found = search(model, source, mask, num_best=200, **options)
+    for hypotheses, every in zip(found, scores_of_all_sequences(kind), strict=True):
+        scores = {
+            ids: score
+            for ids, score in every.items()
+            if len(ids) >= min_length and ids[: len(prefix)] == prefix and not repeats(ids, ngram)
+        }
+        divisor = PENALTIES[penalty]
+        ranked = sorted(scores, key=lambda ids: -scores[ids] / divisor(len(ids) + 1, alpha))
         assert [tuple(h.ids) for h in hypotheses] == ranked
-        best = search(
-            model, source[row, None], mask[row, None], beam_size=200, length_normalization=alpha
-        )
-        assert [h.ids for h in best[0]] == [list(ranked[0])]
+    assert [h[0] for h in search(model, source, mask, **options)] == [h[0] for h in found]
+
+
+def test_each_sentence_of_a_batch_has_a_prefix_of_its_own(model: SequenceToSequence) -> None:
+    lengths, prefixes = [5, 2, 9, 1], [[7, 4, 9, 4, 4], [], [12], [4] * 15]
+    source, mask = make_source(lengths)
+    together = search(model, source, mask, prefixes=prefixes)
+    for row, (length, prefix) in enumerate(zip(lengths, prefixes, strict=True)):
+        assert together[row][0].ids[: len(prefix)] == prefix
+        alone = source[row, None, :length], mask[row, None, :length]
+        assert search(model, *alone, prefixes=[prefix])[0][0].ids == together[row][0].ids
+    assert together[1][0].ids == search(model, source, mask)[1][0].ids
+
+
+def test_hypotheses_of_one_text_are_listed_once(model: SequenceToSequence) -> None:
+    """The best of them stands for all, and the search goes on until there are enough texts."""
+
+    def text_of(ids: list[int]) -> str:
+        return str(len(ids))  # all translations of one length spell the same
+
+    source, mask = make_source([5, 2, 9, 1])
+    every = search(model, source, mask, num_best=20, beam_size=20)
+    for number in (1, 3, 20):
+        options = {"beam_size": 20, "num_best": number, "text_of": text_of}
+        for hypotheses, known in zip(search(model, source, mask, **options), every, strict=True):
+            best: dict[str, Hypothesis] = {}
+            for hypothesis in known:
+                best.setdefault(text_of(hypothesis.ids), hypothesis)
+            assert hypotheses == list(best.values())[:number]
+    assert any(len({text_of(h.ids) for h in known}) < 20 for known in every)
+
+
+def test_what_the_greatest_length_has_ended_is_known(model: SequenceToSequence) -> None:
+    source, mask = make_source([5, 2, 9, 1])
+    for row, hypotheses in enumerate(search(model, source, mask, num_best=4)):
+        limit = [5, 2, 9, 1][row] + constraints.EXTRA_LENGTH
+        assert [h.at_limit for h in hypotheses] == [len(h.ids) + 1 == limit for h in hypotheses]
+    shortest = search(model, source, mask, min_length=100)
+    assert all(hypotheses[0].at_limit for hypotheses in shortest), "the limit is the stronger"
 
 
 def test_scores_are_those_of_forced_decoding(model: SequenceToSequence) -> None:

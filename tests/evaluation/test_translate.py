@@ -10,8 +10,11 @@ import torch
 
 from nmtasync.config.schema import DecodingConfig, ModelConfig
 from nmtasync.data.vocabulary import VocabularyPair
+from nmtasync.decoding import hypothesis
 from nmtasync.evaluation import translate
+from nmtasync.evaluation.batches import MAX_BATCH_PIECES, plan_batches
 from nmtasync.evaluation.translate import Translator
+from nmtasync.evaluation.translation import BLANK
 from nmtasync.models.build import build_model
 from nmtasync.run_directory import RunDirectory
 
@@ -58,11 +61,25 @@ def test_n_best_begins_with_the_translation(translator: Translator) -> None:
     lines = some_lines()
     best = translator.translate(lines)
     several = translator.translate_n_best(lines, 3)
-    assert [translations[0][0] for translations in several] == best
+    assert [translations[0].text for translations in several] == best
     for line, translations in zip(best, several, strict=True):
-        scores = [score for _, score in translations]
+        scores = [each.normalized for each in translations]
         assert scores == sorted(scores, reverse=True)
-        assert translations == [("", 0.0)] if not line else len(translations) == 3
+        assert len({each.text for each in translations}) == len(translations)
+        assert translations == [BLANK] if not line else 1 <= len(translations) <= 3
+
+
+def test_two_segmentations_of_a_text_are_one_translation(translator: Translator) -> None:
+    """Those of "nine": as it is cut usually, and in single letters."""
+    pieces = translator.vocabularies.target.pieces()
+    whole = translator.vocabularies.target.encode(["nine"])[0]
+    letters = [pieces.index(piece) for piece in "\u2581nine"]
+    assert whole != letters
+    found = hypothesis.Found(translator._text_of)
+    for ids, score in ((letters, -3.0), (whole, -1.0), (letters, -2.0)):
+        found.add(hypothesis.Hypothesis(ids, score, score))
+    assert [h.ids for h in found.best(3)] == [whole]
+    assert found.num_added == 3
 
 
 def test_progress_reaches_all_lines(translator: Translator) -> None:
@@ -84,22 +101,21 @@ def test_an_over_long_line_is_cut_and_told_of(
     translator.on_warning = lambda line, message: warnings.append((line, message))
     long = " ".join(WORDS * 3)
     translations = translator.translate(["eins", long, "zwei"])
-    assert [line for line, _ in warnings] == [1]
-    assert "only the first 12" in warnings[0][1]
+    assert [line for line, message in warnings if "only the first 12" in message] == [1]
+    assert translator.counts["cut_sources"] == 1
     assert [translations[1]] == translator.translate([long + " vier"])
     assert translations[::2] == translator.translate(["eins", "zwei"])
 
 
-def test_batches_of_long_lines_are_small(translator: Translator) -> None:
+def test_batches_of_long_lines_are_small() -> None:
     """Sentences and padded pieces of a batch are both bounded, and nothing is left out."""
-    translator.config = dataclasses.replace(translator.config, batch_sentences=64)
-    sources = {line: [4] * length for line, length in enumerate([900, 3, 800, 5000] + [2] * 100)}
-    batches = list(translator._plan(sources))
-    assert sorted(line for batch in batches for line in batch) == list(range(104))
-    for batch in batches:
-        pieces = len(batch) * max(len(sources[line]) for line in batch)
-        assert len(batch) == 1 or (len(batch) <= 64 and pieces <= translate.MAX_BATCH_PIECES)
-    assert len(batches) == 4
+    lengths = dict(enumerate([900, 3, 800, 5000] + [2] * 100))
+    planned = list(plan_batches(lengths, 64))
+    assert sorted(line for batch in planned for line in batch) == list(range(104))
+    for batch in planned:
+        pieces = len(batch) * max(lengths[line] for line in batch)
+        assert len(batch) == 1 or (len(batch) <= 64 and pieces <= MAX_BATCH_PIECES)
+    assert len(planned) == 4
 
 
 def test_nothing_in_nothing_out(translator: Translator) -> None:

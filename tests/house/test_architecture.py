@@ -246,7 +246,7 @@ FLAGS = {
     },
     "profile": {"--batches", "--config", "--device", "--json", "--precision", "--set"},
     "evaluate": {"--test", "--beam-size", "--against", "--test-set", "--json", "--markdown"},
-    "translate": {"--n-best", "--beam-size"},
+    "translate": {"--n-best", "--beam-size", "--sampling", "--seed", "--prefixes", "--ensemble"},
     "report": {"--output", "--png", "--json", "--sentences"},
     "average": {"--last", "--best", "--checkpoints", "--name"},
     "doctor": {"--json"},

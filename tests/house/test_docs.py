@@ -129,12 +129,13 @@ def parse(words: list[str]) -> None:
         context = command.make_context(name, rest)
     except click.MissingParameter:  # an excerpt of a command; what there is was parsed
         return
-    options = {key: value for key, value in context.params.items() if key in KEYS}
+    options = {
+        field.name: context.params[field.key]
+        for field in OPTIONS.values()
+        if name in field.about.stages and field.key in context.params
+    }
     files = tuple(path for path in context.params.get("config_files", ()) if path.exists())
     resolve(read_settings(files, context.params.get("assignments", ()), options))
-
-
-KEYS = {field.key for field in OPTIONS.values()}
 
 
 def parameters(prefix: str) -> Iterator[click.Parameter]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nmtasync.config.schema import ModelConfig
+from nmtasync.config.schema import DecodingConfig, ModelConfig
 from nmtasync.decoding.beam import beam_search
 from nmtasync.errors import UserError
 from nmtasync.models.attention import SelfAttention, attention_bias
@@ -152,15 +152,8 @@ def test_learned_positions_end_in_a_sentence() -> None:
     source = torch.randint(4, SIZE, (3, 6))
     with pytest.raises(UserError, match=r"^model\.max_positions: is 6, but a sentence has 7 "):
         network.encode(torch.cat((source, source[:, :1]), dim=1), torch.ones(3, 7) > 0)
-    found = beam_search(
-        network,
-        source,
-        source > 0,
-        beam_size=3,
-        length_normalization=0.6,
-        max_length_ratio=2.0,
-        num_best=3,
-    )
+    decoding = DecodingConfig(beam_size=3, length_normalization=0.6)
+    found = beam_search(network, source, source > 0, decoding, num_best=3)
     lengths = [len(hypothesis.ids) + 1 for hypotheses in found for hypothesis in hypotheses]
     assert max(lengths) == 6, "one at least shall come to the end of the positions"
 

@@ -144,7 +144,7 @@ class Validator:
         translator = Translator(
             self.model,
             self.vocabularies,
-            dataclasses.replace(self.config.decoding, beam_size=1),
+            dataclasses.replace(self.config.decoding, beam_size=1, sampling=False),
             self.device,
             on_split=self._note_split,
             max_pieces=self.longest[0],
