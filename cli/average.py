@@ -62,8 +62,8 @@ def average(
 ) -> None:
     """Average the parameters of checkpoints of RUN, and write the mean to RUN/checkpoints/NAME.
 
-    Everything else reads it as a checkpoint: `translate` and `evaluate` with --checkpoint NAME, and
-    `train` with --init-from RUN/checkpoints/NAME. Averaged are the parameters that validation
+    Everything else reads it as a checkpoint: `translate`, `evaluate` and `score` with --checkpoint
+    NAME, `train` with --init-from RUN/checkpoints/NAME. Averaged are the parameters that validation
     scored, which are moving averages where optimizer.smoothing is on. It is written whole or not at
     all, with checksums. Keep enough: train with --set training.keep_checkpoints=10.
 

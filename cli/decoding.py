@@ -1,4 +1,4 @@
-"""The flags and options that `evaluate` and `translate` share."""
+"""The flags and options that `evaluate`, `translate` and `score` share."""
 
 from __future__ import annotations
 

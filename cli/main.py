@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "Translate test sets and measure BLEU, chrF and TER.",
     "translate": "Translate standard input to standard output, line by line.",
     "report": "Show what runs have come to, side by side, on a page.",
+    "score": "Compute the log probabilities of given pairs of sentences.",
     "average": "Average checkpoints to one that all other commands read.",
     "doctor": "Check the machine and a RUN, and say what to do.",
 }

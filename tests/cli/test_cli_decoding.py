@@ -123,6 +123,31 @@ def test_lengths_prefixes_and_repetition(
         assert len(set(pieces)) == len(pieces)
 
 
+def test_piece_scores_are_those_of_score(
+    nmtasync: CommandLine, trained: Path, tmp_path: Path
+) -> None:
+    gnmt = ["--length-penalty-type=gnmt", "--length-normalization=0.6"]
+    options = ["--json", "--word-scores", "--ensemble", f"{trained}:15@0.5", *gnmt]
+    result = nmtasync("translate", trained, *options, stdin=text(LINES))
+    found = [each["translations"][0] for each in objects(result.stdout)]
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text(text(LINES), "utf-8")
+    target.write_text(text([each["text"] for each in found]), "utf-8")
+    scored = objects(nmtasync("score", trained, source, target, *options).stdout)
+    same = 0
+    for ours, theirs in zip(found, scored, strict=True):
+        assert ours["score"] == pytest.approx(sum(ours["piece_scores"]), abs=1e-4)
+        length = len(ours["pieces"])
+        if ours["pieces"]:
+            penalty = ((5 + length) / 6) ** 0.6
+            assert ours["normalized"] == pytest.approx(ours["score"] / penalty, abs=1e-5)
+        if ours["pieces"] == theirs["pieces"] != []:
+            same += 1
+            assert ours["piece_scores"] == pytest.approx(theirs["piece_scores"], abs=1e-5)
+            assert ours["normalized"] == pytest.approx(theirs["normalized"], abs=1e-5)
+    assert same > 5
+
+
 def test_an_ensemble_of_a_run_with_itself_is_the_run(nmtasync: CommandLine, trained: Path) -> None:
     alone = nmtasync("translate", trained, "--n-best=3", stdin=text(LINES)).stdout
     twice = nmtasync("translate", trained, "--n-best=3", "--ensemble", trained, stdin=text(LINES))

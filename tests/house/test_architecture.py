@@ -248,6 +248,7 @@ FLAGS = {
     "evaluate": {"--test", "--beam-size", "--against", "--test-set", "--json", "--markdown"},
     "translate": {"--n-best", "--beam-size", "--sampling", "--seed", "--prefixes", "--ensemble"},
     "report": {"--output", "--png", "--json", "--sentences"},
+    "score": {"--normalize", "--json", "--word-scores", "--threads", "--device", "--checkpoint"},
     "average": {"--last", "--best", "--checkpoints", "--name"},
     "doctor": {"--json"},
 }

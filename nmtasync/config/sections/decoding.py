@@ -8,7 +8,7 @@ from functools import partial
 from nmtasync.config.option import has, option
 
 _flag = partial(option, stages=("evaluate", "translate"))
-_scored = partial(option, stages=("evaluate", "translate"))
+_scored = partial(option, stages=("evaluate", "translate", "score"))
 _sampled = partial(_flag, only_if=(has("decoding.sampling", True),))
 
 
