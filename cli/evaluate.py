@@ -132,28 +132,31 @@ def evaluate(
 
     named = model.checkpoint, model.average, model.device
     trained = load_trained(run, *named, decoding, others=model.others())
-    language = settings.get("data.target_language") or trained.config.data.target_language
+    config = trained.config.data
+    language = settings.get("data.target_language") or config.target_language
     _warn_of_missing_spaces(test_sets, language)
     descriptions, failure = [], None
     for test_set in test_sets:
         evaluation = _evaluate(trained, test_set, language)
-        description = describe(evaluation, trained, language)
-        descriptions.append(description)
-        languages = trained.config.data.source_language, language
+        descriptions.append(description := describe(evaluation, trained, language))
         for finish in (
-            partial(details.add, description, evaluation, *languages),
+            partial(details.add, description, evaluation, config.source_language, language),
             partial(write, directory, evaluation, description),
         ):
             try:
                 finish()
             except NmtasyncError as error:  # what has been measured is printed all the same
                 failure = failure or error
+    _show(run, descriptions, as_json=as_json, markdown=markdown)
+    if failure:
+        raise failure
+
+
+def _show(run: Path, descriptions: list[dict[str, Any]], *, as_json: bool, markdown: bool) -> None:
     if as_json:
         click.echo(json_text(descriptions))
     else:
         (_print_markdown if markdown else _print)(run, descriptions)
-    if failure:
-        raise failure
 
 
 def _evaluate(trained: TrainedModel, test_set: TestSet, language: str | None) -> Evaluation:

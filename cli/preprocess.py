@@ -17,6 +17,7 @@ from nmtasync.run_directory import RunDirectory, json_text
 from .options import GroupedCommand, config_options, run_argument
 
 if TYPE_CHECKING:
+    from nmtasync.data.corpus import PairPaths
     from nmtasync.preprocessing.report import CorpusReport, PreprocessReport
 
 _EXAMPLE_CHARACTERS = 30
@@ -103,32 +104,17 @@ def preprocess(
         --train news.de.gz news.en.gz --corpus talks=talks.de,talks.en@2 --valid dev.de dev.en \\
         --source-language de --target-language en --vocab-size 16000 --protect test.de
     """
-    from nmtasync.data.corpus import PairPaths, parse_corpus
+    from nmtasync.data.corpus import PairPaths
     from nmtasync.preprocessing.preprocess import preprocess as run_preprocess
 
     from .progress import ProgressDisplay
 
-    if alignments and len(alignments) != len(train):
-        raise UserError(
-            f"there are {len(alignments)} for {len(train)} training corpora",
-            where="--alignments",
-            remedy="give one for each --train, or none",
-        )
-    if alignments and corpora:
-        raise UserError("can be given for --train only", where="--alignments")
-    if not train and not corpora:
-        raise UserError("is missing", where="--train", remedy="give it, or --corpus")
+    training = _training_corpora(train, alignments, corpora)
     config = DataConfig(**{name.removeprefix("data."): v for name, v in settings.items()})
     with ProgressDisplay("pairs") as display:
         report = run_preprocess(
             RunDirectory(run),
-            [
-                *(
-                    PairPaths(source, target, alignment)
-                    for (source, target), alignment in itertools.zip_longest(train, alignments)
-                ),
-                *map(parse_corpus, corpora),
-            ],
+            training,
             [PairPaths(*pair) for pair in valid],
             config,
             protect=protect,
@@ -140,6 +126,30 @@ def preprocess(
         click.echo(json_text(report.to_json()))
     else:
         _print_report(run, report)
+
+
+def _training_corpora(
+    train: tuple[tuple[Path, Path], ...], alignments: tuple[Path, ...], corpora: tuple[str, ...]
+) -> list[PairPaths]:
+    from nmtasync.data.corpus import PairPaths, parse_corpus
+
+    if alignments and len(alignments) != len(train):
+        raise UserError(
+            f"there are {len(alignments)} for {len(train)} training corpora",
+            where="--alignments",
+            remedy="give one for each --train, or none",
+        )
+    if alignments and corpora:
+        raise UserError("can be given for --train only", where="--alignments")
+    if not train and not corpora:
+        raise UserError("is missing", where="--train", remedy="give it, or --corpus")
+    return [
+        *(
+            PairPaths(source, target, links)
+            for (source, target), links in itertools.zip_longest(train, alignments)
+        ),
+        *map(parse_corpus, corpora),
+    ]
 
 
 def _print_report(run: Path, report: PreprocessReport) -> None:

@@ -70,8 +70,7 @@ class Worker:
 
     Args:
         place: Which worker this is.
-        flat: Its replica of the model. The gradient of a window is gathered in
-            `flat.gradients`, and fetched parameters are written to `flat.parameters`.
+        flat: Its replica. `flat.gradients` gathers a window, `flat.parameters` what is fetched.
         corpus: The training corpus.
         config: The experiment.
         sequence: The number of the last push that the server took from this worker.
@@ -179,7 +178,7 @@ class Worker:
         if self.local is not None:
             self.local.end_window(target_words)
         norm = float(self.flat.gradients.norm()) / max(target_words, 1)
-        norm += 0.0 if window.finite else math.nan
+        norm = norm if window.finite else math.nan
         whole = self.config.asynchronous.local_push == "delta"  # each local step was clipped
         overflowed = self.gradient.finish(self.flat.gradients, norm, clip=not whole)
         self._pushed_words = target_words
@@ -188,8 +187,8 @@ class Worker:
             rate = drop_rate_at(self.sequence, self.config.asynchronous)
             self.dropper.split(self.flat.gradients, rate)
             num_values = pack(self.flat.gradients)
-        shards = None if self.own is None else self.own.others
-        push = self._header(window, target_words, norm, shards, num_values)
+        others = None if self.own is None else self.own.others
+        push = self._header(window, target_words, norm, others, num_values)
         summed = WindowFigures(
             worker=self.index,
             num_batches=len(window.batches),

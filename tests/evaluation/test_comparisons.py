@@ -85,7 +85,7 @@ def test_all_references_count() -> None:
 
 
 def test_buckets_hold_each_sentence_once_and_are_scored_apart() -> None:
-    evaluation = Evaluation(test_set(), GOOD, {}, 0.0)
+    evaluation = Evaluation(test_set(), GOOD, {}, 0.0, {})
     buckets = by_length(evaluation, [2, 5, 100], None, None)
     assert [(b["shortest"], b["longest"]) for b in buckets] == [(0, 2), (3, 5), (6, 100)]
     assert sum(bucket["sentences"] for bucket in buckets) == len(SOURCES)
@@ -110,12 +110,12 @@ def test_bounds_that_are_none_are_refused(text: str) -> None:
 def test_the_best_and_the_worst_sentences(by: str) -> None:
     hypotheses = list(REFERENCES)
     hypotheses[7], hypotheses[11] = "nothing of it at all", hypotheses[11].replace("the", "a")
-    found = examples(Evaluation(test_set(), hypotheses, {}, 0.0), 2, by, None)
+    found = examples(Evaluation(test_set(), hypotheses, {}, 0.0, {}), 2, by, None)
     assert [entry["line"] for entry in found["worst"]] == [8, 12]
     assert [entry["line"] for entry in found["best"]] == [1, 2]
     assert found["best"][0]["score"] == pytest.approx(100)
     assert found["worst"][0]["hypothesis"] == hypotheses[7]
-    everything = examples(Evaluation(test_set(), hypotheses, {}, 0.0), 999, by, None)
+    everything = examples(Evaluation(test_set(), hypotheses, {}, 0.0, {}), 999, by, None)
     lines = [entry["line"] for kind in ("best", "worst") for entry in everything[kind]]
     assert sorted(lines) == list(range(1, len(SOURCES) + 1))
 
