@@ -33,6 +33,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_write_back(config)
     _refuse_own_shard(config)
     _refuse_auto_delay(config)
+    _refuse_fit(config)
     _refuse_rest(config)
 
 
@@ -193,6 +194,16 @@ def _refuse_auto_delay(config: Config) -> None:
             "is 'auto', which weighs what each worker's own exchanges cost, but synchronous "
             "workers have none of their own",
             where=name,
+            remedy="set a number",
+        )
+
+
+def _refuse_fit(config: Config) -> None:
+    if config.data.batch_tokens == "fit" and config.asynchronous.driver == "simulated":
+        raise UserError(
+            "is 'fit', which is tried with the workers that train, but asynchronous.driver is "
+            "'simulated'",
+            where="data.batch_tokens",
             remedy="set a number",
         )
 

@@ -112,7 +112,7 @@ class EpochPlans:
     @classmethod
     def of(cls, corpus: ParallelShards, config: Config) -> EpochPlans:
         """Plan a corpus as a configuration has it."""
-        return cls(corpus, config.data.batch_tokens, config.training.seed)
+        return cls(corpus, config.data.tokens_per_batch, config.training.seed)
 
     def num_stretches(self, epoch: int) -> int:
         """Count the stretches of an epoch: one at least."""

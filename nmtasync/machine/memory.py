@@ -1,11 +1,77 @@
-"""What to do where memory does not suffice: halve the work, and do one half after the other."""
+"""How much memory there is, and what to do where it does not suffice: halve the work, and do one
+half after the other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 ResultT = TypeVar("ResultT")
+
+PROC = Path("/proc")
+GROUPS = Path("/sys/fs/cgroup")
+"""Where Linux tells about processes, and about the groups of them whose memory is limited."""
+
+_OF_GROUPS = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""The files of limit and use, and what can be taken back of it, in version 2 and version 1."""
+
+
+def available_bytes() -> int:
+    """Return how much more memory this process and its children may take.
+
+    That is what the machine has left, or less where they are in a container whose limit is nearer.
+    """
+    available = 1024 * _numbers(PROC / "meminfo")["MemAvailable"]
+    for group, (limit, used, reclaimable) in _own_groups():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # "max", or no such file
+            left = int((group / limit).read_text("ascii")) - int((group / used).read_text("ascii"))
+            available = min(available, left + _numbers(group / "memory.stat")[reclaimable])
+    return max(available, 0)
+
+
+def _own_groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """List the groups that this process is in, up to the outermost, with the names of files."""
+    with contextlib.suppress(OSError):
+        for line in (PROC / "self/cgroup").read_text("utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            for controller, names in _OF_GROUPS.items():
+                if controller in controllers.split(","):
+                    root = GROUPS / controller
+                    own = root / path.strip("/")
+                    outer = (group for group in own.parents if group.is_relative_to(root))
+                    yield from ((group, names) for group in (own, *outer))
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Read lines of a name, a number and perhaps a unit."""
+    words = (line.replace(":", " ").split() for line in path.read_text("ascii").splitlines())
+    return {name: int(number) for name, number, *_ in words if number.isdecimal()}
+
+
+def resident_bytes(kind: str = "VmRSS") -> int:
+    """Return how much memory this process has.
+
+    Args:
+        kind: "VmRSS" for all of it, "VmHWM" for the most since `forget_peak`, "RssAnon" for what
+            is its alone and of no file.
+    """
+    for line in (PROC / "self/status").read_text("utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name == kind:
+            return 1024 * int(value.split()[0])
+    raise OSError(f"Linux does not tell {kind}")
+
+
+def forget_peak() -> None:
+    """Let the most memory that this process had be what it has now, where Linux allows it."""
+    with contextlib.suppress(OSError):
+        (PROC / "self/clear_refs").write_text("5", "ascii")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -26,6 +26,7 @@ from nmtasync.run_directory import (
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.changes import describe_changes, refuse_losses
 from nmtasync.training.driver import choose_driver
+from nmtasync.training.fitting import choose_batch_tokens, with_batch_tokens
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.summary import TrainingSummary
 from nmtasync.training.rollback import RolledBackError
@@ -73,6 +74,12 @@ def train(
             precision, reason = choose_precision(config, trained, devices[0])
             display.message(f"precision {precision}: {reason}")
             decided = with_precision(config, precision)
+            if config.data.batch_tokens == "fit":
+                fit = choose_batch_tokens(run, decided, vocabularies, kind, devices)
+                display.message(f"batch_tokens {fit.tokens:,}: {fit.reason}")
+                config, decided = (
+                    with_batch_tokens(each, fit.tokens) for each in (config, decided)
+                )
 
             def begin() -> None:
                 if not resume:
@@ -119,6 +126,8 @@ def _resolve(
         config = experiment_config(run, {**settings, "training.init_from": origin})
         remedy = "start anew with --no-resume"
         refuse_other_architecture(to_settings(config), state.config, run.checkpoints, remedy)
+        if config.data.batch_tokens == "fit":  # which was found when training began
+            config = with_batch_tokens(config, state.config.data.tokens_per_batch)
         return config, None
     if init_from is None:
         return experiment_config(run, settings), None

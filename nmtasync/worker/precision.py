@@ -27,6 +27,9 @@ MIN_SPEEDUP = 1.2
 _CPU_WORDS = 64
 """Words of the trial on a CPU; enough for its matrix units."""
 
+_GPU_WORDS = 4096
+"""The same on a GPU, while it is open how many a batch has."""
+
 _FLAGS = ("flags", "features")
 """What /proc/cpuinfo calls the list, on x86 and on ARM."""
 
@@ -64,7 +67,9 @@ def choose_precision(
         return PrecisionChoice(compute_name(trained.training.precision), "as before")
     if device == "cpu" and not has_bf16_units(cpu_flags()):
         return PrecisionChoice("fp32", "this CPU has no units for bf16")
-    words = _CPU_WORDS if device == "cpu" else config.data.batch_tokens
+    words = _CPU_WORDS if device == "cpu" else _GPU_WORDS
+    if device != "cpu" and not isinstance(config.data.batch_tokens, str):
+        words = config.data.batch_tokens
     shape = (words, *layer_shape(config.model))
     ratio = trial(device, torch.float32, *shape) / trial(device, torch.bfloat16, *shape)
     return PrecisionChoice(

@@ -238,7 +238,7 @@ def row_config(
         {"training.seed": seed, "training.max_epochs": epochs},
     )
     growth = LARGER_BATCH if "larger-batch" in row.overlays else 1
-    settings["data.batch_tokens"] = growth * baseline.data.batch_tokens
+    settings["data.batch_tokens"] = growth * baseline.data.tokens_per_batch
     if "momentum" in row.overlays:
         settings["optimizer.beta_points"] = _change_at(
             settings["optimizer.beta_points"], epochs * epoch.num_batches // 2

@@ -37,7 +37,7 @@ LAYERS_OF_TRAINING = [
     {"validation"},
     {"asynchronous", "synchronous"},
     {"simulation"},
-    {"assembly"},
+    {"assembly", "fitting"},
     {"train"},
 ]
 """The same inside of nmtasync/training."""

@@ -7,6 +7,7 @@ from functools import partial
 
 from nmtasync.config.languages import parse_language
 from nmtasync.config.option import option, train_flag
+from nmtasync.errors import UserError
 
 _of_preprocess = partial(option, stages=("preprocess",))
 
@@ -146,9 +147,27 @@ class DataConfig:
         "Drop training pairs that are in the validation corpus too, and those with a side that "
         "is a line of a file of --protect.",
     )
-    batch_tokens: int = train_flag(
+    batch_tokens: int | str = train_flag(
         1500,
-        "Size of a mini-batch: its sentence pairs times the length of the longest side.",
+        "Size of a mini-batch: its sentence pairs times the length of the longest side; 'fit' is "
+        "as much as memory holds, tried on the device when training begins: at most 16,384 on a "
+        "CPU, 131,072 on a GPU, and a hundredth of the corpus for each worker.",
         unit="tokens, padding counted",
         minimum=1,
+        choices=("fit",),
     )
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """`batch_tokens`, where it must be a number.
+
+        Raises:
+            UserError: It is 'fit' still.
+        """
+        if isinstance(self.batch_tokens, str):
+            raise UserError(
+                f"is {self.batch_tokens!r}, and only training finds out how much that is",
+                where="data.batch_tokens",
+                remedy="train first, or set a number",
+            )
+        return self.batch_tokens

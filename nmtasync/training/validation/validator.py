@@ -110,7 +110,7 @@ class Validator:
         return total / max(words, 1)
 
     def _plan(self) -> list[Int64s]:
-        batch_tokens = self.config.data.batch_tokens
+        batch_tokens = self.config.data.tokens_per_batch
         return plan_epoch(*self._lengths, batch_tokens=batch_tokens, seed=0, epoch=0)
 
     def _sum(self, sentences: Int64s) -> tuple[float, int]:
