@@ -167,7 +167,7 @@ def _print_report(run: Path, report: PreprocessReport) -> None:
     _add_corpus(table, "training", report.train)
     table.add_section()
     _add_corpus(table, "validation", report.valid)
-    width = None if sys.stdout.isatty() else 160  # a pipe has none, and paths are long
+    width = None if sys.stdout.isatty() else 240  # a pipe has none, and paths are long
     rich.console.Console(highlight=False, width=width).print(table)
     train, pair, lender = report.train, report.vocabularies, report.config.vocab_from
     size = f"{pair.source.size:,} {'joint' if pair.joint else f'and {pair.target.size:,}'} pieces"

@@ -47,10 +47,9 @@ def train(
     Args:
         run: A preprocessed directory.
         settings: What this call sets, over RUN/config.toml.
-        resume: Go on from the latest checkpoint; otherwise discard those that are there, when all
-            processes of the new run stand.
+        resume: Go on from the latest checkpoint; else discard all, when the new run stands.
         console: For the display.
-        resume_from: The checkpoint to go on from instead of the latest; later ones are set aside.
+        resume_from: Go on from this checkpoint instead; later ones are set aside.
         accept_changes: Go on even with another configuration that gives up a part of the state.
 
     Raises:
@@ -59,8 +58,8 @@ def train(
     """
     run.read_manifest()  # before the lock, which would make the directory
     with run.lock():
-        for directory in (run.checkpoints, run.logs):
-            refuse_unwritable(directory)  # now rather than when there is something to lose
+        refuse_unwritable(run.checkpoints)  # now rather than when there is something to lose
+        refuse_unwritable(run.logs)
         vocabularies = VocabularyPair.load(run.vocab)
         point = find_resume_point(run, resume_from) if resume else None
         state = None if point is None else read_state(run, point.updates, vocabularies.digest())
@@ -73,13 +72,12 @@ def train(
             trained = None if state is None else state.config
             precision, reason = choose_precision(config, trained, devices[0])
             display.message(f"precision {precision}: {reason}")
-            decided = with_precision(config, precision)
             if config.data.batch_tokens == "fit":
-                fit = choose_batch_tokens(run, decided, vocabularies, kind, devices)
+                trial = with_precision(config, precision)
+                fit = choose_batch_tokens(run, trial, vocabularies, kind, devices)
                 display.message(f"batch_tokens {fit.tokens:,}: {fit.reason}")
-                config, decided = (
-                    with_batch_tokens(each, fit.tokens) for each in (config, decided)
-                )
+                config = with_batch_tokens(config, fit.tokens)
+            decided = with_precision(config, precision)
 
             def begin() -> None:
                 if not resume:
@@ -88,8 +86,7 @@ def train(
                     _show_start(run, point, display)
                     for line in describe_changes(state, decided):
                         display.message(line)
-                with explain_write_errors(run.config):
-                    write_atomically(run.config, to_toml(config))
+                _save(run, config)
 
             while True:
                 assembly = Assembly(run, decided, kind, devices, vocabularies, state, initial)
@@ -99,6 +96,11 @@ def train(
                     state, initial, resume, point = back.state, None, True, None
                 del assembly  # its vectors go, in cycles as they are, before there are others
                 gc.collect()
+
+
+def _save(run: RunDirectory, config: Config) -> None:
+    with explain_write_errors(run.config):
+        write_atomically(run.config, to_toml(config))
 
 
 def _show_start(run: RunDirectory, point: ResumePoint, display: Display) -> None:

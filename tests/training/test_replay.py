@@ -229,6 +229,10 @@ def damaged(lines: list[str], kind: str) -> list[str]:
             lines[0] = json.dumps({**start, "updates": 3})
         case "empty":
             del lines[1:]
+        case "crowd":
+            lines = [line.replace('"worker":0', '"worker":40') for line in lines]
+        case "last alone":  # the two before it died before they had pushed anything
+            lines = [line.replace('"worker":0', '"worker":2') for line in lines]
     return lines
 
 
@@ -244,6 +248,7 @@ def damaged(lines: list[str], kind: str) -> list[str]:
         ("slot", "names a slot that its workers do not have.*damaged"),
         ("later", "begins at update 3, and what came before was not logged"),
         ("empty", "holds no push"),
+        ("crowd", "names worker 40, but has only 1 workers"),
         ("none", "can't be read"),
     ],
 )
@@ -255,6 +260,14 @@ def test_a_damaged_log_is_refused_with_its_line(toy_run, tmp_path, kind, words):
         log.write_text("\n".join(lines) + "\n", "utf-8")
     with pytest.raises(UserError, match=words):
         replay(toy_run, log, resume=False)
+
+
+def test_the_only_worker_that_lived_may_be_the_last_one(toy_run, tmp_path):
+    train_toy(toy_run, training__max_updates=4, **ONE)
+    log = tmp_path / "copy.jsonl"
+    lines = damaged(log_of(toy_run).read_text("utf-8").splitlines(), "last alone")
+    log.write_text("\n".join(lines) + "\n", "utf-8")
+    assert read_exchange_log(log).num_workers == 3
 
 
 def test_a_last_line_cut_off_by_a_kill_is_not_counted(toy_run):

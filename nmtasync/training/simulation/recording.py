@@ -46,6 +46,9 @@ _OBJECTIVE = {
 }
 """Options of the section [training] on which results depend."""
 
+_DEAD_FROM_THE_START = 16
+"""So many workers more than half may have died before their first push; each costs memory."""
+
 _NO_MATTER = {"driver", "devices", "num_shards", "threads", "max_restarts"}
 """Options of the section [asynchronous] on which results do not depend, or not by themselves."""
 
@@ -203,7 +206,7 @@ def read_exchange_log(path: Path) -> RecordedRun:
         raise UserError("holds no push", where=path)
     recording = RecordedRun(path, hashlib.sha256(content).hexdigest(), entries)
     named = {entry.worker for entry in entries if not isinstance(entry, LoggedRun)}
-    if recording.num_workers > 2 * len(named):  # some may have died before they began
+    if recording.num_workers > 2 * len(named) + _DEAD_FROM_THE_START:
         raise UserError(
             f"names worker {recording.num_workers - 1}, but has only {len(named)} workers",
             where=path,
