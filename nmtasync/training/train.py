@@ -25,7 +25,7 @@ from nmtasync.run_directory import (
 )
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.changes import describe_changes, refuse_losses
-from nmtasync.training.driver import choose_driver
+from nmtasync.training.driver import DriverKind, choose_driver
 from nmtasync.training.fitting import choose_batch_tokens, with_batch_tokens
 from nmtasync.training.reporting.display import Display
 from nmtasync.training.reporting.summary import TrainingSummary
@@ -74,18 +74,14 @@ def train(
             display.message(f"precision {precision}: {reason}")
             if config.data.batch_tokens == "fit":
                 trial = with_precision(config, precision)
-                fit = choose_batch_tokens(run, trial, vocabularies, kind, devices)
-                display.message(f"batch_tokens {fit.tokens:,}: {fit.reason}")
-                config = with_batch_tokens(config, fit.tokens)
+                config = _fitted(run, config, trial, vocabularies, kind, devices, display)
             decided = with_precision(config, precision)
 
             def begin() -> None:
                 if not resume:
                     store.discard_all(run)
                 if point is not None and state is not None:
-                    _show_start(run, point, display)
-                    for line in describe_changes(state, decided):
-                        display.message(line)
+                    _show_start(run, point, describe_changes(state, decided), display)
                 _save(run, config)
 
             while True:
@@ -98,16 +94,35 @@ def train(
                 gc.collect()
 
 
+def _fitted(
+    run: RunDirectory,
+    config: Config,
+    trial: Config,
+    vocabularies: VocabularyPair,
+    kind: DriverKind,
+    devices: list[str],
+    display: Display,
+) -> Config:
+    """Return the config with the largest batches that fit, tried as `trial` says."""
+    fit = choose_batch_tokens(run, trial, vocabularies, kind, devices)
+    display.message(f"batch_tokens {fit.tokens:,}: {fit.reason}")
+    return with_batch_tokens(config, fit.tokens)
+
+
 def _save(run: RunDirectory, config: Config) -> None:
     with explain_write_errors(run.config):
         write_atomically(run.config, to_toml(config))
 
 
-def _show_start(run: RunDirectory, point: ResumePoint, display: Display) -> None:
+def _show_start(
+    run: RunDirectory, point: ResumePoint, changes: list[str], display: Display
+) -> None:
     if point.message:
         display.message(point.message)
     if names := set_aside_later(run, point.updates):
         display.message(f"later checkpoints are kept as {', '.join(names)} in {run.checkpoints}")
+    for line in changes:
+        display.message(line)
 
 
 def _resolve(
