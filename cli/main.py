@@ -18,6 +18,7 @@ from nmtasync.run_directory import explain_write_errors
 
 COMMANDS = {
     "preprocess": "Clean parallel text, learn the vocabulary, write the binarised corpus.",
+    "inspect": "Show what is in a preprocessed RUN: lengths, pieces, samples, what was dropped.",
     "train": "Train with asynchronous workers, or resume where training stopped.",
     "profile": "Measure where a worker's time goes, and write a cost model for simulations.",
     "evaluate": "Translate test sets and measure BLEU, chrF and TER.",

@@ -15,12 +15,12 @@ from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, json_text
 
 from .options import GroupedCommand, config_options, run_argument
+from .safe_text import shortened
 
 if TYPE_CHECKING:
     from nmtasync.data.corpus import PairPaths
     from nmtasync.preprocessing.report import CorpusReport, PreprocessReport
 
-_EXAMPLE_CHARACTERS = 30
 _PAIR = (click.Path(path_type=Path), click.Path(path_type=Path))
 
 
@@ -195,13 +195,7 @@ def _add_corpus(table: Any, name: str, corpus: CorpusReport) -> None:
             f"{dropped.num_pairs:,}",
             f"{dropped.num_pairs / corpus.num_read:.1%}",
             rich.text.Text(click.format_filename(dropped.example)),  # it is no markup
-            rich.text.Text(_shortened(dropped.source)),
-            rich.text.Text(_shortened(dropped.target)),
+            rich.text.Text(shortened(dropped.source)),
+            rich.text.Text(shortened(dropped.target)),
         )
     table.add_row("  kept", f"{corpus.num_kept:,}", f"{corpus.num_kept / corpus.num_read:.1%}")
-
-
-def _shortened(text: str) -> str:
-    """As much of a line as a table has room for, what would command a terminal spelled out."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return shown if len(shown) <= _EXAMPLE_CHARACTERS else f"{shown[: _EXAMPLE_CHARACTERS - 1]}…"

@@ -104,6 +104,16 @@ class Vocabulary:
             and piece != _SPACE
         }
 
+    def byte_ids(self) -> list[int]:
+        """List the pieces that are bytes of characters that no other piece has."""
+        return [i for i in range(self.size) if self._processor.is_byte(i)]
+
+    def text_ids(self) -> list[int]:
+        """List the pieces of text: no control pieces, not the unknown one, no bytes."""
+        processor = self._processor
+        others = processor.is_control, processor.is_unknown, processor.is_byte
+        return [i for i in range(self.size) if not any(is_other(i) for is_other in others)]
+
     def encode(self, lines: list[str]) -> list[list[int]]:
         """Segment lines into the ids of their pieces, without BOS and EOS."""
         encoded: list[list[int]] = self._encode(lines, int)

@@ -57,7 +57,12 @@ def draw(runs: list[RunFigures], directory: Path) -> list[Path]:
     return pictures
 
 
-def _panels(number: int) -> tuple[Any, list[Any]]:
+def panels(number: int) -> tuple[Any, list[Any]]:
+    """Return an empty picture and so many panels of it, side by side.
+
+    Raises:
+        UserError: What draws them is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -67,10 +72,10 @@ def _panels(number: int) -> tuple[Any, list[Any]]:
             remedy="run `pip install 'nmtasync[report]'`, or leave --png out",
         ) from None
     figure = Figure(figsize=(6 * number, 4.5), layout="constrained")
-    panels = figure.subplots(1, number, squeeze=False)[0]
-    for axes in panels:
+    row = figure.subplots(1, number, squeeze=False)[0]
+    for axes in row:
         axes.grid(alpha=0.3)
-    return figure, list(panels)
+    return figure, list(row)
 
 
 def _curve(axes: Any, index: int, run: RunFigures, clock: str, **style: Any) -> Callable[..., None]:
@@ -89,19 +94,19 @@ def _curve(axes: Any, index: int, run: RunFigures, clock: str, **style: Any) -> 
 
 
 def _over_clocks(runs: list[RunFigures], name: str, title: str) -> Any:
-    figure, panels = _panels(len(_CLOCKS))
-    for axes, (clock, unit) in zip(panels, _CLOCKS.items(), strict=True):
+    figure, all_axes = panels(len(_CLOCKS))
+    for axes, (clock, unit) in zip(all_axes, _CLOCKS.items(), strict=True):
         for index, run in enumerate(runs):
             plot = _curve(axes, index, run, clock, marker=".", linewidth=1.2)
             plot(run.validations, run.validations[name])
         axes.set(xlabel=unit, ylabel=title)
         axes.set_xlim(left=0)
-    panels[0].legend()
+    all_axes[0].legend()
     return figure
 
 
 def _training(runs: list[RunFigures], name: str, title: str, begin: float | None) -> Any:
-    figure, (axes,) = _panels(1)
+    figure, (axes,) = panels(1)
     for index, run in enumerate(runs):
         _curve(axes, index, run, "seconds", linewidth=1.2)(run.training, run.training[name])
     axes.set(xlabel="minutes", ylabel=title)
@@ -112,7 +117,7 @@ def _training(runs: list[RunFigures], name: str, title: str, begin: float | None
 
 
 def _staleness(runs: list[RunFigures]) -> Any:
-    figure, (over_time, histogram) = _panels(2)
+    figure, (over_time, histogram) = panels(2)
     for index, run in enumerate(runs):
         for number, (worker, values) in enumerate(run.staleness_by_worker.items()):
             style = {"linewidth": 1.2, "linestyle": _LINES[number % len(_LINES)]}

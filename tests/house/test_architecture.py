@@ -233,6 +233,7 @@ def test_every_command_and_option_has_help():
 
 FLAGS = {
     "preprocess": {"--train", "--valid", "--source-language", "--target-language", "--vocab-size"},
+    "inspect": {"--json", "--pieces", "--pairs", "--seed", "--png"},
     "train": {
         "--config",
         "--devices",
