@@ -163,16 +163,21 @@ def _print_vocabulary(console: Console, rows: list[tuple[str, dict[str, Any]]]) 
     table.add_column("never", overflow="fold")
     for name, each in rows:
         for side in ("source", "target"):
-            found, coverage = each[side], each[side]["coverage"]
             shares = (
-                f"{found[group][share]:.3%}"
+                f"{each[side][group][share]:.3%}"
                 for group in ("bytes", "unknown")
                 for share in ("share", "sentences_share")
             )
-            never = " ".join(map(shortened, coverage["never"]))
-            sizes = f"{coverage['vocabulary']:,}", f"{coverage['occurring']:,}"
-            _add(table, name, side, *shares, *sizes, f"{coverage['share']:.1%}", never)
+            _add(table, name, side, *shares, *_coverage(each[side]["coverage"]))
+        if each["joint_coverage"]:
+            _add(table, name, "both", "", "", "", "", *_coverage(each["joint_coverage"]))
     console.print(table)
+
+
+def _coverage(coverage: dict[str, Any]) -> tuple[str, ...]:
+    never = " ".join(map(shortened, coverage["never"]))
+    sizes = f"{coverage['vocabulary']:,}", f"{coverage['occurring']:,}"
+    return *sizes, f"{coverage['share']:.1%}", never
 
 
 def _print_commonest(console: Console, name: str, part: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from nmtasync.data.shards import SIDES, CorpusPart, ParallelShards
 from nmtasync.data.vocabulary import Vocabulary, VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.preprocessing.dropped import Dropped
-from nmtasync.preprocessing.piece_counts import Distribution, PieceCounts
+from nmtasync.preprocessing.piece_counts import Distribution, PieceCounts, coverage
 from nmtasync.preprocessing.staging import OnProgress
 from nmtasync.run_directory import RunDirectory
 from nmtasync.untrusted import typed
@@ -128,6 +128,10 @@ class Figures:
             num_pieces: So many pieces are listed.
         """
         sides: tuple[Vocabulary, ...] = vocabularies.source, vocabularies.target
+        joint = None
+        if vocabularies.joint:
+            counts = self.pieces["source"].counts + self.pieces["target"].counts
+            joint = coverage(counts, vocabularies.target, num_pieces)
         return {
             "name": self.name,
             "weight": self.weight,
@@ -135,6 +139,7 @@ class Figures:
             "near_max_length": self.near_limit,
             "near_max_length_share": self.near_limit / self.pairs if self.pairs else 0.0,
             "ratios": self.ratios.to_json(),
+            "joint_coverage": joint,
             **{
                 side: {
                     "lengths": self.lengths[side].to_json(),

@@ -113,9 +113,6 @@ class PieceCounts:
             most: So many pieces are listed at most.
         """
         pieces, total = vocabulary.pieces(), int(self.counts.sum())
-        # bytes and control pieces need not occur: they stand ready for what is rare
-        own = np.array(vocabulary.text_ids(), np.int64)
-        missing = own[self.counts[own] == 0]
         commonest = np.argsort(-self.counts, kind="stable")[:most]
         groups = {
             group: {
@@ -129,15 +126,28 @@ class PieceCounts:
         return {
             "pieces": total,
             **groups,
-            "coverage": {
-                "vocabulary": len(own),
-                "occurring": len(own) - len(missing),
-                "share": 1 - len(missing) / max(len(own), 1),
-                "never": [pieces[i] for i in missing[:most]],
-            },
+            "coverage": coverage(self.counts, vocabulary, most),
             "commonest": [
                 {"piece": pieces[i], "count": int(self.counts[i])}
                 for i in commonest
                 if self.counts[i]
             ],
         }
+
+
+def coverage(counts: Array, vocabulary: Vocabulary, most: int) -> dict[str, Any]:
+    """Say how many pieces of text occur; bytes and control pieces stand ready for what is rare.
+
+    Args:
+        counts: How often each piece occurs: [size].
+        vocabulary: Spells the pieces.
+        most: So many of those that never occur are listed at most.
+    """
+    own = np.array(vocabulary.text_ids(), np.int64)
+    missing = own[counts[own] == 0]
+    return {
+        "vocabulary": len(own),
+        "occurring": len(own) - len(missing),
+        "share": 1 - len(missing) / max(len(own), 1),
+        "never": vocabulary.spell(missing[:most].tolist()),
+    }

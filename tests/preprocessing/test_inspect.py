@@ -39,7 +39,7 @@ def byte_run(tmp_path: Path, toy_corpus: Path) -> RunDirectory:
     pairs = [
         PairPaths(toy_corpus / f"{p}.src", toy_corpus / f"{p}.tgt") for p in ("train", "valid")
     ]
-    options = DataConfig(vocab_size=310, deduplicate=False, drop_protected=False, max_length=10)
+    options = DataConfig(vocab_size=300, deduplicate=False, drop_protected=False, max_length=10)
     preprocess(run, pairs[:1], pairs[1:], options)
     return run
 
@@ -79,6 +79,9 @@ def test_figures_are_those_of_plain_counting(
         )
         near = sum(max(len(s), len(t)) >= 9 for s, t in both)
         assert found["near_max_length"] == near > 0
+        seen = {i for lines in part.values() for line in lines for i in line}
+        never = set(range(4, size)) - of_bytes - seen
+        assert set(found["joint_coverage"]["never"]) == {spelled[i] for i in never}
         for side, lines in part.items():
             assert found[side]["lengths"] == pytest.approx(described([len(x) for x in lines]))
             counts = Counter(i for line in lines for i in line)
