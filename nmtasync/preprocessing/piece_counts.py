@@ -93,9 +93,10 @@ class PieceCounts:
                 is_one = np.zeros(len(counts), np.bool_)
                 is_one[ids] = True
                 places = begin + np.flatnonzero(is_one[chunk])
-                sentences = np.unique(np.searchsorted(offsets, places, side="right"))
+                sentences = np.searchsorted(offsets, places, side="right")
+                different = 1 + int(np.count_nonzero(np.diff(sentences)))
                 # a sentence may go on in the next chunk
-                self.sentences_with[group] += len(sentences) - int(sentences[0] == last[group])
+                self.sentences_with[group] += different - int(sentences[0] == last[group])
                 last[group] = int(sentences[-1])
 
     def merge(self, other: PieceCounts) -> None:
