@@ -105,30 +105,17 @@ class TextReader:
         Raises:
             UserError: The file can't be read, is damaged, or is no UTF-8 text; with the line.
         """
-        for start, content in self.blocks(most_lines=1 << 12, most_bytes=BUFFER_BYTES):
+        for start, (content,) in read_blocks([self], 1 << 12, BUFFER_BYTES):
             for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n"), start):
                 yield decode_line(raw, f"{self.path}:{number}", first=number == 1)
 
-    def blocks(self, most_lines: int, most_bytes: int) -> Iterator[tuple[int, bytes]]:
-        """Yield whole lines together, and the number of the first, from 1 on.
-
-        The last line of the file gets a line feed if it has none.
-
-        Args:
-            most_lines: So many at a time.
-            most_bytes: Fewer, if they have more bytes than this; but one at least.
+    @contextlib.contextmanager
+    def open(self) -> Iterator[_Lines]:
+        """Open the file for reading lines.
 
         Raises:
             UserError: The file can't be read or is damaged.
         """
-        with self.open() as lines:
-            while (count := lines.available(most_lines, most_bytes)) > 0:
-                yield self.num_lines + 1, lines.take(count)
-                self.num_lines += count
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[_Lines]:
-        """Open the file for reading lines; errors as of `blocks`."""
         with open_text(self.path, self._hash) as file:
             yield _Lines(file, self)
 
@@ -146,7 +133,7 @@ class _Lines:
         self._ended = False
 
     def available(self, most_lines: int, most_bytes: int) -> int:
-        """Count the lines that can be taken now: 0 only at the end. Arguments as of `blocks`."""
+        """Count the lines that can be taken now, 0 at the end; arguments as of `read_blocks`."""
         has_line = self._next < len(self._ends)
         if not self._ended and (not has_line or len(self._buffer) - self._start < most_bytes):
             self._fill(2 * most_bytes)
@@ -208,7 +195,7 @@ def decode_line(raw: bytes, where: str, *, first: bool) -> str:
 
 
 def decode_lines(block: bytes, path: Path, start: int) -> list[str]:
-    """Decode whole lines, as `TextReader.blocks` yields them.
+    """Decode whole lines, as `read_blocks` yields them.
 
     Args:
         block: The lines.
@@ -246,15 +233,21 @@ def read_together(*readers: TextReader) -> Iterator[tuple[str, ...]]:
 def read_blocks(
     readers: Sequence[TextReader], most_lines: int, most_bytes: int
 ) -> Iterator[tuple[int, list[bytes]]]:
-    """Read files side by side, whole lines together; arguments as of `TextReader.blocks`.
+    """Read files side by side, whole lines together.
 
-    Where blocks end depends on the files' content alone.
+    Where blocks end depends on the files' content alone. The last line of a file gets a line feed
+    if it has none.
+
+    Args:
+        readers: The files.
+        most_lines: So many lines at a time.
+        most_bytes: Fewer, if they have more bytes than this in one file; but one at least.
 
     Yields:
         The number of the first line, from 1 on, and as many lines of each file.
 
     Raises:
-        UserError: They differ in length, or as `TextReader.blocks`.
+        UserError: They differ in length, or one can't be read or is damaged.
     """
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(reader.open()) for reader in readers]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nmtasync.data.alignment import Links
 from nmtasync.data.journaled_files import JournaledFiles
 from nmtasync.data.shards import (
     DESCRIPTION,
@@ -43,18 +42,11 @@ class PackedSequences:
     lengths: npt.NDArray[np.int64]
 
 
-def pack(sequences: Sequence[Sequence[int]], dtype: np.dtype[Any]) -> PackedSequences:
-    """Pack sequences of ids."""
+def pack(sequences: Sequence[Sequence[Any]], dtype: np.dtype[Any]) -> PackedSequences:
+    """Pack sequences of ids, or of links."""
     lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
     flat = [item for sequence in sequences for item in sequence]
     return PackedSequences(np.array(flat, dtype).tobytes(), lengths)
-
-
-def pack_links(alignments: Sequence[Links]) -> PackedSequences:
-    """Pack the links of pairs."""
-    lengths = np.fromiter(map(len, alignments), np.int64, len(alignments))
-    flat = [link for links in alignments for link in links]
-    return PackedSequences(np.array(flat, LINK).tobytes(), lengths)
 
 
 class ShardsWriter:

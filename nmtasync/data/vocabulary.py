@@ -94,16 +94,6 @@ class Vocabulary:
         """Return the texts of pieces."""
         return [self._processor.id_to_piece(i) for i in ids]
 
-    def learned_pieces(self) -> set[str]:
-        """Return the pieces that came out of text: no control pieces, no bytes, not the space."""
-        processor = self._processor
-        return {
-            piece
-            for i, piece in enumerate(self.pieces())
-            if not (processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i))
-            and piece != _SPACE
-        }
-
     def byte_ids(self) -> list[int]:
         """List the pieces that are bytes of characters that no other piece has."""
         return [i for i in range(self.size) if self._processor.is_byte(i)]
@@ -113,6 +103,11 @@ class Vocabulary:
         processor = self._processor
         others = processor.is_control, processor.is_unknown, processor.is_byte
         return [i for i in range(self.size) if not any(is_other(i) for is_other in others)]
+
+    def learned_pieces(self) -> set[str]:
+        """Return the texts of the pieces of text, but that of the space alone."""
+        pieces = self.pieces()
+        return {pieces[i] for i in self.text_ids()} - {_SPACE}
 
     def encode(self, lines: list[str]) -> list[list[int]]:
         """Segment lines into the ids of their pieces, without BOS and EOS."""

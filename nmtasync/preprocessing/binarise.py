@@ -12,7 +12,7 @@ from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.machine.ordered_map import map_in_order
 from nmtasync.preprocessing.binary_block import BlockBinariser, Task
-from nmtasync.preprocessing.dropped import Dropped, merged, to_state
+from nmtasync.preprocessing.dropped import Dropped, add_to_state, from_state, merged
 from nmtasync.preprocessing.report import CorpusReport
 from nmtasync.preprocessing.staging import OnProgress, StagedCorpus
 
@@ -63,18 +63,17 @@ def binarise(
             rejected.flush()
             pairs = list(state["pairs"])
             pairs[block.piece.corpus] += len(block.sequences[0].lengths)
-            dropped = merged([[Dropped(**each) for each in state["dropped"]], block.dropped])
             state = {
                 "done": block.piece.pairs.stop,
                 "pairs": pairs,
                 "words": [a + b for a, b in zip(state["words"], block.words, strict=True)],
-                "dropped": to_state(dropped),
+                "dropped": add_to_state(state["dropped"], block.dropped),
                 "rejected": rejected.tell(),
             }
             shards.append(block.sequences, state, block.texts)
             on_progress(f"binarising ({corpus.name})", state["done"], len(corpus))
         shards.finish(state, _parts(corpus, state["pairs"]))
-    dropped = [Dropped(**each) for each in state["dropped"]]
+    dropped = from_state(state["dropped"])
     return _report(corpus, ParallelShards.open(directory), state["words"], dropped)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.alignment import align_pieces, parse_alignment
 from nmtasync.data.shards import LINK
-from nmtasync.data.shards_writer import PackedSequences, pack, pack_links
+from nmtasync.data.shards_writer import PackedSequences, pack
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.data.word_encoder import WordEncoder, count_words
 from nmtasync.preprocessing.dropped import Dropped, merged, rejected_line
@@ -37,6 +37,10 @@ class Task:
     verdicts: Verdicts
     path: Path
     lines: npt.NDArray[np.uint64]
+
+    def where(self, i: int) -> str:
+        """Name file and line of a pair's source side."""
+        return f"{self.path}:{self.lines[i]}"
 
 
 @dataclass(frozen=True)
@@ -118,16 +122,13 @@ class BlockBinariser:
     def _describe(
         self, task: Task, texts: Sequence[Sequence[str]], i: int, verdicts: Verdicts
     ) -> Dropped:
-        where = f"{task.path}:{task.lines[i]}"
-        return Dropped.one(Verdict(verdicts[i]), where, texts[0][i], texts[1][i])
+        return Dropped.one(Verdict(verdicts[i]), task.where(i), texts[0][i], texts[1][i])
 
     def _reject(self, task: Task, texts: Sequence[Sequence[str]], verdicts: Verdicts) -> bytes:
         if not self._keep_rejected:
             return b""
         lines = [
-            rejected_line(
-                Verdict(verdicts[i]), f"{task.path}:{task.lines[i]}", texts[0][i], texts[1][i]
-            )
+            rejected_line(Verdict(verdicts[i]), task.where(i), texts[0][i], texts[1][i])
             for i in np.flatnonzero(verdicts).tolist()
         ]
         return "".join(lines).encode("utf-8", "surrogateescape")
@@ -166,7 +167,7 @@ class BlockBinariser:
             pack([each.ids for each in side], dtype)
             for side, dtype in zip(segmented, self._dtypes, strict=True)
         ]
-        return [*ids, pack_links(links)]
+        return [*ids, pack(links, LINK)]
 
 
 def _select(

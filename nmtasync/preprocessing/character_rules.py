@@ -8,7 +8,7 @@ remark. They are compiled into the model, so whoever uses it rewrites alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,10 @@ class CharacterRules:
             model_proto=model.SerializeToString(), escape_whitespaces=False, add_dummy_prefix=False
         )
 
-    def rewrite(self, lines: Iterable[str]) -> Iterator[str]:
-        """Yield lines as the vocabulary will see them."""
-        for line in lines:
-            yield self._normalizer.Normalize(line)
+    def rewrite(self, line: str) -> str:
+        """Return a line as the vocabulary will see it."""
+        rewritten: str = self._normalizer.Normalize(line)
+        return rewritten
 
     def put_into(self, vocabulary: Vocabulary) -> Vocabulary:
         """Return a vocabulary of the same pieces that rewrites by these rules."""

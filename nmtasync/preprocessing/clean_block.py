@@ -72,8 +72,7 @@ class BlockCleaner:
     def __init__(
         self, config: DataConfig, *, filters: bool, side_keys: bool, keep_rejected: bool
     ) -> None:
-        self.filters = filters
-        self.keep_rejected = keep_rejected
+        self._keep_rejected = keep_rejected
         self._rules = TextRules(config, filters=filters)
         self._side_keys = side_keys
 
@@ -122,7 +121,7 @@ class BlockCleaner:
             verdict = Verdict(verdicts[i])
             pair = verdict, f"{block.paths.source}:{block.start + i}", sources[i], targets[i]
             dropped.append(Dropped.one(*pair))
-            if self.keep_rejected:
+            if self._keep_rejected:
                 rejected.append(rejected_line(*pair))
         return merged([dropped]), "".join(rejected)
 

@@ -49,9 +49,14 @@ def merged(parts: Iterable[Sequence[Dropped]]) -> list[Dropped]:
     return sorted(result.values(), key=lambda dropped: order[dropped.reason])
 
 
-def to_state(dropped: Sequence[Dropped]) -> list[dict[str, Any]]:
-    """Write what was dropped as JSON."""
-    return [dataclasses.asdict(each) for each in dropped]
+def add_to_state(state: Sequence[dict[str, Any]], new: Sequence[Dropped]) -> list[dict[str, Any]]:
+    """Add to what was dropped before, both written as JSON."""
+    return [dataclasses.asdict(each) for each in merged([from_state(state), new])]
+
+
+def from_state(state: Sequence[dict[str, Any]]) -> list[Dropped]:
+    """Read what `add_to_state` returns."""
+    return [Dropped(**each) for each in state]
 
 
 def rejected_line(verdict: Verdict, where: str, source: str, target: str) -> str:

@@ -20,7 +20,7 @@ from nmtasync.data.journaled_files import JournaledFiles
 from nmtasync.errors import UserError
 from nmtasync.machine.ordered_map import map_in_order
 from nmtasync.preprocessing.clean_block import Block, BlockCleaner, CleanBlock
-from nmtasync.preprocessing.dropped import Dropped, merged, to_state
+from nmtasync.preprocessing.dropped import Dropped, add_to_state, from_state
 from nmtasync.preprocessing.duplicates import KEY, Keys
 from nmtasync.preprocessing.rules import Verdict, Verdicts
 from nmtasync.preprocessing.staged_texts import (
@@ -91,7 +91,7 @@ class StagedCorpus:
         self.paths = paths
         self.files = [InputFile(**entry) for entry in state["files"]]
         self.num_read: int = state["read"]
-        self.dropped = [Dropped(**entry) for entry in state["dropped"]]
+        self.dropped = from_state(state["dropped"])
         self.aligned = paths[0].alignment is not None
         self.texts = StagedTexts(directory, aligned=self.aligned)
         self.keys: Keys = self._map(PAIR_KEYS, KEY)
@@ -126,11 +126,9 @@ class StagedCorpus:
         """Count the pairs that no pass has dropped so far."""
         return len(self) - int(np.count_nonzero(self.verdicts))
 
-    def where(self, piece: Piece) -> list[str]:
-        """Name file and line of the source side of each pair of a block."""
-        path = self.paths[piece.corpus].source
-        lines = self.lines[piece.pairs.start : piece.pairs.stop]
-        return [f"{path}:{line}" for line in lines]
+    def where(self, piece: Piece, i: int) -> str:
+        """Name file and line of the source side of one pair of a block."""
+        return f"{self.paths[piece.corpus].source}:{self.lines[piece.pairs.start + i]}"
 
     def count_pairs(self) -> list[int]:
         """Count the pairs of each corpus that no pass has dropped so far."""
@@ -150,7 +148,7 @@ class StagedCorpus:
             ):
                 if verdict not in dropped and verdict != Verdict.KEPT:
                     source, target, *_ = (lines[first] for lines in self.texts.read(piece))
-                    where = self.where(piece)[first]
+                    where = self.where(piece, first)
                     one = Dropped.one(Verdict(verdict), where, source, target)
                     dropped[verdict] = dataclasses.replace(one, num_pairs=0)
                 if verdict != Verdict.KEPT:
@@ -192,12 +190,11 @@ def stage_corpus(
             blocks = _blocks(corpora, readers, state["corpus"], state["line"])
             for block in map_in_order(cleaner, blocks, num_processes):
                 contents = _contents(block, files.sizes)
-                dropped = merged([[Dropped(**each) for each in state["dropped"]], block.dropped])
                 state = {
                     "corpus": block.corpus,
                     "line": block.start + block.num_pairs,
                     "read": state["read"] + block.num_pairs,
-                    "dropped": to_state(dropped),
+                    "dropped": add_to_state(state["dropped"], block.dropped),
                     "files": None,
                 }
                 files.append(contents, state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,24 +74,23 @@ def _learn(
     on_progress: OnProgress,
     rules: list[CharacterRules] | None,
 ) -> VocabularyPair:
-    def sides() -> tuple[Iterator[str], Iterator[str]]:
-        """Both sides of the sample, each read for itself."""
-        source = (source for source, _ in sample(corpus, config))
-        target = (target for _, target in sample(corpus, config))
-        if rules is None:
-            return source, target
-        return rules[0].rewrite(source), rules[1].rewrite(target)
+    def pairs() -> Iterator[tuple[str, str]]:
+        for source, target in sample(corpus, config):
+            if rules is None:
+                yield source, target
+            else:
+                yield rules[0].rewrite(source), rules[1].rewrite(target)
 
     def learn(lines: Iterable[str], name: str) -> Vocabulary:
         on_progress(f"learning the {name} vocabulary", 0, None)
         return learn_vocabulary(lines, config, where=f"{name} vocabulary")
 
-    source, target = sides()
     if config.joint_vocabulary:
-        both = itertools.chain.from_iterable(zip(source, target, strict=True))
-        joint = learn(both, "joint")
+        joint = learn(itertools.chain.from_iterable(pairs()), "joint")
         return VocabularyPair(joint, joint, joint=True)
-    return VocabularyPair(learn(source, "source"), learn(target, "target"), joint=False)
+    source = learn((source for source, _ in pairs()), "source")
+    target = learn((target for _, target in pairs()), "target")
+    return VocabularyPair(source, target, joint=False)
 
 
 def sample(corpus: StagedCorpus, config: DataConfig) -> Iterator[tuple[str, str]]:
@@ -99,7 +98,8 @@ def sample(corpus: StagedCorpus, config: DataConfig) -> Iterator[tuple[str, str]
 
     That are all pairs where none weighs less than another and the limits allow it.
     """
-    kept, wanted = corpus.count_pairs(), _sizes(corpus, config)
+    kept = corpus.count_pairs()
+    wanted = _sizes(corpus, kept, config)
     seen = [0] * len(kept)
     for piece in corpus.texts.pieces():
         here = np.flatnonzero(
@@ -116,9 +116,8 @@ def sample(corpus: StagedCorpus, config: DataConfig) -> Iterator[tuple[str, str]
                 yield sources[i], targets[i]
 
 
-def _sizes(corpus: StagedCorpus, config: DataConfig) -> list[int]:
-    """How many pairs of each corpus the vocabulary is learned from."""
-    kept = np.array(corpus.count_pairs(), np.float64)
+def _sizes(corpus: StagedCorpus, kept: Sequence[int], config: DataConfig) -> list[int]:
+    """How many pairs of each corpus the vocabulary is learned from, of those that are kept."""
     characters, staged = np.zeros(len(kept)), np.zeros(len(kept))
     for piece in corpus.texts.pieces():
         of_sides = [end - begin for begin, end in piece.texts[:2]]  # bytes, which are at least
@@ -127,7 +126,7 @@ def _sizes(corpus: StagedCorpus, config: DataConfig) -> list[int]:
         staged[piece.corpus] += len(piece.pairs)
     per_pair = characters / np.maximum(staged, 1)
     weights = np.array([paths.weight for paths in corpus.paths])
-    wanted = kept * weights / weights.max()
+    wanted = np.array(kept) * weights / weights.max()
     scale = min(
         1.0,
         config.vocab_sample_pairs / max(wanted.sum(), 1),

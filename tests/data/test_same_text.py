@@ -65,7 +65,8 @@ def test_pieces_are_those_of_preprocessing(
     corpus = stage_corpus("valid", paths, directory, cleaner, 1, lambda *_: None)
     kept: dict[int, str] = {}
     for piece in corpus.texts.pieces():
-        places = (int(where.rpartition(":")[2]) - 1 for where in corpus.where(piece))
+        wheres = (corpus.where(piece, i) for i in range(len(piece.pairs)))
+        places = (int(where.rpartition(":")[2]) - 1 for where in wheres)
         kept |= zip(places, corpus.texts.read(piece)[0], strict=True)
     (read,) = read_chunks(io.BytesIO(source.read_bytes()))
     for translator in translators:

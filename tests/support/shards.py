@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nmtasync.data.alignment import Links
-from nmtasync.data.shards import CorpusPart
-from nmtasync.data.shards_writer import ShardsWriter, forget_journal, pack, pack_links
+from nmtasync.data.shards import LINK, CorpusPart
+from nmtasync.data.shards_writer import ShardsWriter, forget_journal, pack
 
 Ids = Sequence[Sequence[int]]
 
@@ -23,7 +23,7 @@ def append(
     sides = [
         pack(side, dtype) for side, dtype in zip((sources, targets), writer.dtypes, strict=True)
     ]
-    writer.append(sides if links is None else [*sides, pack_links(links)], state, texts)
+    writer.append(sides if links is None else [*sides, pack(links, LINK)], state, texts)
 
 
 def write_shards(
