@@ -34,6 +34,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_own_shard(config)
     _refuse_auto_delay(config)
     _refuse_fit(config)
+    _refuse_sampling(config)
     _refuse_rest(config)
 
 
@@ -206,6 +207,19 @@ def _refuse_fit(config: Config) -> None:
             where="data.batch_tokens",
             remedy="set a number",
         )
+
+
+def _refuse_sampling(config: Config) -> None:
+    if config.training.guided_alignment_weight is None:
+        return
+    for name in ("data.source_subword_alpha", "data.target_subword_alpha"):
+        if get(config, name) is not None:
+            raise UserError(
+                "has other pieces in each epoch, but training.guided_alignment_weight needs those "
+                "that are aligned",
+                where=name,
+                remedy="remove one of them",
+            )
 
 
 def _refuse_rest(config: Config) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nmtasync.data.shards import ParallelShards
+from nmtasync.data.shards import ParallelShards, Sentences
 from nmtasync.data.vocabulary import BOS, EOS
 
 Int64s = npt.NDArray[np.int64]
@@ -177,6 +177,7 @@ def collate(
     shards: ParallelShards,
     ids: npt.NDArray[Any] | Sequence[int],
     *,
+    seed: int = 0,
     aligned: bool = False,
     longest: tuple[int, int] | None = None,
 ) -> Batch:
@@ -185,6 +186,7 @@ def collate(
     Args:
         shards: The corpus.
         ids: Which sentences: [B].
+        seed: As of `ParallelShards.sentences`.
         aligned: Whether to add their alignment, which the corpus must have.
         longest: The pieces of source and target, EOS not counted, after which a sentence is cut;
             not of aligned ones.
@@ -192,8 +194,7 @@ def collate(
     assert longest is None or not aligned
     most = longest or (None, None)
     rows = np.asarray(ids, dtype=np.int64)
-    source = _gather(shards.source_tokens, shards.source_offsets, rows, most[0])
-    target = _gather(shards.target_tokens, shards.target_offsets, rows, most[1])
+    source, target = map(_gather, shards.sentences(rows, seed), most)
     target_input = np.empty_like(target.matrix)
     target_input[:, 0] = BOS
     target_input[:, 1:] = target.stored[:, :-1]
@@ -246,12 +247,11 @@ class _Side:
     words: int
 
 
-def _gather(
-    tokens: npt.NDArray[Any], offsets: npt.NDArray[Any], rows: Int64s, most: int | None
-) -> _Side:
+def _gather(sentences: Sentences, most: int | None) -> _Side:
     """Copy sentences, at most so much of each, into a padded matrix, EOS after each."""
     # plain arrays: each operation on a memory map costs as much again for its Python class
-    tokens, offsets = np.asarray(tokens), np.asarray(offsets)
+    tokens, offsets = np.asarray(sentences.tokens), np.asarray(sentences.offsets)
+    rows = sentences.rows
     starts = offsets.take(rows)
     lengths = offsets.take(rows + 1) - starts
     if most is not None:

@@ -21,10 +21,18 @@ from fractions import Fraction
 
 import numpy as np
 
-from nmtasync.config.schema import Config
+from nmtasync.config.schema import Config, get
 from nmtasync.data.batches import Int64s, cut_batches
 from nmtasync.data.permutation import Permutation
 from nmtasync.data.shards import CorpusPart, ParallelShards
+
+BATCH_OPTIONS = (
+    "training.seed",
+    "data.batch_tokens",
+    "data.source_subword_alpha",
+    "data.target_subword_alpha",
+)
+"""Options by which batches are cut, ordered and drawn."""
 
 STRETCH_PAIRS = 1_000_000
 
@@ -175,6 +183,11 @@ class EpochPlans:
         batches = self.batches(0, 0)
         ids = np.concatenate(batches)
         return (int(self.corpus.lengths_of(ids)[1].sum()) + len(ids)) / len(batches)
+
+
+def same_batches(one: Config, other: Config) -> bool:
+    """Whether two configurations have the same batches of a corpus."""
+    return all(get(one, name) == get(other, name) for name in BATCH_OPTIONS)
 
 
 def plan_corpus(corpus: ParallelShards, config: Config, epoch: int = 0) -> list[Int64s]:

@@ -11,6 +11,7 @@ the links of a pair are. The pairs may come from several corpora, which lie one 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nmtasync.data.subword_sampling import SubwordSampler
 from nmtasync.errors import UserError
 from nmtasync.untrusted import parse_json, read_document, regular_size, shortened, typed
 
@@ -39,6 +41,8 @@ _PART = 1_000_000
 """So many sentences are looked at together, where their lengths are not to be kept."""
 _TOKENS: list[np.dtype[Any]] = [np.dtype("<u2"), np.dtype("<u4")]
 _CHUNK = 1 << 20
+_MEASURED_PAIRS = 2000
+"""Segmented anew to learn by how much sentences get longer."""
 
 Ids = npt.NDArray[Any]
 Lengths = npt.NDArray[np.int32]
@@ -103,6 +107,34 @@ def check_corpora(corpora: Sequence[CorpusPart], num_pairs: int) -> None:
         raise ValueError("the weights of the corpora leave an epoch without pairs")
 
 
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences of one side.
+
+    Attributes:
+        tokens: Ids of many sentences, end to end.
+        offsets: Sentence i is tokens[offsets[i] : offsets[i + 1]].
+        rows: Which of them: [B].
+    """
+
+    tokens: Ids
+    offsets: Ids
+    rows: Ids
+
+    @classmethod
+    def of_lists(cls, sequences: Sequence[Sequence[int]]) -> Sentences:
+        """Put sentences together that are lists of ids."""
+        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+        tokens = np.fromiter(itertools.chain.from_iterable(sequences), np.int64, lengths.sum())
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        return cls(tokens, offsets, np.arange(len(sequences)))
+
+    def to_lists(self) -> list[list[int]]:
+        """Return the ids of each sentence."""
+        bounds = zip(self.offsets[self.rows], self.offsets[self.rows + 1], strict=True)
+        return [self.tokens[start:end].tolist() for start, end in bounds]
+
+
 class ParallelShards:
     """A binarised parallel corpus, read through memory maps.
 
@@ -111,6 +143,7 @@ class ParallelShards:
     Args:
         directory: Where the files are.
         description: What shards.json says, which `open` reads.
+        sampler: Segments the sentences anew; None leaves them as they are stored.
 
     Attributes:
         alignment: If the corpus has one, the links of pieces, with the fields `source` and
@@ -121,8 +154,11 @@ class ParallelShards:
         UserError: A file is missing or damaged.
     """
 
-    def __init__(self, directory: Path, description: _Description) -> None:
+    def __init__(
+        self, directory: Path, description: _Description, sampler: SubwordSampler | None = None
+    ) -> None:
         self.directory = directory
+        self._sampler = sampler
         self._num_pairs = description.pairs
         self.source_tokens, self.source_offsets = self._map_tokens("source", description.source)
         self.target_tokens, self.target_offsets = self._map_tokens("target", description.target)
@@ -134,8 +170,8 @@ class ParallelShards:
             self._check_links(*self.alignment)
 
     @classmethod
-    def open(cls, directory: Path) -> ParallelShards:
-        """Open what a `ShardsWriter` has written.
+    def open(cls, directory: Path, sampler: SubwordSampler | None = None) -> ParallelShards:
+        """Open what a `ShardsWriter` has written; arguments as of the class.
 
         Raises:
             UserError: There is no such corpus, it has another format, or it is damaged.
@@ -156,13 +192,13 @@ class ParallelShards:
             description = typed(_Description, content, "the corpus")
             if description.corpora is not None:
                 check_corpora(description.corpora, description.pairs)
-            return cls(directory, description)
+            return cls(directory, description, sampler)
         except ValueError as error:
             message = f"is damaged: {error}"
             raise UserError(message, where=where, remedy="preprocess again") from None
 
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        return ParallelShards.open, (self.directory,)
+    def __reduce__(self) -> tuple[Any, tuple[Path, SubwordSampler | None]]:
+        return ParallelShards.open, (self.directory, self._sampler)
 
     def _map_tokens(self, side: str, about: _SideFiles) -> tuple[Ids, Ids]:
         for dtype in _TOKENS:
@@ -228,8 +264,58 @@ class ParallelShards:
         """Pieces of each target sentence, EOS not counted: [N]."""
         return np.diff(self.target_offsets).astype(np.int32)
 
+    def sentences(self, ids: Ids, seed: int) -> list[Sentences]:
+        """Look sentences up to be trained on.
+
+        Args:
+            ids: Which pairs: [B].
+            seed: What is segmented anew is drawn by it.
+
+        Returns:
+            The source sentences and the target sentences.
+        """
+        stored = [
+            Sentences(self.source_tokens, self.source_offsets, ids),
+            Sentences(self.target_tokens, self.target_offsets, ids),
+        ]
+        if self._sampler is None:
+            return stored
+        sides = [sentences.to_lists() for sentences in stored]
+        drawn = self._sampler.draw(sides, self._longest, seed)
+        return [Sentences.of_lists(sequences) for sequences in drawn]
+
+    @functools.cached_property
+    def _longest(self) -> tuple[int, int]:
+        return self.longest()
+
+    @functools.cached_property
+    def _growth(self) -> list[float]:
+        """By how much the sentences of both sides get longer when they are segmented anew."""
+        ids = np.unique(np.linspace(0, len(self) - 1, _MEASURED_PAIRS).astype(np.int64))
+        stored = self._stored_lengths(ids)
+        drawn = [np.diff(sentences.offsets) for sentences in self.sentences(ids, seed=0)]
+        return [
+            float(after.sum() / max(before.sum(), 1))
+            for before, after in zip(stored, drawn, strict=True)
+        ]
+
     def lengths_of(self, ids: Ids) -> tuple[Lengths, Lengths]:
-        """Pieces of the source and the target of some pairs, EOS not counted: each [B]."""
+        """Pieces of the source and the target of some pairs, EOS not counted: each [B].
+
+        Of sentences that are segmented anew: what is expected, by the mean of some.
+        """
+        source, target = self._stored_lengths(ids)
+        if self._sampler is None:
+            return source, target
+        expected = [
+            np.minimum(np.rint(lengths * growth), most).astype(np.int32)
+            for lengths, growth, most in zip(
+                (source, target), self._growth, self._longest, strict=True
+            )
+        ]
+        return expected[0], expected[1]
+
+    def _stored_lengths(self, ids: Ids) -> tuple[Lengths, Lengths]:
         in_line = np.argsort(ids)  # a disk reads them faster as they lie
         ids = ids[in_line]
         source, target = np.empty(len(ids), np.int32), np.empty(len(ids), np.int32)

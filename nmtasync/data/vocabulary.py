@@ -6,6 +6,7 @@ not text that reads "<pad>" or "</s>".
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ MAX_MODEL_BYTES = 16 << 20
 _LONGEST_PIECE = 1000
 _HIGHEST_SCORE = 1e9
 _UNIGRAM, _MERGES = 1, 2  # in SentencePiece's numbers, and kinds of its pieces:
-_UNKNOWN, _BYTE = 2, 6
+_LEARNED, _UNKNOWN, _BYTE = 1, 2, 6
 _BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 _SPACE = "\u2581"  # what SentencePiece writes for it
 RULES_WITHOUT_SPACES = "rules_without_spaces"
@@ -104,6 +105,20 @@ class Vocabulary:
         others = processor.is_control, processor.is_unknown, processor.is_byte
         return [i for i in range(self.size) if not any(is_other(i) for is_other in others)]
 
+    @functools.cached_property
+    def is_unigram(self) -> bool:
+        """Whether a text is cut into the most probable pieces; else merges make them."""
+        return bool(self._content().trainer_spec.model_type == _UNIGRAM)
+
+    def learned_scores(self) -> dict[int, float]:
+        """Return the score of each piece that was learned: of text, and no symbol of a user."""
+        pieces = self._content().pieces
+        return {i: piece.score for i, piece in enumerate(pieces) if piece.type == _LEARNED}
+
+    def _content(self) -> Any:
+        message: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+        return message.ModelProto.FromString(self.model)
+
     def learned_pieces(self) -> set[str]:
         """Return the texts of the pieces of text, but that of the space alone."""
         pieces = self.pieces()
@@ -114,15 +129,14 @@ class Vocabulary:
         encoded: list[list[int]] = self._encode(lines, int)
         return encoded
 
-    @property
+    @functools.cached_property
     def is_word_by_word(self) -> bool:
         """Whether what stands between two spaces is segmented alike in every line.
 
         That is so if no piece leads across a space, and the rules that characters are rewritten
         by, which are not looked into, are of those that have none with a space inside.
         """
-        message: Any = sentencepiece_model_pb2
-        content = message.ModelProto.FromString(self.model)
+        content = self._content()
         normalizer, trainer = content.normalizer_spec, content.trainer_spec
         return bool(
             normalizer.name in _WORDWISE_NORMALIZATIONS
@@ -136,11 +150,9 @@ class Vocabulary:
     def encode_without_ties(self, words: list[str]) -> list[list[int] | None]:
         """Segment words; None stands for those where another segmentation is about as good."""
         encoded: list[list[int] | None] = list(self.encode(words))
-        message: Any = sentencepiece_model_pb2
-        content = message.ModelProto.FromString(self.model)
-        if content.trainer_spec.model_type != _UNIGRAM:
+        if not words or not self.is_unigram:
             return encoded  # merges have no ties: of equal ones the first comes first
-        message = sentencepiece_pb2
+        message: Any = sentencepiece_pb2
         found = self._processor.nbest_encode(words, nbest_size=2, out_type="serialized_proto")
         for i, serialized in enumerate(found):
             best = message.NBestSentencePieceText.FromString(serialized).nbests

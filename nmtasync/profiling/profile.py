@@ -22,9 +22,10 @@ from nmtasync.config.experiment import experiment_config
 from nmtasync.config.load import Settings
 from nmtasync.config.schema import Config
 from nmtasync.data.batches import Int64s
+from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.epochs import EpochPlans
 from nmtasync.data.reference_words import with_reference_words
-from nmtasync.data.shards import ParallelShards
+from nmtasync.data.training_corpus import open_training_corpus
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.machine.device import (
     allow_tf32,
@@ -137,7 +138,7 @@ class _Measuring:
 
     def __init__(self, run: RunDirectory, config: Config, device: str) -> None:
         self.device = device
-        self.corpus = ParallelShards.open(run.data / "train")
+        self.corpus = open_training_corpus(run, config)
         self.plans = EpochPlans.of(self.corpus, config)
         self.config = config = with_reference_words(config, self.plans, num_workers=1)
         refuse_without_alignments(self.corpus, config.training)
@@ -159,7 +160,7 @@ class _Measuring:
         """Compute the gradient of a batch in phases, and once more to count its operations."""
         training, seconds = self.config.training, dict[str, float]()
         with self._timed(seconds, "data"):
-            batch = self.gradient.collate(ids)
+            batch = self.gradient.collate(AssignedBatch(0, 0, ids))
         self.gradient.add(batch, training.seed, functools.partial(self._timed, seconds))
         with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
             add_gradient(self.gradient.begin(), batch, training, training.seed)  # uncompiled

@@ -24,9 +24,10 @@ from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_speeds
 from nmtasync.data.corpus import read_lines
 from nmtasync.data.cursor import BatchCursor, DataPosition
-from nmtasync.data.epochs import EpochPlans
+from nmtasync.data.epochs import EpochPlans, same_batches
 from nmtasync.data.reference_words import with_reference_words
 from nmtasync.data.shards import TARGET_TEXT, ParallelShards
+from nmtasync.data.training_corpus import open_training_corpus
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.machine.device import cores_per_worker
@@ -84,7 +85,7 @@ class Assembly:
     ) -> None:
         self.run, self.config, self.kind, self.devices = run, config, kind, devices
         self.resumed = state is not None
-        self.corpus = ParallelShards.open(run.data / "train")
+        self.corpus = open_training_corpus(run, config)
         refuse_without_alignments(self.corpus, config.training)
         self.missing_spaces = _missing_spaces(run, config)
         self.data_digest = data_digest(run)
@@ -156,11 +157,9 @@ class Assembly:
     def _data_position(self, state: TrainingState) -> DataPosition:
         """Where to go on in the corpus: at the next epoch if this one is cut otherwise now."""
         then, now, cursor = state.config, self.config, state.cursor
-        same_seed = then.training.seed == now.training.seed
         same_stretches = cursor.stretch_pairs == self.plans.stretch_pairs
         same_stretches |= self.plans.num_stretches(cursor.epoch) == 1
-        same_tokens = then.data.batch_tokens == now.data.batch_tokens
-        if same_seed and same_stretches and same_tokens:
+        if same_batches(then, now) and same_stretches:
             return cursor
         return DataPosition(cursor.epoch + 1)
 

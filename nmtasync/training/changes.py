@@ -5,6 +5,7 @@ from __future__ import annotations
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.load import to_settings
 from nmtasync.config.schema import Config
+from nmtasync.data.epochs import BATCH_OPTIONS
 from nmtasync.errors import UserError
 from nmtasync.training.limits import share_done
 
@@ -13,8 +14,6 @@ _LOSES = {
     "asynchronous.rule": "what the rule has kept is given up",
 }
 """Options whose change gives up a part of the state."""
-_LEAVES_OUT = ("training.seed", "data.batch_tokens")
-"""Options by which batches are cut and ordered."""
 
 
 def refuse_losses(state: TrainingState, config: Config) -> None:
@@ -50,7 +49,7 @@ def describe_changes(state: TrainingState, config: Config) -> list[str]:
     if changed:
         texts = (f"{name} = {_shown(now[name])} (was {_shown(then[name])})" for name in changed)
         lines.append(f"changed: {', '.join(texts)}")
-    if state.cursor.position and any(name in changed for name in _LEAVES_OUT):
+    if state.cursor.position and any(name in changed for name in BATCH_OPTIONS):
         lines.append(f"the rest of epoch {state.cursor.epoch + 1} is left out: batches are new")
     moment = state.time_seconds, state.updates, state.epoch
     before = share_done(state.config.training, *moment) or 0.0

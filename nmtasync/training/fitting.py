@@ -23,6 +23,7 @@ from nmtasync.config.schema import Config
 from nmtasync.data.batches import Int64s
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
+from nmtasync.data.training_corpus import open_training_corpus
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import TrainingError, UserError
 from nmtasync.machine import memory
@@ -253,7 +254,7 @@ class _Trial:
 
     def __init__(self, setup: TrialSetup) -> None:
         self.device = setup.device
-        self.corpus = ParallelShards.open(setup.run.data / "train")
+        self.corpus = open_training_corpus(setup.run, setup.config)
         self.extremes = _extremes(self.corpus)
         asynchronous = setup.config.asynchronous
         plain = dataclasses.replace(asynchronous, own_shard="window", local_write_back=False)

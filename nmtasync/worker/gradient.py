@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -146,9 +146,13 @@ class WindowGradient(GradientFunction):
         number, self._num_split = self._num_split, 0
         return number
 
-    def collate(self, sentences: Int64s | Sequence[int]) -> Batch:
-        """Put sentences of the corpus together, on the model's device."""
-        batch = collate(self.corpus, sentences, aligned=self.config.guides_alignment)
+    def collate(self, assigned: AssignedBatch) -> Batch:
+        """Put the sentences of a batch together, on the model's device."""
+        return self._collate(assigned.sentences, self._seed(assigned))
+
+    def _collate(self, sentences: Int64s, seed: int) -> Batch:
+        aligned = self.config.guides_alignment
+        batch = collate(self.corpus, sentences, seed=seed, aligned=aligned)
         return batch.to(self.flat.parameters.device)
 
     def add_assigned(self, assigned: AssignedBatch, batch: Batch | None = None) -> BatchFigures:
@@ -156,7 +160,7 @@ class WindowGradient(GradientFunction):
         if self._summed is None and self._half is None:  # it was not made here alone
             self._base, self._summed = self.flat.gradients.clone(), []
         sentences = assigned.sentences
-        seed = batch_seed(self.config.seed, assigned.epoch, assigned.index)
+        seed = self._seed(assigned)
 
         def add(places: range) -> BatchFigures:
             whole = len(places) == len(sentences)
@@ -175,6 +179,9 @@ class WindowGradient(GradientFunction):
             sum(part.padding for part in figures),
         )
 
+    def _seed(self, assigned: AssignedBatch) -> int:
+        return batch_seed(self.config.seed, assigned.epoch, assigned.index)
+
     def add_apart(self, assigned: AssignedBatch, room: BatchGradient) -> BatchFigures:
         """Compute the gradient of an assigned batch in a room of its own, and add it to the sum."""
         with room.apart():
@@ -185,7 +192,9 @@ class WindowGradient(GradientFunction):
         return figures
 
     def _add_part(self, part: _Part, batch: Batch | None = None) -> BatchFigures:
-        figures = self.add(self.collate(part.sentences) if batch is None else batch, part.seed)
+        if batch is None:
+            batch = self._collate(part.sentences, part.seed)
+        figures = self.add(batch, part.seed)
         if self._summed is not None:
             self._summed.append(part)
         return figures
@@ -251,7 +260,7 @@ def add_gradient(
 
 @dataclass(frozen=True)
 class _Part:
-    """A batch or a part of one: its sentences in the corpus, and the seed of its dropout."""
+    """A batch or a part of one: its sentences in the corpus, and the seed of all that is drawn."""
 
     sentences: Int64s
     seed: int
@@ -263,6 +272,9 @@ def _part_seed(seed: int, start: int) -> int:
 
 
 def batch_seed(seed: int, epoch: int, index: int) -> int:
-    """Derive the seed of a batch's dropout, the same whoever computes the batch and when."""
+    """Derive the seed of what is drawn for a batch: its dropout, and its pieces.
+
+    It is the same whoever computes the batch and when.
+    """
     digest = hashlib.blake2b(f"{seed}:{epoch}:{index}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "little")

@@ -21,7 +21,9 @@ import pytest
 from sacrebleu.dataset.fake_sgml import FakeSGMLDataset
 
 from nmtasync.config.load import read_toml, resolve
+from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
+from nmtasync.preprocessing.character_rules import CharacterRules
 from tests.support.repository import REPOSITORY
 
 RECIPES = REPOSITORY / "recipes"
@@ -73,7 +75,7 @@ def test_a_recipe_uses_every_text_that_it_fetches(path, sources):
             assert f"/{Path(text).stem}." in run, text
 
 
-# The Romanian filter
+# The Romanian rules
 
 
 @pytest.mark.parametrize(
@@ -84,24 +86,11 @@ def test_a_recipe_uses_every_text_that_it_fetches(path, sources):
         ("S\N{COMBINING COMMA BELOW}t\N{COMBINING CEDILLA}", "St"),  # marks of their own
         ("ÎN ÂNTÂI, ĂȘȚ ŞŢ îâă", "IN ANTAI, AST ST iaa"),
         ("café über naïve ñ ç", "café über naïve ñ ç"),  # of other languages
-        ("a\u2028b\u00a0c", "a\u2028b\u00a0c"),  # no line ends, no spaces to change
     ],
 )
-def test_romanian_is_normalised(monkeypatch, written, normalised):
-    module = load(monkeypatch, "wmt16-ro-en", "normalise")
-    assert module.normalise(written) == normalised
-
-
-@pytest.mark.processes
-def test_the_filter_keeps_lines_and_bytes(tmp_path):
-    script = RECIPES / "wmt16-ro-en" / "normalise.py"
-    raw = "întâi\r\n\nşi".encode() + b"\xff\n"
-    piped = subprocess.run([sys.executable, script], input=raw, capture_output=True, check=True)
-    assert piped.stdout == b"intai\r\n\nsi\xff\n"
-    (tmp_path / "a.ro").write_bytes(raw)
-    subprocess.run([sys.executable, script, tmp_path / "a.ro", tmp_path / "out"], check=True)
-    assert (tmp_path / "out" / "a.ro").read_bytes() == piped.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ro", "out"]
+def test_romanian_is_normalised(written, normalised):
+    rules = CharacterRules("nmt_nfkc", RECIPES / "wmt16-ro-en" / "romanian.tsv")
+    assert rules.rewrite(written) == normalised
 
 
 # Downloads
@@ -378,9 +367,10 @@ def test_all_steps_are_done_once(copy, tmp_path, news):
     for part, pairs in (("europarl", news[:300:3]), ("newsdev2016", news[300:310])):
         english = (corpus / "raw" / f"{part}.en").read_text("utf-8")
         assert english == joined([en for _, en in pairs])
-        romanian = (corpus / "normalised" / f"{part}.ro").read_text("utf-8")
-        assert len(romanian.splitlines()) == len(pairs)
-        assert not set(romanian) & set("şţșțăâî")
+        romanian = (corpus / "raw" / f"{part}.ro").read_text("utf-8")
+        assert romanian == joined([ro for ro, _ in pairs])
+    source = VocabularyPair.load(run / "vocab").source
+    assert source.decode(source.encode(["Îşi ştiţi țară"])) == ["Isi stiti tara"]
     result = run / "evaluation/newstest2016.json"
     assert "tok:13a" in json.loads(result.read_text("utf-8"))["bleu"]["signature"]
 
@@ -392,13 +382,12 @@ def test_all_steps_are_done_once(copy, tmp_path, news):
     assert steps == [
         ["python", "recipes/common/fetch.py"],
         ["python", "recipes/common/extract.py"],
-        ["python", "recipes/wmt16-ro-en/normalise.py"],
         ["nmtasync", "preprocess"],
         ["nmtasync", "train"],
         ["nmtasync", "evaluate"],
     ]
     done = [line.split()[2:4] for line in again.stdout.splitlines() if line.startswith("# done:")]
-    assert done == [steps[i] for i in (1, 2, 3, 5)], "the others know by themselves"
+    assert done == [steps[i] for i in (1, 2, 4)], "the others know by themselves"
 
 
 @pytest.mark.system

@@ -37,6 +37,7 @@ COMPENSATED = {"asynchronous__rule": "delay-compensation+staleness-aware"}
 OUTER = {**LOCAL, "asynchronous__local_push": "delta", "asynchronous__rule": "outer-nesterov"}
 
 
+DRAWN = {"data__source_subword_alpha": 0.3, "data__target_subword_alpha": 0.1}
 DROPPING = {
     "asynchronous__drop_rate": 0.9,
     "asynchronous__drop_warmup_pushes": 8,
@@ -46,8 +47,17 @@ DROPPING = {
 
 @pytest.mark.parametrize(
     "options",
-    [{}, LOCAL, WRITE_BACK, BUFFER, COMPENSATED, OUTER, DROPPING],
-    ids=["plain", "local optimizer", "write-back", "buffer", "compensation", "outer", "dropping"],
+    [{}, DRAWN, LOCAL, WRITE_BACK, BUFFER, COMPENSATED, OUTER, DROPPING],
+    ids=[
+        "plain",
+        "drawn",
+        "local_optimizer",
+        "write_back",
+        "buffer",
+        "compensation",
+        "outer",
+        "dropping",
+    ],
 )
 def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(tmp_path, toy_run, options):
     other = RunDirectory(shutil.copytree(toy_run.root, tmp_path / "other"))
@@ -259,7 +269,10 @@ def test_positions_that_sentences_exceed_are_refused_before_training(toy_run):
     assert not toy_run.checkpoints.exists()
 
 
-@pytest.mark.parametrize("change", [{"data__batch_tokens": 400}, {"training__seed": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [{"data__batch_tokens": 400}, {"training__seed": 2}, {"data__source_subword_alpha": 0.2}],
+)
 def test_resumed_with_other_batches_training_goes_on_at_the_next_epoch(toy_run, change):
     train_toy(toy_run, training__max_updates=10)
     summary = train_toy(toy_run, training__max_updates=12, **change)

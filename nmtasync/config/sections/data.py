@@ -147,6 +147,18 @@ class DataConfig:
         "Drop training pairs that are in the validation corpus too, and those with a side that "
         "is a line of a file of --protect.",
     )
+    source_subword_alpha: float | None = train_flag(
+        None,
+        "Segment source sentences anew each time they are trained on: with a BPE vocabulary, "
+        "leave out merges with this probability (BPE-dropout; 0.1 is usual); with a unigram one, "
+        "draw segmentations by this power of their probability (0.2 is usual, and 1 hardly any "
+        "change).",
+        above=0.0,
+        maximum=1.0,
+    )
+    target_subword_alpha: float | None = train_flag(
+        None, "The same of the target sentences.", above=0.0, maximum=1.0
+    )
     batch_tokens: int | str = train_flag(
         1500,
         "Size of a mini-batch: its sentence pairs times the length of the longest side; 'fit' is "

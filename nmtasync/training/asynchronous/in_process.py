@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.data.cursor import AssignedBatch
-from nmtasync.data.shards import ParallelShards
+from nmtasync.data.training_corpus import open_training_corpus
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
 from nmtasync.server.messages import Push
@@ -96,7 +96,7 @@ class InProcessDriver(ABC):
 
     def __init__(self, session: Session, num_workers: int) -> None:
         self.session, parts = session, session.parts
-        self.corpus = ParallelShards.open(session.run.data / "train")
+        self.corpus = open_training_corpus(session.run, session.config)
         self.begin_anew = set(range(num_workers))  # workers whose local optimizer begins anew
         self.workers: list[Worker] = []
         self.by_batch = (

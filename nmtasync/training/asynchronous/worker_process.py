@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from nmtasync.data.cursor import AssignedBatch
-from nmtasync.data.shards import ParallelShards
+from nmtasync.data.training_corpus import open_training_corpus
 from nmtasync.machine.device import allow_tf32
 from nmtasync.machine.processes import serving
 from nmtasync.server.messages import Push
@@ -154,7 +154,7 @@ def _build(setup: WorkerSetup, connection: Connection) -> Worker:
     return Worker(
         WorkerPlace(setup.index, len(parts.devices), setup.num_shards, access),
         slot.replica(parts.spec.build()),
-        ParallelShards.open(parts.run.data / "train"),
+        open_training_corpus(parts.run, parts.config),
         parts.config,
         setup.sequence,
         setup.batches,

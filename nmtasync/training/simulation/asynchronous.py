@@ -20,6 +20,7 @@ from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.schema import Config
 from nmtasync.config.simulation import parse_failures, parse_speeds
 from nmtasync.data.cursor import AssignedBatch
+from nmtasync.data.epochs import same_batches
 from nmtasync.errors import TrainingError
 from nmtasync.server.ownership import own_shards
 from nmtasync.training.asynchronous.in_process import (
@@ -258,8 +259,7 @@ class SimulatedDriver(InProcessDriver):
             and then.own_shard == now.own_shard
             and then.local_write_back == now.local_write_back
             and (then.num_shards == now.num_shards or now.own_shard == "window")
-            and trained.training.seed == config.training.seed
-            and trained.data.batch_tokens == config.data.batch_tokens
+            and same_batches(trained, config)
         )
 
 

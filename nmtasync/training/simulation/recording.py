@@ -12,6 +12,7 @@ from nmtasync.checkpoints.state import MAX_ROLLBACKS_READ, TrainingState
 from nmtasync.config.load import Settings, convert, to_settings
 from nmtasync.config.schema import OPTIONS, Config
 from nmtasync.config.sections.asynchronous import MAX_THREADS
+from nmtasync.data.epochs import BATCH_OPTIONS
 from nmtasync.errors import UserError
 from nmtasync.training.reporting.exchange_log import (
     EVENTS,
@@ -26,8 +27,7 @@ from nmtasync.untrusted import parse_json, regular_size, shortened, typed
 from nmtasync.worker.precision import compute_name
 
 _SAME_WINDOWS = (
-    "training.seed",
-    "data.batch_tokens",
+    *BATCH_OPTIONS,
     "asynchronous.optimizer_delay",
     "asynchronous.overlap",
     "asynchronous.own_shard",

@@ -121,7 +121,7 @@ class Rank:
         stopwatch.stop()
         if task.upcoming:  # the device still computes, or the others do
             first = task.upcoming[0]
-            self._prepared = {_key(first): self.gradient.collate(first.sentences)}
+            self._prepared = {_key(first): self.gradient.collate(first)}
         measured = task.version % PAIR_EVERY == 0  # one pass over the vector more
         own = self.flat.gradients.norm() if measured else None
         with meeting():

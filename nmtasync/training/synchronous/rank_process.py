@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nmtasync.data.shards import ParallelShards
+from nmtasync.data.training_corpus import open_training_corpus
 from nmtasync.machine.device import allow_tf32
 from nmtasync.machine.processes import serving
 from nmtasync.optim.flat import FlatModel
@@ -147,5 +147,5 @@ def _build(setup: RankSetup) -> Rank:
     shard = OwnedShard(
         setup.index, bounds, setup.vectors, setup.marks, collective.parameters, parts.config
     )
-    corpus = ParallelShards.open(parts.run.data / "train")
+    corpus = open_training_corpus(parts.run, parts.config)
     return Rank(setup.index, flat, collective, shard, corpus, parts.config)
