@@ -10,7 +10,7 @@ from nmtasync.data.shards import CorpusPart, ParallelShards, check_corpora
 from nmtasync.data.shards_writer import ShardsWriter
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.errors import UserError
-from nmtasync.machine.ordered_map import map_in_order
+from nmtasync.machine.ordered_pool import OrderedPool
 from nmtasync.preprocessing.binary_block import BlockBinariser, Task
 from nmtasync.preprocessing.dropped import Dropped, add_to_state, from_state, merged
 from nmtasync.preprocessing.report import CorpusReport
@@ -26,7 +26,7 @@ def binarise(
     filters: DataConfig | None,
     *,
     keep_rejected: bool,
-    num_processes: int,
+    pool: OrderedPool,
     on_progress: OnProgress,
 ) -> CorpusReport:
     """Segment a corpus and write its shards to data/NAME; goes on where an earlier call ended.
@@ -38,7 +38,7 @@ def binarise(
         filters: Drop pairs by their pieces; None keeps all, as validation needs it, and keeps
             their text beside the shards.
         keep_rejected: Whether to write the text of what was dropped to the staged directory.
-        num_processes: How many processes may work on it.
+        pool: The processes that work on it.
         on_progress: Told how far it is.
     """
     directory = data / corpus.name
@@ -58,7 +58,7 @@ def binarise(
         binariser = BlockBinariser(
             corpus, vocabularies, filters, shards.dtypes, keep_rejected=keep_rejected
         )
-        for block in map_in_order(binariser, _tasks(corpus, state["done"]), num_processes):
+        for block in pool.map(binariser, _tasks(corpus, state["done"])):
             rejected.write(block.rejected)
             rejected.flush()
             pairs = list(state["pairs"])

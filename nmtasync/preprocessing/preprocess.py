@@ -33,6 +33,7 @@ from nmtasync.data.shards_writer import forget_journal
 from nmtasync.data.vocabulary import SENTENCEPIECE_VERSION, Vocabulary, VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.machine.cores import available_cores
+from nmtasync.machine.ordered_pool import OrderedPool
 from nmtasync.preprocessing.all_or_nothing import all_or_nothing
 from nmtasync.preprocessing.binarise import REJECTED_LATER, binarise
 from nmtasync.preprocessing.clean_block import BlockCleaner
@@ -128,15 +129,9 @@ def preprocess(
         explain_write_errors(run.root),
         run.lock(),
         all_or_nothing(run, overwrite=overwrite, job=_job(inputs, config, given, rejects)) as out,
+        OrderedPool(num_processes or available_cores()) as pool,
     ):
-        stage = _Stage(
-            out,
-            inputs,
-            config,
-            rejects is not None,
-            num_processes or available_cores(),
-            on_progress,
-        )
+        stage = _Stage(out, inputs, config, rejects is not None, pool, on_progress)
         report = stage.run(given, start)
         if rejects is not None:
             stage.write_rejected(rejects)
@@ -155,14 +150,14 @@ class _Stage:
         inputs: Inputs,
         config: DataConfig,
         keep_rejected: bool,
-        num_processes: int,
+        pool: OrderedPool,
         on_progress: OnProgress,
     ) -> None:
         self._out = out
         self._inputs = inputs
         self._config = config
         self._keep_rejected = keep_rejected
-        self._num_processes = num_processes
+        self._pool = pool
         self._on_progress = on_progress
         self._staged = out / "data" / _STAGED
         self._corpora: list[StagedCorpus] = []
@@ -222,9 +217,7 @@ class _Stage:
             side_keys=filters and by_sides,
             keep_rejected=self._keep_rejected,
         )
-        corpus = stage_corpus(
-            name, corpora, self._staged, cleaner, self._num_processes, self._on_progress
-        )
+        corpus = stage_corpus(name, corpora, self._staged, cleaner, self._pool, self._on_progress)
         _refuse_nothing_left(corpus, len(corpus))
         return corpus
 
@@ -267,7 +260,7 @@ class _Stage:
             vocabularies,
             filters,
             keep_rejected=self._keep_rejected,
-            num_processes=self._num_processes,
+            pool=self._pool,
             on_progress=self._on_progress,
         )
         _refuse_nothing_left(corpus, report.num_kept, report.dropped)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from nmtasync.data.corpus import PairPaths, TextReader, read_blocks
 from nmtasync.data.journaled_files import JournaledFiles
 from nmtasync.errors import UserError
-from nmtasync.machine.ordered_map import map_in_order
+from nmtasync.machine.ordered_pool import OrderedPool
 from nmtasync.preprocessing.clean_block import Block, BlockCleaner, CleanBlock
 from nmtasync.preprocessing.dropped import Dropped, add_to_state, from_state
 from nmtasync.preprocessing.duplicates import KEY, Keys
@@ -164,7 +164,7 @@ def stage_corpus(
     corpora: Sequence[PairPaths],
     parent: Path,
     cleaner: BlockCleaner,
-    num_processes: int,
+    pool: OrderedPool,
     on_progress: OnProgress,
 ) -> StagedCorpus:
     """Read a corpus and set it down, cleaned; goes on where an earlier call was cut off.
@@ -174,7 +174,7 @@ def stage_corpus(
         corpora: Its files; all have alignments, or none has.
         parent: Where the directory of the copy is, or shall be.
         cleaner: How to clean.
-        num_processes: How many processes may work on it.
+        pool: The processes that work on it.
         on_progress: Told how far it is.
 
     Raises:
@@ -188,7 +188,7 @@ def stage_corpus(
         state = files.state or {"corpus": 0, "line": 1, "read": 0, "dropped": [], "files": None}
         if state["files"] is None:
             blocks = _blocks(corpora, readers, state["corpus"], state["line"])
-            for block in map_in_order(cleaner, blocks, num_processes):
+            for block in pool.map(cleaner, blocks):
                 contents = _contents(block, files.sizes)
                 state = {
                     "corpus": block.corpus,

@@ -15,6 +15,7 @@ from nmtasync.data.corpus import PairPaths, read_lines
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.evaluation.test_sets import read_test_set
 from nmtasync.evaluation.translate import Translator
+from nmtasync.machine.ordered_pool import OrderedPool
 from nmtasync.models.build import build_model
 from nmtasync.preprocessing.clean_block import BlockCleaner
 from nmtasync.preprocessing.learn_vocabulary import learn_vocabulary
@@ -62,7 +63,7 @@ def test_pieces_are_those_of_preprocessing(
     target.write_text("a\n" * len(lines))
     cleaner = BlockCleaner(DataConfig(), filters=False, side_keys=False, keep_rejected=False)
     paths = [PairPaths(source, target)]
-    corpus = stage_corpus("valid", paths, directory, cleaner, 1, lambda *_: None)
+    corpus = stage_corpus("valid", paths, directory, cleaner, OrderedPool(1), lambda *_: None)
     kept: dict[int, str] = {}
     for piece in corpus.texts.pieces():
         wheres = (corpus.where(piece, i) for i in range(len(piece.pairs)))

@@ -1,0 +1,109 @@
+"""Functions applied to streams of items by several processes, the results in order."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from nmtasync.errors import NmtasyncError
+from nmtasync.machine.import_path import own_import_path
+from nmtasync.machine.orphans import end_with_parent
+from nmtasync.machine.signals import leave_signals_to_main, signals_kept_from_children
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+FEW_ITEMS = 3
+"""So many are done sooner here than by processes that must be started first."""
+
+_functions: dict[bytes, Callable[[Any], Any]] = {}
+"""What this process applies, if it has been started for that: one function, by its pickle."""
+
+
+class OrderedPool:
+    """Processes that apply functions to streams of items. A context manager that ends them.
+
+    They are started as soon as a stream has more than a few items, and stay for the next stream.
+
+    Args:
+        num_processes: How many there may be besides this one.
+    """
+
+    def __init__(self, num_processes: int) -> None:
+        self._num_processes = num_processes
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> OrderedPool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Apply a function to items, and yield the results in their order.
+
+        Only a few items and results are held at a time, so the stream may be endless.
+
+        Args:
+            function: What to apply; each process gets a copy of it, once.
+            items: What to apply it to.
+
+        Raises:
+            NmtasyncError: A process was ended from outside.
+            Exception: What making an item raises, after the results of those before it.
+        """
+        errors: list[Exception] = []
+        rest = _until_error(items, errors)
+        first = list(itertools.islice(rest, FEW_ITEMS + 1))
+        everything = itertools.chain(first, rest)
+        if self._num_processes <= 1 or len(first) <= FEW_ITEMS:
+            yield from map(function, everything)
+        else:
+            yield from self._map(pickle.dumps(function), everything)
+        for error in errors:
+            raise error
+
+    def _map(self, function: bytes, items: Iterable[Any]) -> Iterator[Any]:
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self._num_processes, context, _begin)
+        pending: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                with own_import_path(), signals_kept_from_children():
+                    pending.append(self._executor.submit(_apply, function, item))
+                if len(pending) > self._num_processes + 1:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool:
+            raise NmtasyncError(
+                "a process that worked on the text was ended from outside",
+                remedy="run the same command again, which goes on; is there memory enough?",
+            ) from None
+
+
+def _until_error(items: Iterable[Item], errors: list[Exception]) -> Iterator[Item]:
+    try:
+        yield from items
+    except Exception as error:
+        errors.append(error)
+
+
+def _begin() -> None:
+    leave_signals_to_main()
+    end_with_parent()
+
+
+def _apply(function: bytes, item: Any) -> Any:
+    if function not in _functions:
+        _functions.clear()
+        _functions[function] = pickle.loads(function)
+    return _functions[function](item)
