@@ -26,7 +26,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.untrusted import number_of
 
 SMOOTHED_EPOCHS = 0.5
-"""How far to each side curves are smoothed, as those of recipes/paper are."""
+"""How far to each side curves are smoothed."""
 MAX_EVENTS = 200
 MAX_WORKERS = 256
 _MOST_CHARACTERS = 500

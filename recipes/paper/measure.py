@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,14 +12,9 @@ from nmtasync.config.load import read_toml
 from nmtasync.errors import UserError
 from nmtasync.machine.signals import EXIT_CODES
 from nmtasync.report.curves import Point, smooth
+from nmtasync.report.metrics_log import Line, intervals_that_stand, read_metrics, that_stand
+from nmtasync.report.run_figures import SMOOTHED_EPOCHS
 from nmtasync.run_directory import RunDirectory
-from nmtasync.untrusted import parse_json, regular_size
-
-Line = dict[str, Any]
-
-
-SMOOTHED_EPOCHS = 0.5
-"""How far to each side curves are smoothed."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +88,12 @@ def measure(run: RunDirectory) -> Measured | None:
 
 def _measure(run: RunDirectory) -> Measured | None:
     lines = _read(run)
-    training = _that_stand(line for line in lines if line["event"] == "train")
-    if not training:
+    intervals = intervals_that_stand(lines)
+    if not intervals:
         return None
-    seconds = [line["time_seconds"] for line in training]
-    words = [
-        span * (line["target_words_per_second"] or 0.0)
-        for span, line in zip(np.diff([0.0, *seconds]), training, strict=True)
-    ]
+    training = [line.figures for line, _ in intervals]
+    seconds = [line.seconds for line, _ in intervals]
+    words = [span * (line.figures["target_words_per_second"] or 0.0) for line, span in intervals]
     # not the clock: shards that also take gradients one by one count more than the pushes
     updates = [
         count / line["target_words_per_update"] for count, line in zip(words, training, strict=True)
@@ -130,40 +122,28 @@ def _measure(run: RunDirectory) -> Measured | None:
 
 def _validations(lines: Iterable[Line]) -> Iterator[tuple[float, float, float]]:
     """Seconds, BLEU and cross-entropy of each validation that measured BLEU."""
-    for line in _that_stand(line for line in lines if line["event"] == "valid"):
-        if line["bleu"] is not None:
-            yield line["time_seconds"], line["bleu"], line["cross_entropy"]
+    for line in that_stand(line for line in lines if line.event == "valid"):
+        if line.figures["bleu"] is not None:
+            yield line.seconds, line.figures["bleu"], line.figures["cross_entropy"]
 
 
 def _read(run: RunDirectory) -> list[Line]:
     path = _log_of(run)
     try:
-        regular_size(path)
-        # a killed process may have left half a line at the end of what it wrote
-        lines = path.read_bytes().split(b"\n")
-        return [parse_json(line) for line in lines if line.endswith(b"}")]
-    except FileNotFoundError:
-        return []
+        log = read_metrics(path)
     except (OSError, ValueError) as error:
         raise UserError(f"can't be read: {error}", where=path) from None
+    if log.num_unreadable:
+        raise ValueError(f"{log.num_unreadable} lines")
+    return log.lines
 
 
 def _log_of(run: RunDirectory) -> Path:
     return run.logs / "metrics.jsonl"
 
 
-def _that_stand(lines: Iterable[Line]) -> list[Line]:
-    """Leave out what a killed run had done after the checkpoint that it was resumed from."""
-    standing: list[Line] = []
-    for line in lines:
-        while standing and standing[-1]["updates"] >= line["updates"]:
-            standing.pop()
-        standing.append(line)
-    return standing
-
-
 def _end(lines: list[Line]) -> str | None:
     """Why the run ended, if it did and has not been gone on with."""
-    if lines[-1]["event"] != "end" or lines[-1]["reason"] in EXIT_CODES:
+    if lines[-1].event != "end" or lines[-1].figures["reason"] in EXIT_CODES:
         return None
-    return str(lines[-1]["reason"])
+    return str(lines[-1].figures["reason"])

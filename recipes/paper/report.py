@@ -18,8 +18,9 @@ import click
 
 from nmtasync.config.load import read_toml
 from nmtasync.errors import NmtasyncError, UserError
+from nmtasync.report.run_figures import SMOOTHED_EPOCHS
 from nmtasync.run_directory import RunDirectory, write_atomically, write_json
-from recipes.paper.measure import SMOOTHED_EPOCHS, measure
+from recipes.paper.measure import measure
 from recipes.paper.plots import plot
 from recipes.paper.rows import ROWS, Row
 from recipes.paper.timing import TARGETS, Runs, Timing, time_rows

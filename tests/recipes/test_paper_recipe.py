@@ -62,7 +62,7 @@ def valid(updates: int, seconds: float, bleu: float | None, cross_entropy: float
 
 
 def end(reason: str = "reached training.max_epochs = 6") -> dict:
-    return {"event": "end", "reason": reason}
+    return {"event": "end", "updates": 100, "time_seconds": 99.0, "reason": reason}
 
 
 def test_figures_are_means_over_updates(tmp_path):
