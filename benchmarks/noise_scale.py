@@ -119,10 +119,12 @@ def main() -> None:
     )
     parser.add_argument("--corpus", type=Path, help="a preprocessed RUN; else the demo's corpus")
     parser.add_argument("--points", default="500,2000,6000", help="updates at which to compare")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="constant")
     parser.add_argument("--moments", type=int, default=8, help="at which a point is looked at")
     parser.add_argument("--apart", type=int, default=40, help="updates between two of them")
     parser.add_argument("--batches", type=int, default=150, help="of the direct estimate, at each")
     options = parser.parse_args()
+    SETTINGS["schedule.learning_rate"] = options.learning_rate
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
         run = copy(options.corpus, directory) if options.corpus else prepare(Path(directory))
