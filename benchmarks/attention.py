@@ -1,5 +1,7 @@
 """Attention on a CPU: PyTorch's fused kernel against two matrix products with a softmax between.
 
+In bf16 training takes the products, in float32 the kernel.
+
 Forward and backward, with the copies that bring heads to the front and back, on one thread; with
 and without dropout of the weights. The ways take turns. Times are those that the processor worked;
 medians of all turns.
@@ -16,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nmtasync.models.attention import attention_bias, join_heads
-from nmtasync.models.dropout import Dropout
+from nmtasync.models.attention import attend_by_products, attention_bias, join_heads
 
 HEADS, WIDTH = 4, 64
-SHAPES = ((80, 15), (40, 30), (30, 40))
+SHAPES = ((80, 15), (40, 30), (30, 40), (8, 150))
 
 
 def fused(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, dropout: float) -> Tensor:
@@ -30,20 +31,20 @@ def fused(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, dropout: 
 
 def products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, dropout: float) -> Tensor:
     """Compute the weights as a tensor, and drop some with our own mask."""
-    logits = queries * WIDTH**-0.5 @ keys.transpose(2, 3) + bias
-    dropped: Tensor = Dropout(dropout)(logits.softmax(-1))
-    return dropped @ values
+    return attend_by_products(queries, keys, values, bias, dropout, causal=False)
 
 
 def main() -> None:
     """Measure several shapes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=25)
+    parser.add_argument("--bf16", action="store_true", help="instead of float32")
     arguments = parser.parse_args()
+    dtype = torch.bfloat16 if arguments.bf16 else torch.float32
     torch.set_num_threads(1)
     print(f"{'sentences x pieces':20}{'dropout':10}{'fused':>10}{'products':>10}   ms")
     for batch, length in SHAPES:
-        x = torch.randn(batch, length, 3 * HEADS * WIDTH, requires_grad=True)
+        x = torch.randn(batch, length, 3 * HEADS * WIDTH, dtype=dtype, requires_grad=True)
         lengths = torch.randint(math.ceil(length / 2), length + 1, (batch, 1))
         bias = attention_bias(torch.arange(length) < lengths, x.dtype)
         for dropout in (0.0, 0.1):

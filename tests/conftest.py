@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 import torch
 
@@ -23,6 +24,9 @@ from nmtasync.training.session import Session
 from tests.support.command_line import CommandLine, Ended, as_bytes, ended
 from tests.support.repository import REPOSITORY
 from tests.support.toy import write_toy_corpus
+
+hypothesis.settings.register_profile("nmtasync", deadline=None)  # machines may be busy
+hypothesis.settings.load_profile("nmtasync")
 
 STARTS_PROCESSES = {"nmtasync_process", "recorded"}
 """Fixtures; who uses one needs no mark of its own."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from nmtasync.errors import NmtasyncError
@@ -23,7 +23,7 @@ FEW_ITEMS = 3
 """So many are done sooner here than by processes that must be started first."""
 
 _functions: dict[bytes, Callable[[Any], Any]] = {}
-"""What this process applies, if it has been started for that: one function, by its pickle."""
+"""The function that this process applies, if it was started for that, by the bytes it came in."""
 
 
 class OrderedPool:
@@ -66,7 +66,7 @@ class OrderedPool:
         if self._num_processes <= 1 or len(first) <= FEW_ITEMS:
             yield from map(function, everything)
         else:
-            yield from self._map(pickle.dumps(function), everything)
+            yield from self._map(bytes(ForkingPickler.dumps(function)), everything)
         for error in errors:
             raise error
 
@@ -105,5 +105,5 @@ def _begin() -> None:
 def _apply(function: bytes, item: Any) -> Any:
     if function not in _functions:
         _functions.clear()
-        _functions[function] = pickle.loads(function)
+        _functions[function] = ForkingPickler.loads(function)
     return _functions[function](item)

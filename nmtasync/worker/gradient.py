@@ -32,6 +32,10 @@ Phase = Callable[[str], contextlib.AbstractContextManager[object]]
 """The context in which a phase of a batch runs, by the phase's name."""
 
 
+_BLOCK = 1 << 16
+"""So many elements are widened at a time on a CPU: else a vector of them all is made for it."""
+
+
 @dataclass(frozen=True)
 class BatchFigures:
     """What is known of a batch once its gradient is there.
@@ -110,7 +114,7 @@ class GradientFunction:
     def _end(self, factor: float) -> None:
         """Add the batch's gradient to the one in float32, where it is not there already."""
         if self._half is not None:
-            self.flat.gradients.add_(self._half.gradients, alpha=1.0 / factor)
+            _add_narrow(self.flat.gradients, self._half.gradients, 1.0 / factor)
 
 
 class WindowGradient(GradientFunction):
@@ -256,6 +260,14 @@ def add_gradient(
     with phase("backward"):
         scaled.backward()  # type: ignore[no-untyped-call]
     return BatchFigures(cross_entropy, batch.target_words, batch.source_words, batch.padding)
+
+
+def _add_narrow(total: Tensor, narrow: Tensor, factor: float) -> None:
+    """Add a vector of a narrower type times a factor: both [P]."""
+    block = _BLOCK if total.device.type == "cpu" else len(total)
+    parts = zip(torch.split(total, block), torch.split(narrow, block), strict=True)
+    for part, addend in parts:
+        part.add_(addend, alpha=factor)
 
 
 @dataclass(frozen=True)

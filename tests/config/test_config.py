@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nmtasync.config.languages import parse_language
@@ -53,7 +53,6 @@ def values(field: OptionField) -> st.SearchStrategy:
     return strategy | st.none() if field.optional else strategy
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_what_is_written_is_read_again(tmp_path_factory, data):
     sections = {

@@ -32,7 +32,7 @@ def random_lengths(num_pairs: int) -> tuple[Lengths, Lengths]:
     return source.astype(np.int32), target.astype(np.int32)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=80),
     st.integers(1, 100),

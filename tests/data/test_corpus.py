@@ -72,7 +72,7 @@ def test_compressed_files_and_several_streams_end_to_end(
     assert reader.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.text(alphabet="ab\u3000\r\x85", max_size=9), max_size=30),
     st.integers(1, 7),

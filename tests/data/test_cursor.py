@@ -49,7 +49,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plans=st.sampled_from(LAYOUTS), actions=actions, delay=st.integers(1, 3))
 def test_each_batch_is_used_exactly_once(plans, actions, delay):
     cursor = BatchCursor(plans, EPOCHS)
@@ -107,7 +107,7 @@ def _draw_and_finish(cursor: BatchCursor) -> list:
     return window
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(plans=st.sampled_from(LAYOUTS), delay=st.integers(1, 3), data=st.data())
 def test_batches_can_be_drawn_in_any_order_and_none_twice(plans, delay, data):
     """As a replay does; over a resume, with what was not drawn left for whoever draws."""

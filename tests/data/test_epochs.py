@@ -73,7 +73,7 @@ def planned_as_a_whole(num_pairs: int, batch_tokens: int, seed: int, epoch: int)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 300), st.integers(1, 100), st.integers(0, 3), st.integers(0, 3))
 def test_a_corpus_of_one_stretch_has_the_plan_that_it_always_had(
     num_pairs, batch_tokens, seed, epoch
@@ -82,7 +82,7 @@ def test_a_corpus_of_one_stretch_has_the_plan_that_it_always_had(
     assert epoch_of(plans, epoch) == [planned_as_a_whole(num_pairs, batch_tokens, seed, epoch)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 5))
 def test_the_stretches_of_an_epoch_have_each_pair_once(num_pairs, stretch_pairs, epoch):
     plans = plans_of(corpus_of((num_pairs, 1.0)), stretch_pairs)
@@ -132,7 +132,7 @@ weights = st.sampled_from([1.0, 2.0, 0.5, 0.1, 1.3, 0.34, 2.75, 0.001])
 mixtures = st.lists(st.tuples(st.integers(0, 30), weights), min_size=1, max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(mixtures, st.integers(1, 12))
 def test_each_pair_is_used_as_often_as_its_weight_says(parts, num_epochs):
     corpus = corpus_of(*parts)
@@ -169,7 +169,7 @@ def test_the_share_of_a_corpus_is_another_one_in_the_next_epoch():
     assert all(np.diff(sorted(share)).max() > 1 for share in shares), "at random"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     parts=st.sampled_from([[(40, 1.0)], [(23, 0.3), (11, 2.5), (4, 1.0)]]),
     stretch_pairs=st.sampled_from([7, 1000]),

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cli.translate import read_chunks
@@ -51,7 +51,6 @@ def pieces_to_translate(translator: Translator, lines: list[str]) -> dict[int, l
     return {line: ids[:-1] for line, ids in translator._segment(lines).items()}
 
 
-@settings(deadline=None)
 @example(lines=[" \ufeffa", "\u3000a\rb\u3000", "a\r\r", "\x85", ""])
 @given(lines=st.lists(LINES, min_size=1, max_size=6))
 def test_pieces_are_those_of_preprocessing(

@@ -28,7 +28,7 @@ def write(directory: Path, pairs: list[tuple[list[int], list[int]]], chunk: int,
         writer.finish()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(
@@ -67,7 +67,7 @@ def test_the_largest_id_of_each_width_survives(tmp_path: Path) -> None:
         assert shards.source_tokens.itemsize == (2 if size <= 65_536 else 4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.lists(st.integers(0, 40), max_size=3), st.integers(1, 5))
 def test_a_writer_that_was_cut_off_is_gone_on_with(
     tmp_path_factory: pytest.TempPathFactory, num_pairs: int, stops: list[int], every: int

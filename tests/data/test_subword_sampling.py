@@ -62,7 +62,7 @@ def drawn(
     return sampler(vocabulary, alpha).draw([stored, stored], (FAR, FAR), seed)[0]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.one_of(

@@ -41,7 +41,7 @@ def encoded(encoder: WordEncoder, lines: list[str]) -> list[list[int]]:
     return [part.tolist() for part in parts][: len(lines)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(LINES)
 def test_pieces_are_those_of_the_whole_line(vocabulary: Vocabulary, lines: list[str]) -> None:
     assert vocabulary.is_word_by_word

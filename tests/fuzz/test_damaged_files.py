@@ -42,7 +42,6 @@ ANYTHING = st.recursive(
 seeded = settings(
     max_examples=TRIES,
     derandomize=True,
-    deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -7,12 +7,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nmtasync.config.schema import DecodingConfig, ModelConfig
 from nmtasync.decoding.beam import beam_search
 from nmtasync.errors import UserError
-from nmtasync.models.attention import SelfAttention, attention_bias
+from nmtasync.models.attention import SelfAttention, attend_by_products, attention_bias
 from nmtasync.models.build import build_model
 from nmtasync.models.feed_forward import FeedForward
 from nmtasync.models.positions import RotaryPositions, rotations, sinusoids
@@ -55,6 +56,40 @@ def copy_parameters(ours: EncoderLayer | DecoderLayer, theirs: nn.Module) -> Non
         prefix = next((p for p in names if name.startswith(p)), "")
         renamed[names.get(prefix, "") + name.removeprefix(prefix)] = value
     theirs.load_state_dict(renamed)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_attention_by_products_is_the_kernels(causal, dtype):
+    """Forwards and backwards; in bf16 against float32, to the error of the type."""
+    torch.manual_seed(0)
+    heads = [torch.randn(3, 2, 5, 4, dtype=torch.float64) for _ in range(3)]
+    bias = None
+    if not causal:
+        bias = attention_bias(torch.arange(5) < torch.tensor([[5], [2], [3]]), torch.float64)
+    results = []
+    for attend in (
+        lambda *qkv: attend_by_products(
+            *qkv, None if bias is None else bias.to(dtype), 0.0, causal=causal
+        ),
+        lambda *qkv: F.scaled_dot_product_attention(*qkv, attn_mask=bias, is_causal=causal),
+    ):
+        inputs = [each.to(dtype if not results else torch.float64) for each in heads]
+        inputs = [each.requires_grad_() for each in inputs]
+        attended = attend(*inputs)
+        attended.square().sum().backward()
+        results.append([attended.double(), *(each.grad.double() for each in inputs)])
+    tolerance = 1e-12 if dtype == torch.float64 else 0.05
+    for own, kernels in zip(*results, strict=True):
+        assert (own - kernels).norm() <= tolerance * kernels.norm()
+
+
+def test_attention_by_products_drops_weights_and_keeps_their_mean():
+    torch.manual_seed(0)
+    queries, keys = torch.zeros(2, 1, 1, 50, 4).unbind()
+    attended = attend_by_products(queries, keys, torch.ones(1, 1, 50, 4), None, 0.5, causal=False)
+    assert attended.std() > 0.05
+    assert attended.mean() == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize(("norm", "activation"), VARIANTS)

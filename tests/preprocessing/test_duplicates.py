@@ -6,7 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nmtasync.preprocessing import duplicates
@@ -23,7 +23,6 @@ from nmtasync.preprocessing.rules import Verdict
 PAIRS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")))
 
 
-@settings(deadline=None)
 @given(PAIRS, st.sets(st.integers(0, 20)), st.integers(1, 7))
 def test_duplicates_against_a_set(
     tmp_path_factory: pytest.TempPathFactory,

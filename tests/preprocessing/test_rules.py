@@ -123,7 +123,6 @@ def test_each_script_takes_its_own_text(language: str, text: str) -> None:
     assert judge_text("some words of English", "some words", **options) == Verdict.SCRIPT
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=6))
 @example(["", "", "ä", ""])
 def test_characters_are_counted_as_one_by_one(lines: list[str]) -> None:

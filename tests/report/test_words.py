@@ -37,7 +37,7 @@ def test_characters_are_compared_where_no_spaces_part_words() -> None:
     assert (differing(first), differing(second)) == (["欢"], ["爱"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=3), st.none() | st.text(max_size=30))
 def test_pieces_are_the_text(hypotheses: list[str], reference: str | None) -> None:
     for text, pieces in zip(hypotheses, mark(hypotheses, reference), strict=True):

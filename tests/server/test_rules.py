@@ -242,7 +242,7 @@ def named() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     num_shards=st.integers(1, 6),
     order=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 50)), min_size=1, max_size=15),

@@ -61,7 +61,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(norm):
     assert same(before, state_of(server))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(order=st.lists(st.integers(0, 3), min_size=1, max_size=30))
 def test_staleness_is_the_number_of_pushes_of_others_since_the_fetch(order):
     server = make_server()

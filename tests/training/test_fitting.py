@@ -23,7 +23,7 @@ from tests.support.toy import TOY_FLAGS
 MIB = 1 << 20
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     constant=st.integers(0, 10_000),
     each=st.integers(1, 500),

@@ -217,9 +217,7 @@ def test_limits_saves_and_figures_are_in_virtual_time(toy_run):
         assert pace == pytest.approx(2 * line["target_words_per_update"] / 8)
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     speeds=st.lists(st.sampled_from([1, 1, 2, 3]), min_size=1, max_size=4),
     delay=st.integers(1, 3),
