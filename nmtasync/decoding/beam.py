@@ -17,6 +17,7 @@ from nmtasync.data.vocabulary import BOS, EOS
 from nmtasync.decoding.constraints import Constraints
 from nmtasync.decoding.ensemble import Ensemble, States
 from nmtasync.decoding.hypothesis import NEVER, Found, Hypothesis, LengthPenalty, TextOf
+from nmtasync.decoding.rows import best_pieces, close_ranks
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
 
@@ -141,7 +142,7 @@ class _Search:
         self.constraints.apply(logits, live.sentences, live.history)
 
         # The best of a sentence [N, beam_size] are among the best of its hypotheses.
-        best, pieces = logits.topk(min(self.beam_size, logits.shape[1]), dim=1)
+        best, pieces = best_pieces(logits, min(self.beam_size, logits.shape[1]))
         total = best - normalizers.unsqueeze(1) + live.scores.view(-1, 1)
         total = total.view(sentences, -1)
         scores, places = total.topk(min(self.beam_size, total.shape[1]), dim=1)
@@ -177,4 +178,4 @@ class _Search:
             better = sum(hypothesis.normalized >= bound for hypothesis in hypotheses)
             if counts[row] and better < self.num_best:
                 kept.append(row)
-        return kept, max((counts[row] for row in kept), default=0)
+        return close_ranks(kept), max((counts[row] for row in kept), default=0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nmtasync.config.schema import DecodingConfig
-from nmtasync.data.vocabulary import BOS, EOS, PAD, UNK
+from nmtasync.data.vocabulary import EOS
 from nmtasync.decoding.hypothesis import NEVER
 
 EXTRA_LENGTH = 10
@@ -77,7 +77,7 @@ class Constraints:
         num_live, length = history.shape[1:]
         forced = self._forced(logits, sentences, num_live, length)
 
-        logits[:, [PAD, UNK, BOS]] = NEVER
+        logits[:, :EOS] = NEVER  # PAD, UNK and BOS
         if 0 < self.ngram_size <= length - 1:
             self._forbid_repetition(logits, history)
         for row, sentence in enumerate(sentences):

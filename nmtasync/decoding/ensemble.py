@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nmtasync.data.vocabulary import BOS, EOS, PAD
+from nmtasync.decoding.rows import log_sum_exp
 from nmtasync.models.sequence_to_sequence import DecoderState, SequenceToSequence
 
 States = list[DecoderState]
@@ -77,7 +78,7 @@ class Ensemble:
         if len(self.models) == 1:
             logits, after = self.models[0].decode_step(tokens, states[0])
             logits = logits.float()
-            return logits, logits.logsumexp(1), [after]
+            return logits, log_sum_exp(logits), [after]
         weighted, states_after = [], []
         for model, weight, state in zip(self.models, self.weights, states, strict=True):
             logits, after = model.decode_step(tokens, state)

@@ -23,6 +23,7 @@ from nmtasync.data.vocabulary import BOS, EOS
 from nmtasync.decoding.constraints import Constraints
 from nmtasync.decoding.ensemble import Ensemble
 from nmtasync.decoding.hypothesis import NEVER, NOTHING, Found, Hypothesis, LengthPenalty, TextOf
+from nmtasync.decoding.rows import close_ranks
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
 
@@ -78,7 +79,7 @@ def sample(
             found[owners[row]].add(hypothesis)
 
         # Finished translations leave.
-        kept = [row for row, end in enumerate(ends) if not end]
+        kept = close_ranks([row for row, end in enumerate(ends) if not end])
         history = torch.cat((history, tokens[:, None, None]), dim=2)
         if kept and len(kept) < len(owners):
             rows = torch.tensor(kept, device=source.device)

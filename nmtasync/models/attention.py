@@ -2,7 +2,7 @@
 
 Source: Vaswani et al. 2017, "Attention Is All You Need", equation 1 and section 3.2.2.
 Shapes: B sentences, S source pieces, T target pieces, Q queries, D dimension, H heads,
-E = D / H; in beam search N sentences with K hypotheses each, and t pieces generated so far.
+E = D / H; in beam search N sentences with K hypotheses each, whose pieces have C cells.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nmtasync.models.dropout import keep_mask
+from nmtasync.models.past import KeysValuesPast, Past, Sight
 from nmtasync.models.positions import RotaryPositions
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, each [B, H, S, E]."""
-
-Past = tuple[Tensor, ...]
-"""What a decoder's layer remembers of the pieces generated so far, in parts [B, ...]."""
 
 
 class _Attention(nn.Module):
@@ -92,23 +90,34 @@ class SelfAttention(_Attention):
         queries, keys, values = self._project(x, 0)
         return self.mix(queries, (keys, values), bias, causal=self.causal)
 
-    def step(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-        """Attend from one new position to all before it and to itself; without dropout.
+    def begin(self) -> KeysValuesPast:
+        """What is remembered before the first piece."""
+        return KeysValuesPast()
+
+    def step(self, x: Tensor, past: Past, sight: Sight) -> Tensor:
+        """Attend from a new position of each hypothesis to all before it and to itself.
+
+        There is no dropout. The product with all cells of a sentence costs less than a copy of
+        those that a hypothesis sees.
 
         Args:
-            x: The new position of each row [B, D].
-            past: Keys and values of the positions before, each [B, H, t, E], None at first.
+            x: The new positions [N, K, D].
+            past: The positions before, to which the new ones are added.
+            sight: Which cells, the new ones included, each hypothesis sees.
 
         Returns:
-            The attended values [B, D], and keys and values with the new position.
+            The attended values [N, K, D].
         """
-        start = past[0].shape[2] if past else 0
-        queries, keys, values = self._project(x.unsqueeze(1), start)
-        if past:
-            keys = torch.cat((past[0], keys), dim=2)
-            values = torch.cat((past[1], values), dim=2)
-        attended = F.scaled_dot_product_attention(queries, keys, values)
-        return self.output(join_heads(attended)).squeeze(1), (keys, values)
+        assert isinstance(past, KeysValuesPast)
+        projected = self._project(x.flatten(0, 1).unsqueeze(1), sight.position)
+        queries, keys, values = (
+            part.view(*x.shape[:2], *part.shape[1::2]).transpose(1, 2) for part in projected
+        )
+        keys, values = past.append(keys, values)
+        energies = (queries * queries.shape[3] ** -0.5) @ keys.transpose(2, 3)
+        weights = (energies + sight.bias.unsqueeze(1)).softmax(3)
+        attended: Tensor = self.output(join_heads(weights @ values))
+        return attended
 
     def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """Compute queries, keys and values of the positions from `start` on."""

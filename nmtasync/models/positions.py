@@ -49,8 +49,8 @@ class SinusoidalPositions(Positions):
 
     def rows(self, start: int, length: int, like: Tensor) -> Tensor:
         """Return positions, as the interface says; there are as many as are asked for."""
-        self._table = _reaching(self._table, start + length, like, sinusoids)
-        return self._table[start : start + length]
+        table = self._table = _reaching(self._table, start + length, like, sinusoids)
+        return table[start : start + length]
 
 
 class LearnedPositions(Positions):
@@ -104,9 +104,9 @@ class RotaryPositions(nn.Module):
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Turn vectors [B, L, ..., E] that stand at the positions from `start` on."""
         length, end = x.shape[1], start + x.shape[1]
-        self._table = _reaching(self._table, end, x, rotations)
+        table = self._table = _reaching(self._table, end, x, rotations)
         between = [1] * (x.dim() - 3)
-        cosines, sines = self._table[start:end].view(length, *between, -1).chunk(2, dim=-1)
+        cosines, sines = table[start:end].view(length, *between, -1).chunk(2, dim=-1)
         first, second = x.chunk(2, dim=-1)
         turned = (first * cosines - second * sines, first * sines + second * cosines)
         return torch.cat(turned, dim=-1)

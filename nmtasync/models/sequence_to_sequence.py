@@ -112,10 +112,11 @@ class SequenceToSequence(nn.Module, ABC):
         """Select and repeat a state's rows, as beam search does after each step.
 
         Args:
-            state: A state of N sentences with K rows each, in the order of the sentences.
+            state: A state of N sentences with K rows each, in the order of the sentences; it must
+                not be used again.
             rows: For each of N' sentences the K' old rows that go on [N', K']. The rows of one
-                sentence come from one old sentence, and sentences keep their order: they
-                may only leave, so N' <= N.
+                sentence come from one old sentence. Sentences keep their places, or leave, so
+                N' <= N; others may then take the places of those that leave.
 
         Returns:
             A state of N' sentences with K' rows each.

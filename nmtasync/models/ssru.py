@@ -4,7 +4,8 @@ Its step costs the same however long the target is, and it remembers one vector.
 the decoder of fast students.
 Source: Kim et al. 2019, "From Research to Production and Back: Ludicrously Fast Neural Machine
 Translation".
-Shapes: B sentences or hypotheses, T target pieces, D dimension.
+Shapes: B sentences, T target pieces, D dimension; in beam search N sentences with K hypotheses
+each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nmtasync.models.attention import Past, initialise
+from nmtasync.models.attention import initialise
+from nmtasync.models.past import Past, RecurrentPast
 
 
 class SSRU(nn.Module):
@@ -39,20 +41,26 @@ class SSRU(nn.Module):
         apply: Any = _LinearRecurrence.apply  # torch has no types for it
         return F.relu(apply(*self._gate(x))).to(x.dtype)
 
-    def step(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+    def begin(self) -> RecurrentPast:
+        """What is remembered before the first piece."""
+        return RecurrentPast()
+
+    def step(self, x: Tensor, past: Past) -> Tensor:
         """Compute one position.
 
         Args:
-            x: The new position of each row [B, D].
-            past: The cells before it [B, D], None at first.
+            x: The new position of each hypothesis [N, K, D].
+            past: The cells before it, which become those after it.
 
         Returns:
-            The outputs [B, D], and the cells after it.
+            The outputs [N, K, D].
         """
+        assert isinstance(past, RecurrentPast)
         forget, cells = self._gate(x)
-        if past:
-            cells = torch.addcmul(cells, forget, past[0])
-        return F.relu(cells).to(x.dtype), (cells,)
+        if past.cells is not None:
+            cells = torch.addcmul(cells, forget, past.cells)
+        past.cells = cells
+        return F.relu(cells).to(x.dtype)
 
     def _gate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the forget gates, and what enters the cells, in single precision at least."""

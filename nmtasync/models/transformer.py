@@ -4,11 +4,12 @@ Source: Vaswani et al. 2017, "Attention Is All You Need"; where layers are norma
 sublayer, a last normalisation follows them: Xiong et al. 2020, "On Layer Normalization in the
 Transformer Architecture".
 Shapes: B sentences, S source pieces, T target pieces, D dimension, H heads, E = D / H; in beam
-search N sentences with K hypotheses each, t pieces generated.
+search N sentences with K hypotheses each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from nmtasync.config.schema import ModelConfig
 from nmtasync.errors import UserError
-from nmtasync.models.attention import KeysValues, Past, attention_bias
+from nmtasync.models.attention import KeysValues, attention_bias
 from nmtasync.models.dropout import Dropout
 from nmtasync.models.embeddings import Embeddings
+from nmtasync.models.past import Past, Sight, keep_sentences
 from nmtasync.models.positions import (
     LearnedPositions,
     Positions,
@@ -34,18 +36,17 @@ class TransformerState(DecoderState):
     """What the decoder remembers.
 
     Attributes:
-        past: Of each layer what it keeps of the pieces generated: keys and values, each
-            [N * K, H, t, E], or the cells of an SSRU [N * K, D]; empty before the first step.
+        past: Of each layer what it keeps of the pieces generated; it changes in place.
+        sight: What of that each hypothesis sees; it changes in place, too.
         source: Of each layer the keys and values of the source, each [N, H, S, E], which the
             K hypotheses of a sentence share.
         bias: Hides the padding of the source [N, 1, 1, S].
-        position: How many pieces have been generated, t.
     """
 
-    past: list[Past]
+    past: Sequence[Past]
+    sight: Sight
     source: list[KeysValues]
     bias: Tensor
-    position: int
 
 
 class Transformer(SequenceToSequence):
@@ -129,35 +130,39 @@ class Transformer(SequenceToSequence):
         """Compute the source's keys and values of all layers."""
         layers = [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
         source = [layer.cross.read(encoded.states) for layer in layers]
-        return TransformerState([], source, attention_bias(encoded.mask, encoded.states.dtype), 0)
+        past = [layer.attention.begin() for layer in layers]
+        sight = Sight(len(encoded.states), encoded.states)
+        return TransformerState(
+            past, sight, source, attention_bias(encoded.mask, encoded.states.dtype)
+        )
 
     def decode_step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, TransformerState]:
         """Read one piece, as the interface says."""
         assert isinstance(state, TransformerState)
-        x = self.embeddings.embed_target(tokens)
+        state.sight.append()
+        x = self.embeddings.embed_target(tokens.view(state.bias.shape[0], -1))
         if self.positions is not None:
-            x = x + self.positions.rows(state.position, 1, x)
-        present = []
-        for index, layer in enumerate(self.decoder):
+            x = x + self.positions.rows(state.sight.position, 1, x)
+        for layer, past, source in zip(self.decoder, state.past, state.source, strict=True):
             assert isinstance(layer, DecoderLayer)
-            past = state.past[index] if state.past else None
-            x, with_present = layer.step(x, past, state.source[index], state.bias)
-            present.append(with_present)
-        after = TransformerState(present, state.source, state.bias, state.position + 1)
-        return self.logits(self.decoder_norm(x)), after
+            x = layer.step(x, past, state.sight, source, state.bias)
+        return self.logits(self.decoder_norm(x).flatten(0, 1)), state
 
     def reorder(self, state: DecoderState, rows: Tensor) -> TransformerState:
         """Select and repeat rows, as the interface says; the source is copied only if it must."""
         assert isinstance(state, TransformerState)
-        flat = rows.reshape(-1)
-        past = [tuple(part[flat] for part in layer) for layer in state.past]
+        sentences = rows[:, 0] // state.sight.bias.shape[1]
+        for past in state.past:
+            past.reorder(rows, sentences)
+        state.sight.reorder(rows)
         source, bias = state.source, state.bias
         if rows.shape[0] < bias.shape[0]:
-            rows_before = 1 if not state.past else state.past[0][0].shape[0] // bias.shape[0]
-            sentences = rows[:, 0] // rows_before
-            source = [(keys[sentences], values[sentences]) for keys, values in source]
-            bias = bias[sentences]
-        return TransformerState(past, source, bias, state.position)
+            source = [
+                (keep_sentences(keys, sentences), keep_sentences(values, sentences))
+                for keys, values in source
+            ]
+            bias = keep_sentences(bias, sentences)
+        return TransformerState(state.past, state.sight, source, bias)
 
     def _enter(self, embedded: Tensor) -> Tensor:
         """Add positions to embeddings [B, S, D] and drop some of their elements."""

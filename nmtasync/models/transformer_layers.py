@@ -13,9 +13,10 @@ import math
 from torch import Tensor, nn
 
 from nmtasync.config.schema import ModelConfig
-from nmtasync.models.attention import CrossAttention, KeysValues, Past, SelfAttention
+from nmtasync.models.attention import CrossAttention, KeysValues, SelfAttention
 from nmtasync.models.dropout import Dropout
 from nmtasync.models.feed_forward import FeedForward
+from nmtasync.models.past import Past, Sight
 from nmtasync.models.positions import RotaryPositions
 from nmtasync.models.ssru import SSRU
 
@@ -103,13 +104,20 @@ class DecoderLayer(_Layer):
         return self._feed(self.add_sublayer(self.cross_norm, x, crossed)), log_weights
 
     def step(
-        self, x: Tensor, past: Past | None, source: KeysValues, bias: Tensor
-    ) -> tuple[Tensor, Past]:
-        """Transform one new position of each row [N * K, D] of N sentences."""
-        attended, past = self.attention.step(self.sublayer_input(self.attention_norm, x), past)
-        grouped = (bias.shape[0], -1, x.shape[-1])
-        after = self._after_self_attention(x.view(grouped), attended.view(grouped), source, bias)
-        return after.view(x.shape), past
+        self,
+        x: Tensor,
+        past: Past,
+        sight: Sight,
+        source: KeysValues,
+        bias: Tensor,
+    ) -> Tensor:
+        """Transform one new position of each hypothesis [N, K, D]; `past` comes to hold it."""
+        read = self.sublayer_input(self.attention_norm, x)
+        if isinstance(self.attention, SSRU):
+            attended = self.attention.step(read, past)
+        else:
+            attended = self.attention.step(read, past, sight)
+        return self._after_self_attention(x, attended, source, bias)
 
     def _after_self_attention(
         self, x: Tensor, attended: Tensor, source: KeysValues, bias: Tensor

@@ -63,17 +63,26 @@ def test_no_position_sees_later_ones(model: SequenceToSequence) -> None:
 
 
 @torch.no_grad()
-def test_reordered_rows_go_on_as_if_alone(model: SequenceToSequence) -> None:
+@pytest.mark.parametrize(
+    ("rows", "histories"),
+    [
+        ([[1, 0, 1], [5, 5, 4]], [(0, 5), (0, 4), (0, 5), (2, 9), (2, 9), (2, 8)]),
+        ([[4, 5, 4], [3, 3, 2]], [(2, 8), (2, 9), (2, 8), (1, 7), (1, 7), (1, 6)]),
+    ],
+    ids=["the last moves up", "the last takes the place of the first"],
+)
+def test_reordered_rows_go_on_as_if_alone(
+    model: SequenceToSequence, rows: list[list[int]], histories: list[tuple[int, int]]
+) -> None:
     """Rows are repeated, swapped and dropped, and a sentence leaves; histories follow them."""
     source, mask = sentences([5, 2, 7])
     state = model.start(model.encode(source, mask))
     _, state = model.decode_step(torch.tensor([2, 2, 2]), state)
     state = model.reorder(state, torch.tensor([[0, 0], [1, 1], [2, 2]]))
     _, state = model.decode_step(torch.tensor([4, 5, 6, 7, 8, 9]), state)
-    state = model.reorder(state, torch.tensor([[1, 0, 1], [5, 5, 4]]))  # sentence 1 leaves
+    state = model.reorder(state, torch.tensor(rows))
     tokens = torch.tensor([10, 11, 12, 13, 14, 15])
     logits, _ = model.decode_step(tokens, state)
-    histories = [(0, 5), (0, 4), (0, 5), (2, 9), (2, 9), (2, 8)]
     for row, (sentence, second) in enumerate(histories):
         target_input = torch.tensor([[2, second, int(tokens[row])]])
         whole = model(source[sentence, None], mask[sentence, None], target_input)

@@ -20,16 +20,16 @@ def test_outputs_are_those_of_the_equations() -> None:
         layer.inputs.bias.normal_()
     gate_weight, value_weight = layer.inputs.weight.chunk(2)
     gate_bias, value_bias = layer.inputs.bias.chunk(2)
-    cell, past = torch.zeros(2, 3, dtype=torch.float64), None
+    cell, past = torch.zeros(2, 3, dtype=torch.float64), layer.begin()
     whole = layer(x)
     for position in range(6):
         forget = torch.sigmoid(x[:, position] @ gate_weight.T + gate_bias)
         value = x[:, position] @ value_weight.T + value_bias
         cell = forget * cell + (1 - forget) * value
         torch.testing.assert_close(whole[:, position], cell.clamp(min=0))
-        stepped, past = layer.step(x[:, position], past)
-        torch.testing.assert_close(stepped, cell.clamp(min=0))
-        assert [part.shape for part in past] == [(2, 3)], "it remembers one vector"
+        stepped = layer.step(x[:, position, None], past)
+        torch.testing.assert_close(stepped[:, 0], cell.clamp(min=0))
+        assert past.cells is not None and past.cells.shape == (2, 1, 3), "it remembers one vector"
 
 
 @pytest.mark.parametrize("backwards", [False, True])
