@@ -19,7 +19,7 @@ from nmtasync.config.schema import DecodingConfig
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory
 
-from .options import device_option
+from .options import average_option, checkpoint_option, device_option
 
 if TYPE_CHECKING:
     from nmtasync.evaluation.trained_model import Member
@@ -88,22 +88,7 @@ def model_options(function: F) -> Callable[..., Any]:
         help="Let this model predict, too, by the weighted mean of log probabilities; its best "
         "checkpoint if none is named, with weight 1, as RUN has. May be repeated.",
     )(command)
-    command = click.option(
-        "--average",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Average the parameters of N checkpoints: the chosen one and the newest before it.",
-    )(command)
-    return click.option(
-        "--checkpoint",
-        default="best",
-        show_default=True,
-        metavar="best|latest|UPDATES|NAME",
-        help="Which checkpoint to use: the best by validation, the latest, one by its number, or "
-        "what `nmtasync average` has made, by its name.",
-    )(command)
+    return checkpoint_option(average_option(command))
 
 
 def read_decoding(run: Path, settings: Settings) -> DecodingConfig:

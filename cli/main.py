@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "Show what runs have come to, side by side, on a page.",
     "score": "Compute the log probabilities of given pairs of sentences.",
     "average": "Average checkpoints to one that all other commands read.",
+    "export": "Write a trained model in the format of another program.",
     "doctor": "Check the machine and a RUN, and say what to do.",
 }
 

@@ -183,3 +183,21 @@ device_option = click.option(
     metavar="auto|cpu|cuda:N",
     help="Where to compute; auto is the first GPU, else the CPU.",
 )
+
+checkpoint_option = click.option(
+    "--checkpoint",
+    default="best",
+    show_default=True,
+    metavar="best|latest|UPDATES|NAME",
+    help="Which checkpoint to use: the best by validation, the latest, one by its number, or "
+    "what `nmtasync average` has made, by its name.",
+)
+
+average_option = click.option(
+    "--average",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Average the parameters of N checkpoints: the chosen one and the newest before it.",
+)

@@ -28,9 +28,18 @@ PRESETS = {
     "small": _sizes(256, 1024, 4, 3, 0.1),
     "base": _sizes(512, 2048, 8, 6, 0.1),
     "big": _sizes(1024, 4096, 16, 6, 0.3),
+    "marian": {
+        **_sizes(512, 2048, 8, 6, 0.1),
+        "model.norm": "post",
+        "model.activation": "relu",
+        "model.positions": "sinusoidal",
+        "model.decoder": "attention",
+        "model.zero_start": True,
+    },
 }
 """The settings behind each name. "base" and "big" are those of Vaswani et al. 2017, table 3; "tiny"
-is for corpora of some ten thousand pairs; "small" is what holds by default."""
+is for corpora of some ten thousand pairs; "small" is what holds by default; "marian" is "base" as
+Marian's --task transformer-base has it."""
 
 
 def with_preset(layer: Mapping[str, Any]) -> dict[str, Any]:

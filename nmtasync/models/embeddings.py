@@ -24,6 +24,10 @@ VOCABULARY_OF = {
 """The parameters of any model that have one row for each piece, and the side whose pieces they are
 (both sides', where all matrices are one)."""
 
+BOS = 2
+"""The id of the beginning of sentence; the same as the vocabulary's, which this layer doesn't
+import."""
+
 
 class Embeddings(nn.Module):
     """Source embedding, target embedding and output projection.
@@ -35,7 +39,8 @@ class Embeddings(nn.Module):
     Vaswani et al. 2017, section 3.4.
 
     Args:
-        config: Which matrices are one, D, and the dropout of whole pieces.
+        config: Which matrices are one, D, the dropout of whole pieces, and whether that of the
+            beginning of sentence is zero for the decoder.
         source_size: Pieces of the source vocabulary.
         target_size: Pieces of the target vocabulary.
     """
@@ -45,6 +50,7 @@ class Embeddings(nn.Module):
         tied, dimension = config.tied_embeddings, config.dimension
         assert tied != "all" or source_size == target_size
         self.scale = math.sqrt(dimension)
+        self.zero_start = config.zero_start
 
         def matrix(size: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(size, dimension) / self.scale)
@@ -69,7 +75,10 @@ class Embeddings(nn.Module):
 
     def embed_target(self, ids: Tensor) -> Tensor:
         """Look target ids up: [...] to [..., D]."""
-        embedded: Tensor = self.target_dropout(look_up(ids, self.target) * self.scale)
+        rows = look_up(ids, self.target) * self.scale
+        if self.zero_start:
+            rows = rows.masked_fill((ids == BOS).unsqueeze(-1), 0.0)
+        embedded: Tensor = self.target_dropout(rows)
         return embedded
 
 

@@ -16,13 +16,14 @@ class FeedForward(nn.Module):
     """Two linear layers with an activation between them, of each position by itself.
 
     Source: Vaswani et al. 2017, "Attention Is All You Need", equation 2; Hendrycks and Gimpel
-    2016, "Gaussian Error Linear Units"; Shazeer 2020, "GLU Variants Improve Transformer",
+    2016, "Gaussian Error Linear Units"; Ramachandran et al. 2017, "Searching for Activation
+    Functions"; Shazeer 2020, "GLU Variants Improve Transformer",
     equation 6, whose first layer makes values and gates, 2F in all.
 
     Args:
         dimension: D.
         width: F.
-        activation: "relu", "gelu" or "swiglu".
+        activation: "relu", "gelu", "swish" or "swiglu".
         dropout: Probability, for what comes of the activation.
     """
 
@@ -46,6 +47,8 @@ class FeedForward(nn.Module):
                 return F.relu(inner)
             case "gelu":
                 return F.gelu(inner)
+            case "swish":
+                return F.silu(inner)
             case "swiglu":
                 gates, values = inner.chunk(2, dim=-1)
                 return F.silu(gates) * values

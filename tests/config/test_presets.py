@@ -30,6 +30,7 @@ def shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         ("small", (256, 1024, 4, 3, 3, 0.1)),
         ("base", (512, 2048, 8, 6, 6, 0.1)),
         ("big", (1024, 4096, 16, 6, 6, 0.3)),
+        ("marian", (512, 2048, 8, 6, 6, 0.1)),
     ],
 )
 def test_sizes(name: str, expected: tuple[float, ...]) -> None:

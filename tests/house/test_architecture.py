@@ -25,6 +25,7 @@ LAYERS = [
     {"preprocessing", "server", "decoding", "checkpoints"},
     {"worker", "evaluation"},
     {"training", "profiling", "doctor", "report"},
+    {"interchange"},
 ]
 """The folders of nmtasync; those of one line do not know each other."""
 LAYERS_OF_TRAINING = [
@@ -251,6 +252,7 @@ FLAGS = {
     "report": {"--output", "--png", "--json", "--sentences"},
     "score": {"--normalize", "--json", "--word-scores", "--threads", "--device", "--checkpoint"},
     "average": {"--last", "--best", "--checkpoints", "--name"},
+    "export": {"--format", "--output", "--quantization", "--checkpoint", "--average"},
     "doctor": {"--json"},
 }
 

@@ -11,7 +11,7 @@ import torch
 from nmtasync.config.schema import ModelConfig
 from nmtasync.data import vocabulary
 from nmtasync.errors import UserError
-from nmtasync.models import sequence_to_sequence
+from nmtasync.models import embeddings, sequence_to_sequence
 from nmtasync.models.build import build_model
 from nmtasync.models.loss import loss_sums
 from nmtasync.models.sequence_to_sequence import Encoded, SequenceToSequence
@@ -188,3 +188,17 @@ def test_the_encoder_knows_the_order_of_its_input(model: SequenceToSequence) -> 
 
 def test_padding_has_the_vocabulary_s_id() -> None:
     assert sequence_to_sequence.PAD == vocabulary.PAD
+    assert embeddings.BOS == vocabulary.BOS
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [TINY, TINY_RNN], ids=["transformer", "rnn"])
+@pytest.mark.parametrize("zero_start", [True, False])
+def test_a_zero_start_has_no_embedding(config: ModelConfig, zero_start: bool) -> None:
+    changed = dataclasses.replace(config, zero_start=zero_start, tied_embeddings="none")
+    network = build_model(changed, SIZE, SIZE).eval()
+    source, mask = sentences([5])
+    target_input = torch.tensor([[vocabulary.BOS, 7, 9]])
+    before = network(source, mask, target_input)
+    network.embeddings.target[vocabulary.BOS] += 1.0
+    assert torch.equal(network(source, mask, target_input), before) == zero_start

@@ -31,3 +31,9 @@ def one_line(text: str) -> str:
     errors = [line for line in lines if "rror" in line]
     assert len(errors) == 1 and "Traceback" not in text, text
     return errors[0]
+
+
+def succeeded(command: Ended) -> Ended:
+    """See that a command has ended well."""
+    assert command.returncode == 0, command.stderr
+    return command

@@ -32,6 +32,7 @@ MODELS = {
         TINY, norm="post", activation="gelu", positions="learned", max_positions=7
     ),
     "rotary": dataclasses.replace(TINY, positions="rotary", activation="swiglu"),
+    "zero start, swish": dataclasses.replace(TINY, zero_start=True, activation="swish"),
     "deep encoder, SSRU": dataclasses.replace(
         TINY, decoder="ssru", encoder_layers=3, decoder_layers=1
     ),

@@ -29,8 +29,9 @@ class ModelConfig:
     preset: str | None = _of_transformer(
         None,
         "Well-known sizes of a Transformer: sets dimension, feed_forward, heads, encoder_layers, "
-        "decoder_layers and dropout where the same file or command does not set them.",
-        choices=("tiny", "small", "base", "big"),
+        "decoder_layers and dropout where the same file or command does not set them; marian is "
+        "Marian's base, which all formats of `nmtasync export` hold.",
+        choices=("tiny", "small", "base", "big", "marian"),
     )
     dimension: int = option(
         256,
@@ -64,7 +65,7 @@ class ModelConfig:
     activation: str = _of_transformer(
         "relu",
         "Inside feed-forward layers; swiglu has gates.",
-        choices=("relu", "gelu", "swiglu"),
+        choices=("relu", "gelu", "swish", "swiglu"),
     )
     positions: str = _of_transformer(
         "sinusoidal",
@@ -161,6 +162,11 @@ class ModelConfig:
         0.0,
         "Probability with which the whole embedding of a target piece is dropped, where the "
         "decoder reads it.",
+    )
+    zero_start: bool = option(
+        False,
+        "Let the decoder begin with zeros in place of the embedding of the beginning of sentence, "
+        "as Marian does.",
     )
     tied_embeddings: str = option(
         "all",

@@ -1,0 +1,1 @@
+"""Models for other programs, and of other programs: their formats, one file each."""

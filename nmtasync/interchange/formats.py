@@ -1,0 +1,16 @@
+"""The names of formats, which the command line knows without importing what writes them."""
+
+EXPORTED = ("ctranslate2", "safetensors")
+"""What a network can be written as."""
+
+QUANTIZATIONS = (
+    "int8",
+    "int8_float32",
+    "int8_float16",
+    "int8_bfloat16",
+    "int16",
+    "float16",
+    "bfloat16",
+    "float32",
+)
+"""What CTranslate2 can keep weights in."""
