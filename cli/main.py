@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ COMMANDS = {
     "score": "Compute the log probabilities of given pairs of sentences.",
     "average": "Average checkpoints to one that all other commands read.",
     "export": "Write a trained model in the format of another program.",
+    "import": "Make a RUN of another program's model.",
     "doctor": "Check the machine and a RUN, and say what to do.",
 }
 
@@ -42,8 +44,9 @@ class LazyGroup(click.Group):
         """Import the command."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".{cmd_name}", package=__package__)
-        command = getattr(module, cmd_name)
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = importlib.import_module(f".{name}", package=__package__)
+        command = getattr(module, name)
         assert isinstance(command, click.Command)
         return command
 

@@ -89,6 +89,20 @@ class RunDirectory:
         except ValueError as error:
             raise _damaged(self.manifest, error) from None
 
+    def refuse_imported(self) -> None:
+        """Refuse a RUN that holds another program's model, and nothing to train on.
+
+        Raises:
+            UserError: It is one, or the manifest can't be read.
+        """
+        if "imported" in self.read_manifest():
+            raise UserError(
+                "holds a model of another program, and no corpus",
+                where=self.root,
+                remedy=f"preprocess another RUN with --vocab-from {self.root}, and train that with "
+                f"--init-from {self.root}",
+            )
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold RUN for one process; the lock ends with the process, however that ends.

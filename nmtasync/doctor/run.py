@@ -103,6 +103,9 @@ def _data(run: RunDirectory) -> Iterator[Finding]:
 
 
 def _corpus(run: RunDirectory) -> Iterator[Finding]:
+    if "imported" in run.read_manifest():
+        yield ok("corpus", "none: the model is of another program")
+        return
     vocabularies = VocabularyPair.load(run.vocab)
     sizes = vocabularies.source.size, vocabularies.target.size
     counts = []
@@ -141,7 +144,7 @@ def _checkpoints(run: RunDirectory) -> Iterator[Finding]:
             yield ok("checkpoints", f"{name} is whole")
             if with_vectors:
                 resumable.append(name)
-    if not resumable:
+    if not resumable and "imported" not in run.read_manifest():
         yield problem(
             "checkpoints",
             "none can be gone on from",

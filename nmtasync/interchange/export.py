@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nmtasync.errors import UserError
 from nmtasync.interchange.ctranslate2_export import write_ctranslate2
+from nmtasync.interchange.huggingface_export import write_huggingface
 from nmtasync.interchange.network import Network
 from nmtasync.interchange.origin import Origin
 from nmtasync.interchange.safetensors_export import write_safetensors
@@ -41,5 +42,7 @@ def export_network(
                 write_safetensors(network, origin, aside)
             case "ctranslate2":
                 write_ctranslate2(network, origin, aside, quantization)
+            case "huggingface":
+                write_huggingface(network, origin, aside)
             case unknown:
                 raise AssertionError(unknown)

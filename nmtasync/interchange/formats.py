@@ -1,7 +1,10 @@
 """The names of formats, which the command line knows without importing what writes them."""
 
-EXPORTED = ("ctranslate2", "safetensors")
+EXPORTED = ("ctranslate2", "huggingface", "safetensors")
 """What a network can be written as."""
+
+IMPORTED = ("huggingface",)
+"""What a network can be read from."""
 
 QUANTIZATIONS = (
     "int8",

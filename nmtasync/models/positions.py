@@ -41,15 +41,17 @@ class SinusoidalPositions(Positions):
 
     Args:
         dimension: D, an even number.
+        compute: What computes so many of them: `sinusoids` or `paper_sinusoids`.
     """
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, compute: Callable[[int, int], Tensor]) -> None:
         super().__init__()
-        self._table = sinusoids(_FIRST_LENGTH, dimension)
+        self._compute = compute
+        self._table = self._compute(_FIRST_LENGTH, dimension)
 
     def rows(self, start: int, length: int, like: Tensor) -> Tensor:
         """Return positions, as the interface says; there are as many as are asked for."""
-        table = self._table = _reaching(self._table, start + length, like, sinusoids)
+        table = self._table = _reaching(self._table, start + length, like, self._compute)
         return table[start : start + length]
 
 
@@ -115,12 +117,24 @@ class RotaryPositions(nn.Module):
 def sinusoids(length: int, dimension: int) -> Tensor:
     """Compute fixed positions, the sines first and then the cosines [length, D].
 
+    The last wave is 10,000 times as slow as the first, as in tensor2tensor and Marian; in the paper
+    it would be the one after it.
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
     """
     half = dimension // 2
     rates = torch.exp(torch.arange(half) * (-math.log(_BASE) / max(1, half - 1)))
     angles = torch.arange(length)[:, None] * rates
     return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+def paper_sinusoids(length: int, dimension: int) -> Tensor:
+    """Compute fixed positions with the paper's rates, as Hugging Face does [length, D].
+
+    Source: as of `sinusoids`; in double precision.
+    """
+    rates = _BASE ** (torch.arange(0, dimension, 2, dtype=torch.float64) / -dimension)
+    angles = torch.arange(length)[:, None] * rates
+    return torch.cat((angles.sin(), angles.cos()), dim=1).float()
 
 
 def rotations(length: int, width: int) -> Tensor:

@@ -26,6 +26,8 @@ from nmtasync.models.positions import (
     Positions,
     RotaryPositions,
     SinusoidalPositions,
+    paper_sinusoids,
+    sinusoids,
 )
 from nmtasync.models.sequence_to_sequence import DecoderState, Encoded, SequenceToSequence
 from nmtasync.models.transformer_layers import DecoderLayer, EncoderLayer, num_heads
@@ -181,10 +183,12 @@ def _build_positions(config: ModelConfig) -> tuple[RotaryPositions | None, Posit
             remedy="choose a multiple of model.heads",
         )
     match config.positions:
-        case "sinusoidal":
+        case "sinusoidal" | "sinusoidal-paper":
             if config.dimension % 2:
                 raise UserError("must be even", where="model.dimension")
-            return None, SinusoidalPositions(config.dimension)
+            paper = config.positions == "sinusoidal-paper"
+            compute = paper_sinusoids if paper else sinusoids
+            return None, SinusoidalPositions(config.dimension, compute)
         case "learned":
             return None, LearnedPositions(config.max_positions, config.dimension)
         case "rotary":

@@ -153,14 +153,15 @@ def build_self_attention(
 
 def build_feed_forward(config: ModelConfig) -> FeedForward:
     """Build a layer's feed-forward."""
-    width = config.feed_forward or _usual_feed_forward(config)
     inside = config.feed_forward_dropout
     dropout = config.dropout if inside is None else inside
-    return FeedForward(config.dimension, width, config.activation, dropout)
+    return FeedForward(config.dimension, feed_forward_width(config), config.activation, dropout)
 
 
-def _usual_feed_forward(config: ModelConfig) -> int:
-    """Choose the width that gives all activations about as many parameters."""
+def feed_forward_width(config: ModelConfig) -> int:
+    """F; where `model.feed_forward` is not given, all activations have about as many parameters."""
+    if config.feed_forward is not None:
+        return config.feed_forward
     if config.activation == "swiglu":  # three matrices, not two
         return 8 * math.ceil(config.dimension / 3)
     return 4 * config.dimension

@@ -228,6 +228,7 @@ def inspect(
     Raises:
         UserError: RUN is not preprocessed, or a file of it is damaged.
     """
+    run.refuse_imported()
     manifest = run.read_manifest()
     vocabularies = VocabularyPair.load(run.vocab)
     try:

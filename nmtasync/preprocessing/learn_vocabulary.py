@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,12 @@ from nmtasync.errors import UserError
 _TRAINING_THREADS = 4
 _MAX_LINE_BYTES = 1 << 20
 _NO_LOGS = 3
-_CONTROL, _UNKNOWN = 3, 2  # SentencePiece's kinds of pieces
+_CONTROL, _UNKNOWN, _UNUSED = 3, 2, 5  # SentencePiece's kinds of pieces
+_LAST = -1e6
+"""The score of pieces that text is never cut into: their merges come after all others."""
 _CONTROL_PIECES = (("<pad>", _CONTROL), ("<unk>", _UNKNOWN), ("<s>", _CONTROL), ("</s>", _CONTROL))
+CONTROL_NAMES = tuple(name for name, _ in _CONTROL_PIECES)
+"""The control pieces, by their ids."""
 
 
 def learn_vocabulary(
@@ -120,11 +124,58 @@ def _read_model(path: Path) -> Vocabulary:
         raise UserError(f"is no SentencePiece model: {reason}", where=path) from None
 
 
+def text_pieces(model: bytes) -> list[str]:
+    """List the pieces that a SentencePiece model of any toolkit cuts text into, bytes too.
+
+    Raises:
+        ValueError: It is none.
+    """
+    refuse_damaged(model)
+    message: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    content = message.ModelProto.FromString(model)
+    never = _CONTROL, _UNKNOWN, _UNUSED
+    return [piece.piece for piece in content.pieces if piece.type not in never]
+
+
+def renumbered(model: bytes, pieces: Sequence[str]) -> Vocabulary:
+    """Give a SentencePiece model of any toolkit these pieces, in this order.
+
+    Text is cut as before. What the model lacks no text is cut into, but it is joined to text.
+
+    Args:
+        model: The model.
+        pieces: The control pieces first, as ours are called, then others, among them all
+            `text_pieces` of the model.
+
+    Raises:
+        ValueError: The model is none, or the pieces are none for it.
+    """
+    refuse_damaged(model)
+    message: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    content = message.ModelProto.FromString(model)
+    kept = {
+        piece.piece: (piece.score, piece.type)
+        for piece in content.pieces
+        if piece.type not in (_CONTROL, _UNKNOWN)
+    }
+    names = [name for name, _ in _CONTROL_PIECES]
+    if list(pieces[: len(names)]) != names:
+        raise ValueError(f"its control pieces are not {', '.join(names)}")
+    del content.pieces[:]
+    for name, kind in _CONTROL_PIECES:
+        content.pieces.add(piece=name, score=0.0, type=kind)
+    for text in pieces[len(names) :]:
+        score, kind = kept.get(text, (_LAST, _UNUSED))
+        content.pieces.add(piece=text, score=score, type=kind)
+    serialized = _with_control_ids(content)
+    refuse_damaged(serialized)
+    return Vocabulary(serialized)
+
+
 def _with_our_control_pieces(model: bytes) -> bytes:
     """Number the control pieces 0 to 3, and the others after them, in their order."""
     message: Any = sentencepiece_model_pb2  # its classes are made when it is imported
     content = message.ModelProto.FromString(model)
-    trainer = content.trainer_spec
     names = {name for name, _ in _CONTROL_PIECES}
     others = [
         message.ModelProto.SentencePiece.FromString(piece.SerializeToString())
@@ -137,6 +188,12 @@ def _with_our_control_pieces(model: bytes) -> bytes:
     for name, kind in _CONTROL_PIECES:
         content.pieces.add(piece=name, score=0.0, type=kind)
     content.pieces.extend(others)
+    return _with_control_ids(content)
+
+
+def _with_control_ids(content: Any) -> bytes:
+    """Say which pieces are control pieces, and serialise the model."""
+    trainer = content.trainer_spec
     trainer.pad_id, trainer.unk_id, trainer.bos_id, trainer.eos_id = PAD, UNK, BOS, EOS
     trainer.pad_piece, trainer.unk_piece, trainer.bos_piece, trainer.eos_piece = (
         name for name, _ in _CONTROL_PIECES

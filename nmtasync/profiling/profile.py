@@ -137,6 +137,7 @@ class _Measuring:
     """A worker in pieces."""
 
     def __init__(self, run: RunDirectory, config: Config, device: str) -> None:
+        run.refuse_imported()
         self.device = device
         self.corpus = open_training_corpus(run, config)
         self.plans = EpochPlans.of(self.corpus, config)

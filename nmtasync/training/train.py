@@ -56,7 +56,7 @@ def train(
         UserError: The configuration or RUN is not usable.
         TrainingError: Training could not go on.
     """
-    run.read_manifest()  # before the lock, which would make the directory
+    run.refuse_imported()  # before the lock, which would make the directory
     with run.lock():
         refuse_unwritable(run.checkpoints)  # now rather than when there is something to lose
         refuse_unwritable(run.logs)

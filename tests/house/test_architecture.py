@@ -253,6 +253,7 @@ FLAGS = {
     "score": {"--normalize", "--json", "--word-scores", "--threads", "--device", "--checkpoint"},
     "average": {"--last", "--best", "--checkpoints", "--name"},
     "export": {"--format", "--output", "--quantization", "--checkpoint", "--average"},
+    "import": {"--from"},
     "doctor": {"--json"},
 }
 

@@ -20,6 +20,8 @@ from tests.support.interchange import (
 )
 from tests.support.repository import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 FITTING_CTRANSLATE2 = {
     "pre-norm": {},
     "post-norm": {"norm": "post", "activation": "gelu"},

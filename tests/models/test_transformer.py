@@ -16,7 +16,12 @@ from nmtasync.errors import UserError
 from nmtasync.models.attention import SelfAttention, attend_by_products, attention_bias
 from nmtasync.models.build import build_model
 from nmtasync.models.feed_forward import FeedForward
-from nmtasync.models.positions import RotaryPositions, rotations, sinusoids
+from nmtasync.models.positions import (
+    RotaryPositions,
+    paper_sinusoids,
+    rotations,
+    sinusoids,
+)
 from nmtasync.models.transformer_layers import DecoderLayer, EncoderLayer
 
 SIZE = 23
@@ -166,7 +171,7 @@ def test_rotations_of_half_precision_know_large_positions() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("positions", ["sinusoidal", "rotary"])
+@pytest.mark.parametrize("positions", ["sinusoidal", "sinusoidal-paper", "rotary"])
 def test_positions_do_not_depend_on_how_far_the_table_reaches(positions: str) -> None:
     torch.manual_seed(1)
     network = build_model(dataclasses.replace(SMALL, positions=positions), SIZE, SIZE).eval()
@@ -174,7 +179,8 @@ def test_positions_do_not_depend_on_how_far_the_table_reaches(positions: str) ->
     long = network.encode(source, source > 0).states
     assert torch.equal(network.encode(source, source > 0).states, long)
     assert torch.isfinite(long).all()
-    table = sinusoids if positions == "sinusoidal" else rotations
+    tables = {"sinusoidal": sinusoids, "sinusoidal-paper": paper_sinusoids, "rotary": rotations}
+    table = tables[positions]
     assert torch.equal(table(700, 8)[:256], table(256, 8))
 
 

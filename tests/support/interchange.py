@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from nmtasync.config.schema import DecodingConfig
+import torch
+
+from nmtasync.checkpoints.load import load_model
+from nmtasync.config.schema import Config, DecodingConfig
 from nmtasync.evaluation.score import PairScore, Scorer
 from nmtasync.evaluation.trained_model import load_ensemble
 from nmtasync.evaluation.translate import Translator
@@ -42,3 +46,18 @@ def assert_same_but_for_ties(ours: list[list[str]], theirs: list[list[str]]) -> 
     pairs = [(a[:MOST_PIECES], b[:MOST_PIECES]) for a, b in zip(ours, theirs, strict=True)]
     others = [pair for pair in pairs if pair[0] != pair[1]]
     assert len(others) <= len(pairs) / 50, others
+
+
+def assert_same_parameters(run: RunDirectory, other: RunDirectory) -> None:
+    (model, config, _), (there, config_there, _) = load_model(run), load_model(other)
+    assert describe(config) == describe(config_there)
+    ours, theirs = dict(model.named_parameters()), dict(there.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def describe(config: Config) -> dict[str, object]:
+    """What a network is like, widths said also where they are the usual ones."""
+    about = dataclasses.asdict(config.model)
+    del about["feed_forward_dropout"]
+    return about

@@ -70,8 +70,9 @@ class ModelConfig:
     positions: str = _of_transformer(
         "sinusoidal",
         "How the order of pieces is told: waves or parameters that are added to embeddings, or "
-        "rotations of queries and keys in self-attention.",
-        choices=("sinusoidal", "learned", "rotary"),
+        "rotations of queries and keys in self-attention. sinusoidal is as Marian has it, "
+        "sinusoidal-paper as Hugging Face has it.",
+        choices=("sinusoidal", "sinusoidal-paper", "learned", "rotary"),
     )
     max_positions: int = option(
         512,

@@ -1,0 +1,106 @@
+"""The layers of a Transformer in the parts that other toolkits keep them in.
+
+Ours computes queries, keys and values by one matrix; theirs have one for each. A part is a weight
+and a bias that they keep apart, and says where it is in ours.
+Shapes: D dimension, I inputs and O outputs of a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nmtasync.config.schema import ModelConfig
+
+WeightAndBias = tuple[Tensor, Tensor]
+"""Of a linear layer [O, I] and [O], or of a normalisation [D] and [D]."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A weight and a bias.
+
+    Attributes:
+        side: "encoder" or "decoder".
+        layer: Its number, from 0 on; None for what follows all layers.
+        kind: What it is: "self", "cross" or "rnn" and one of "q", "k", "v", "o", "gates",
+            "candidates" and "norm", or "ffn" and "1", "2" or "norm", with a point between; "norm"
+            after all layers.
+        ours: The module that holds it here.
+        place: Which of how many equal shares of that module's outputs it is.
+    """
+
+    side: str
+    layer: int | None
+    kind: str
+    ours: str
+    place: tuple[int, int] = (0, 1)
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether it is of a normalisation."""
+        return self.kind.endswith("norm")
+
+
+def parts_of(config: ModelConfig) -> Iterator[Part]:
+    """List the parts of all layers, those of one module of ours in their order."""
+    for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        for number in range(layers):
+            for kind, module, place in _of_layer(config, side):
+                yield Part(side, number, kind, f"{side}.{number}.{module}", place)
+        if config.norm == "pre":
+            yield Part(side, None, "norm", f"{side}_norm")
+
+
+def _of_layer(config: ModelConfig, side: str) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """List kind, module and place of each part of a layer."""
+    whole = (0, 1)
+    if side == "decoder" and config.decoder == "ssru":
+        yield "rnn.gates", "attention.inputs", (0, 2)
+        yield "rnn.candidates", "attention.inputs", (1, 2)
+        yield "rnn.norm", "attention_norm", whole
+    else:
+        for index, letter in enumerate("qkv"):
+            yield f"self.{letter}", "attention.inputs", (index, 3)
+        yield "self.o", "attention.output", whole
+        yield "self.norm", "attention_norm", whole
+    if side == "decoder":
+        yield "cross.q", "cross.queries", whole
+        yield "cross.k", "cross.keys_values", (0, 2)
+        yield "cross.v", "cross.keys_values", (1, 2)
+        yield "cross.o", "cross.output", whole
+        yield "cross.norm", "cross_norm", whole
+    yield "ffn.1", "feed_forward.inner", whole
+    yield "ffn.2", "feed_forward.output", whole
+    yield "ffn.norm", "feed_forward_norm", whole
+
+
+def cut_part(parameters: Mapping[str, Tensor], part: Part) -> WeightAndBias:
+    """Cut a part out of our parameters."""
+    index, number = part.place
+    weight, bias = (
+        parameters[f"{part.ours}.{name}"].chunk(number)[index] for name in ("weight", "bias")
+    )
+    return weight, bias
+
+
+def join_parts(config: ModelConfig, find: Callable[[Part], WeightAndBias]) -> dict[str, Tensor]:
+    """Make our parameters of all layers from their parts."""
+    weights: dict[str, list[Tensor]] = {}
+    for part in parts_of(config):
+        for name, tensor in zip(("weight", "bias"), find(part), strict=True):
+            weights.setdefault(f"{part.ours}.{name}", []).append(tensor)
+    return {name: torch.cat(tensors) for name, tensors in weights.items()}
+
+
+def shape_of(config: ModelConfig, part: Part) -> tuple[int, ...]:
+    """The shape of a part's weight: [O, I], or [D] of a normalisation."""
+    dimension, inside = config.dimension, config.feed_forward or 4 * config.dimension
+    if part.is_norm:
+        return (dimension,)
+    return {"ffn.1": (inside, dimension), "ffn.2": (dimension, inside)}.get(
+        part.kind, (dimension, dimension)
+    )
