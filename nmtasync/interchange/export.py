@@ -7,6 +7,7 @@ from pathlib import Path
 from nmtasync.errors import UserError
 from nmtasync.interchange.ctranslate2_export import write_ctranslate2
 from nmtasync.interchange.huggingface_export import write_huggingface
+from nmtasync.interchange.marian_export import write_marian
 from nmtasync.interchange.network import Network
 from nmtasync.interchange.origin import Origin
 from nmtasync.interchange.safetensors_export import write_safetensors
@@ -44,5 +45,7 @@ def export_network(
                 write_ctranslate2(network, origin, aside, quantization)
             case "huggingface":
                 write_huggingface(network, origin, aside)
+            case "marian":
+                write_marian(network, origin, aside)
             case unknown:
                 raise AssertionError(unknown)

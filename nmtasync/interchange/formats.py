@@ -1,9 +1,9 @@
 """The names of formats, which the command line knows without importing what writes them."""
 
-EXPORTED = ("ctranslate2", "huggingface", "safetensors")
+EXPORTED = ("ctranslate2", "huggingface", "marian", "safetensors")
 """What a network can be written as."""
 
-IMPORTED = ("huggingface",)
+IMPORTED = ("huggingface", "marian")
 """What a network can be read from."""
 
 QUANTIZATIONS = (

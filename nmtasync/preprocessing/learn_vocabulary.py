@@ -137,6 +137,26 @@ def text_pieces(model: bytes) -> list[str]:
     return [piece.piece for piece in content.pieces if piece.type not in never]
 
 
+def numbered_pieces(model: bytes) -> tuple[list[str], int, int]:
+    """List all pieces of a SentencePiece model of any toolkit, by their numbers.
+
+    Returns:
+        The pieces, and the numbers of unknown text and of the end of sentence.
+
+    Raises:
+        ValueError: It is none, or it has no end of sentence.
+    """
+    refuse_damaged(model)
+    message: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    content = message.ModelProto.FromString(model)
+    pieces = [piece.piece for piece in content.pieces]
+    unknown = [piece.type for piece in content.pieces].index(_UNKNOWN)
+    end = content.trainer_spec.eos_piece
+    if end not in pieces:
+        raise ValueError("it has no end of sentence")
+    return pieces, unknown, pieces.index(end)
+
+
 def renumbered(model: bytes, pieces: Sequence[str]) -> Vocabulary:
     """Give a SentencePiece model of any toolkit these pieces, in this order.
 

@@ -158,8 +158,8 @@ def test_an_imported_model_has_no_corpus(command, opus, tmp_path, nmtasync):
 
 @pytest.mark.processes
 def test_the_doctor_finds_nothing_wrong_with_an_imported_model(opus, tmp_path, nmtasync):
-    succeeded(nmtasync("import", tmp_path / "run", opus, "--from", "huggingface"))
-    assert "0 problem(s)" in nmtasync("doctor", tmp_path / "run").stdout
+    succeeded(nmtasync("import", tmp_path / "imported", opus, "--from", "huggingface"))
+    assert "0 problem(s)" in nmtasync("doctor", tmp_path / "imported").stdout
 
 
 def test_a_pickled_model_is_not_read(opus, tmp_path, nmtasync):

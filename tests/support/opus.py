@@ -12,8 +12,8 @@ import sentencepiece
 import torch
 
 
-def learn_models(out: Path, texts: list[Path]) -> list[str]:
-    """Write source.spm and target.spm, and list their pieces, but for some that text needs."""
+def learn_models(out: Path, texts: list[Path], lacking: int = 3) -> list[str]:
+    """Write source.spm and target.spm, and list their pieces, but for some of the last ones."""
     together = "".join(text.read_text("utf-8") for text in texts) + string.ascii_letters + "äöüß"
     pieces: dict[str, None] = {}
     for side, text in zip(("source", "target"), texts, strict=True):
@@ -29,7 +29,7 @@ def learn_models(out: Path, texts: list[Path]) -> list[str]:
         (out / f"{side}.spm").write_bytes(model.getvalue())
         processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
         pieces |= dict.fromkeys(processor.id_to_piece(i) for i in range(3, len(processor)))
-    return ["</s>", "<unk>", *sorted(pieces)[::-1][3:]]
+    return ["</s>", "<unk>", *sorted(pieces)[::-1][lacking:]]
 
 
 def save_like_opus(transformers: Any, out: Path, texts: list[Path]) -> Path:

@@ -1,0 +1,202 @@
+"""Networks out of Marian's model.npz.
+
+Source: as of `marian_names`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nmtasync.config.schema import ModelConfig
+from nmtasync.data.vocabulary import MAX_MODEL_BYTES, VocabularyPair
+from nmtasync.interchange.imported_run import Imported, model_config
+from nmtasync.interchange.marian_names import (
+    BIAS,
+    CONFIG,
+    DECODER,
+    ENCODER,
+    FIXED,
+    NORMS,
+    OUTPUT,
+    SHARED,
+    names_of,
+)
+from nmtasync.interchange.marian_yaml import Options, parse_options, parse_vocabulary
+from nmtasync.interchange.npz import NpzFile
+from nmtasync.interchange.parts import Part, WeightAndBias, join_parts, shape_of
+from nmtasync.interchange.reading import reading
+from nmtasync.interchange.renumber import Control, renumber
+from nmtasync.preprocessing.learn_vocabulary import numbered_pieces
+from nmtasync.untrusted import read_document, shortened
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The pieces of one side.
+
+    Attributes:
+        tokens: By their numbers.
+        unk: The number of unknown text.
+        eos: Of the end of sentence.
+        model: The SentencePiece model.
+    """
+
+    tokens: list[str]
+    unk: int
+    eos: int
+    model: bytes
+
+    def control(self) -> Control:
+        """Say which are control pieces; PAD and BOS by their names, as Marian has none."""
+        pad, bos = (
+            self.tokens.index(name) if name in self.tokens else None for name in ("<pad>", "<s>")
+        )
+        return Control(pad, self.unk, bos, self.eos)
+
+
+def read_marian(path: Path, vocabularies: Sequence[Path] | None) -> Imported:
+    """Read a Transformer of Marian.
+
+    Args:
+        path: The npz file.
+        vocabularies: Of source and target, .spm, or .yml beside source.spm and target.spm; None
+            for those beside the network.
+
+    Raises:
+        UserError: Something is missing or damaged, or the network is none that we have.
+    """
+    sides = [_read_side(*each) for each in _find_vocabularies(path, vocabularies)]
+    with reading(path):
+        file = NpzFile(path)
+        options = parse_options(file.text(CONFIG))
+        settings = _read_settings(options)
+        return _read_network(path, file, settings, sides)
+
+
+def _find_vocabularies(path: Path, given: Sequence[Path] | None) -> list[tuple[Path, Path]]:
+    """Find the vocabulary and the SentencePiece model of source and target."""
+    folder = path.parent
+    models = [folder / "source.spm", folder / "target.spm"]
+    if given is None:
+        lists = sorted({*folder.glob("*vocab.yml"), *folder.glob("vocab*.yml")})
+        given = lists * 2 if len(lists) == 1 else models
+    vocabularies = list(given)
+    return [
+        (vocabulary, vocabulary if vocabulary.suffix == ".spm" else model)
+        for vocabulary, model in zip(vocabularies, models, strict=True)
+    ]
+
+
+def _read_side(vocabulary: Path, model_path: Path) -> _Side:
+    with reading(model_path):
+        model = read_document(model_path, MAX_MODEL_BYTES)
+        if vocabulary == model_path:
+            tokens, unk, eos = numbered_pieces(model)
+            return _Side(tokens, unk, eos, model)
+    with reading(vocabulary):
+        tokens = parse_vocabulary(read_document(vocabulary).decode("utf-8"))
+        for name in ("<unk>", "</s>"):
+            if name not in tokens:
+                raise ValueError(f"it has no {name}")
+    return _Side(tokens, tokens.index("<unk>"), tokens.index("</s>"), model)
+
+
+def _read_settings(options: Options) -> dict[str, Any]:
+    """Read the options of [model] that Marian's options stand for."""
+
+    def number(key: str) -> int:
+        value = options.get(key)
+        if not isinstance(value, str) or not value.isdecimal() or len(value) > 9:
+            raise ValueError(f"{key} is {shortened(repr(value))}")
+        return int(value)
+
+    for key, value in FIXED.items():
+        wanted = value if isinstance(value, list) else str(value).lower()
+        if options.get(key, wanted) not in (wanted, ""):
+            raise ValueError(f"{key} is {shortened(repr(options[key]))}, which is not supported")
+    if options.get("transformer-decoder-autoreg", "self-attention") != "self-attention":
+        raise ValueError("transformer-decoder-autoreg is not self-attention")
+    activation = options.get("transformer-ffn-activation")
+    if activation not in ("relu", "swish"):
+        raise ValueError(f"transformer-ffn-activation is {shortened(repr(activation))}")
+    tied = "target" if options.get("tied-embeddings") == "true" else "none"
+    return {
+        "norm": _read_norm(options),
+        "activation": activation,
+        "dimension": number("dim-emb"),
+        "heads": number("transformer-heads"),
+        "feed_forward": number("transformer-dim-ffn"),
+        "encoder_layers": number("enc-depth"),
+        "decoder_layers": number("dec-depth"),
+        "tied_embeddings": "all" if options.get("tied-embeddings-all") == "true" else tied,
+        "zero_start": True,
+    }
+
+
+def _read_norm(options: Options) -> str:
+    """Find out where the network normalises; dropout, the letter d, does not matter here."""
+
+    def without_dropout(value: object) -> str:
+        return str(value).replace("d", "")
+
+    if without_dropout(options.get("transformer-postprocess-emb", "d")):
+        raise ValueError("transformer-postprocess-emb is not d")
+    for norm, described in NORMS.items():
+        if all(
+            without_dropout(options.get(key, "")) == without_dropout(value)
+            for key, value in described.items()
+        ):
+            return norm
+    raise ValueError("it normalises elsewhere than before or after each sublayer")
+
+
+def _read_network(
+    path: Path, file: NpzFile, settings: dict[str, Any], sides: Sequence[_Side]
+) -> Imported:
+    """Read parameters, embeddings first: the file must hold as much as its options promise."""
+    dimension, tied = settings["dimension"], settings["tied_embeddings"]
+    source, target = sides
+    sizes = (len(source.tokens), dimension), (len(target.tokens), dimension)
+    matrices = {"target": file.take(SHARED if tied == "all" else DECODER, sizes[1])}
+    if tied != "all":
+        matrices["source"] = file.take(ENCODER, sizes[0])
+    if tied == "none":
+        matrices["output"] = file.take(OUTPUT, sizes[1][::-1]).T
+    bias = file.take(BIAS, (1, len(target.tokens)))[0]
+    if tied == "all":
+        if source.tokens != target.tokens:
+            raise ValueError("all embeddings are tied, but the vocabularies differ")
+        both, rows = renumber(target.tokens, target.control(), [source.model, target.model])
+        one, other = both
+        vocabularies = VocabularyPair(other if one.model == other.model else one, other, joint=True)
+        of_source = rows
+    else:
+        (one,), of_source = renumber(source.tokens, source.control(), [source.model])
+        (other,), rows = renumber(target.tokens, target.control(), [target.model])
+        vocabularies = VocabularyPair(one, other, joint=False)
+    parameters = {
+        f"embeddings.{side}": (of_source if side == "source" else rows).take(matrix)
+        for side, matrix in matrices.items()
+    }
+    parameters["embeddings.output_bias"] = rows.take_bias(bias)
+    config = model_config(settings)
+    parameters |= _read_layers(config, file)
+    origin = {"format": "marian", "path": str(path.absolute())}
+    return Imported(config, parameters, vocabularies, None, None, origin)
+
+
+def _read_layers(config: ModelConfig, file: NpzFile) -> dict[str, Tensor]:
+    def find(part: Part) -> WeightAndBias:
+        shape = shape_of(config, part)
+        weight_name, bias_name = names_of(part, config)
+        weight = file.take(weight_name, (1, *shape) if part.is_norm else shape[::-1])
+        assert bias_name is not None
+        bias = file.take(bias_name, (1, shape[0]))[0]
+        return (weight[0] if part.is_norm else weight.T), bias
+
+    return join_parts(config, find)

@@ -1,0 +1,223 @@
+"""Networks as Marian has them: there, and back."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from nmtasync.run_directory import RunDirectory
+from tests.support.command_line import one_line, succeeded
+from tests.support.interchange import (
+    MOST_PIECES,
+    Pairs,
+    assert_same_but_for_ties,
+    assert_same_parameters,
+    our_scores,
+    our_translations,
+)
+from tests.support.opus import learn_models
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
+FITTING = {
+    "post-norm": {"norm": "post"},
+    "deep encoder": {
+        "norm": "post",
+        "activation": "swish",
+        "encoder_layers": 3,
+        "decoder_layers": 1,
+    },
+    "two vocabularies": {"norm": "post", "tied_embeddings": "target"},
+    "three matrices": {"norm": "post", "tied_embeddings": "none"},
+}
+QUIET = ("--quiet", "--cpu-threads", 1, "-w", 300)
+
+
+def marian(*arguments, stdin=""):
+    """Run Marian; returns what it prints."""
+    pytest.importorskip("pymarian")
+    command = [sys.executable, "-m", "pymarian", *map(str, [*arguments, *QUIET])]
+    ended = subprocess.run(command, input=stdin.encode(), capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
+    return ended.stdout.decode()
+
+
+def decode(out, lines, *arguments):
+    """Decode greedily; returns the pieces of each line and their log probabilities."""
+    flags = ["--config", out / "decoder.yml", "--beam-size", 1, "--n-best", "--word-scores"]
+    flags += ["--no-spm-decode", "--max-length", 200]
+    printed = marian("decode", *flags, *arguments, stdin="".join(f"{line}\n" for line in lines))
+    for line in printed.splitlines():
+        _, pieces, scores, *_ = line.split(" ||| ")
+        yield pieces.split(" "), [float(score) for score in scores.split()[1:]]
+
+
+def assert_same_scores(out, scored, pairs, vocabularies=()):
+    """Compare the scores of given translations, but for their ends, which Marian goes beyond."""
+    lines = map("\t".join, zip(pairs.source, pairs.target, strict=True))
+    flags = ("--force-decode", "--tsv", "--tsv-fields", 2, *vocabularies)
+    for ours, (_, scores) in zip(scored, decode(out, lines, *flags), strict=True):
+        known = ours.piece_scores[:-1]
+        assert scores[: len(known)] == pytest.approx(known, abs=1e-4)
+
+
+@pytest.mark.parametrize("options", FITTING.values(), ids=FITTING)
+def test_marian_scores_and_translates_alike(options, make_run, pairs, tmp_path, nmtasync):
+    run, out, back = make_run(**options, zero_start=True), tmp_path / "out", tmp_path / "back"
+    succeeded(nmtasync("export", run.root, "--format", "marian", "-o", out))
+    assert_same_scores(out, our_scores(run, pairs), pairs)
+    theirs = [pieces for pieces, _ in decode(out, pairs.source)]
+    ours = our_translations(run, pairs.source)
+    never = {"<pad>", "<s>"}  # which Marian lets networks predict
+    same = [i for i, pieces in enumerate(theirs) if not never.intersection(pieces[:MOST_PIECES])]
+    assert len(same) > 25
+    assert_same_but_for_ties([ours[i] for i in same], [theirs[i] for i in same])
+    succeeded(nmtasync("import", back, out / "model.npz", "--from", "marian"))
+    assert_same_parameters(run, RunDirectory(back))
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"zero_start": False}, "zero_start"),
+        ({"norm": "pre"}, "norm"),
+        ({"activation": "gelu"}, "activation"),
+        ({"positions": "rotary"}, "positions"),
+        ({"type": "rnn", "norm": "pre", "heads": None, "feed_forward": None}, "type"),
+    ],
+)
+def test_what_marian_has_no_place_for_is_refused(options, key, make_run, tmp_path, nmtasync):
+    run, out = make_run(**{"zero_start": True, "norm": "post", **options}), tmp_path / "out"
+    refused = nmtasync("export", run.root, "--format", "marian", "-o", out)
+    assert refused.returncode == 2 and not out.exists()
+    assert one_line(refused.stderr).startswith(f"nmtasync: error: model.{key}: is ")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What Marian has trained, with a vocabulary as OPUS-MT has it.
+
+    Attributes:
+        out: The directory.
+        texts: Source and target that it was trained on, cut up.
+        log: What Marian has told.
+    """
+
+    out: Path
+    texts: list[Path]
+    log: str
+
+    def cut(self, lines, side):
+        """Cut lines up as the model of a side does."""
+        model = str(self.out / f"{side}.spm")
+        processor = sentencepiece.SentencePieceProcessor(model_file=model)
+        return [" ".join(pieces) for pieces in processor.encode(list(lines), out_type=str)]
+
+
+@pytest.fixture
+def train_marian(make_run, tmp_path):
+    """Train a network by Marian for some batches."""
+
+    def train(*options, lacking=3):
+        out, data = tmp_path / "marian", make_run().root / "data/valid"
+        out.mkdir()
+        tokens = learn_models(out, [data / "source.txt", data / "target.txt"], lacking)
+        spelled = (token.replace("\\", "\\\\").replace('"', '\\"') for token in tokens)
+        lines = [f'"{token}": {i}\n' for i, token in enumerate(spelled)]
+        (out / "opus.vocab.yml").write_text("".join(lines), "utf-8")
+        trained = Trained(out, [out / "text.source", out / "text.target"], "")
+        for text in trained.texts:
+            side = text.suffix[1:]
+            plain = (data / f"{side}.txt").read_text("utf-8").splitlines()
+            text.write_text("".join(f"{line}\n" for line in trained.cut(plain, side)), "utf-8")
+        vocabularies = [out / "opus.vocab.yml"] * 2
+        marian(
+            *("--type", "transformer", "--model", out / "model.npz", "--vocabs", *vocabularies),
+            *("--train-sets", *trained.texts, "--valid-sets", *trained.texts),
+            *("--valid-metrics", "ce-mean-words", "--valid-freq", "40u", "--tied-embeddings-all"),
+            *("--valid-log", out / "valid.log", "--valid-max-length", 1000),
+            *("--dim-emb", 32, "--transformer-heads", 4, "--transformer-dim-ffn", 48),
+            *("--enc-depth", 2, "--dec-depth", 1, "--after-batches", 40, "--mini-batch", 4),
+            *("--seed", 1, "--learn-rate", 0.01, "--max-length", 200, *options),
+        )
+        return replace(trained, log=(out / "valid.log").read_text("utf-8"))
+
+    return train
+
+
+def test_what_marian_has_trained_scores_alike(train_marian, pairs, tmp_path, nmtasync):
+    trained, run = train_marian("--transformer-ffn-activation", "relu"), tmp_path / "imported"
+    succeeded(nmtasync("import", run, trained.out / "model.npz", "--from", "marian"))
+    pairs = without_unknown(our_scores(RunDirectory(run), pairs), pairs)
+    cut = Pairs(trained.cut(pairs.source, "source"), trained.cut(pairs.target, "target"))
+    (trained.out / "decoder.yml").write_text("relative-paths: true\nmodels: [model.npz]\n", "utf-8")
+    vocabularies = ["--vocabs", *[trained.out / "opus.vocab.yml"] * 2]
+    assert_same_scores(trained.out, our_scores(RunDirectory(run), pairs), cut, vocabularies)
+    out, again = tmp_path / "out", tmp_path / "again"
+    succeeded(nmtasync("export", run, "--format", "marian", "-o", out))
+    assert_same_scores(out, our_scores(RunDirectory(run), pairs), pairs)
+    succeeded(nmtasync("import", again, out / "model.npz", "--from", "marian"))
+    assert_same_parameters(RunDirectory(run), RunDirectory(again))
+
+
+def without_unknown(scored, pairs):
+    """The pairs whose targets have no piece that the network lacks, which Marian can't force."""
+    rows = zip(scored, pairs.source, pairs.target, strict=True)
+    kept = [
+        (source, target)
+        for score, source, target in rows
+        if min(score.piece_scores) > -1000.0 and "<unk>" not in score.pieces
+    ]
+    assert len(kept) > 20
+    return Pairs(*map(list, zip(*kept, strict=True)))
+
+
+@pytest.mark.parametrize("options", [[], [
+    *("--transformer-preprocess", "n"),
+    *("--transformer-postprocess", "da", "--transformer-postprocess-top", "n"),
+]], ids=["post-norm", "pre-norm"])  # fmt: skip
+def test_marians_own_validation_comes_to_the_same(options, train_marian, tmp_path, nmtasync):
+    trained, run = train_marian(*options, lacking=0), tmp_path / "imported"
+    succeeded(nmtasync("import", run, trained.out / "model.npz", "--from", "marian"))
+    data = trained.out.parent / "run/data/valid"
+    sides = [(data / f"{s}.txt").read_text("utf-8").splitlines() for s in ("source", "target")]
+    scored = our_scores(RunDirectory(run), Pairs(*sides))
+    assert min(score for each in scored for score in each.piece_scores) > -1000.0
+    mean = -sum(each.score for each in scored) / sum(len(each.pieces) for each in scored)
+    theirs = float(re.findall(r"ce-mean-words : ([0-9.]+)", trained.log)[-1])
+    assert mean == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        ("type: transformer", "type: s2s"),
+        ("transformer-pool: false", "transformer-pool: true"),
+        ("enc-depth: 2", "enc-depth: 99"),
+        ("dim-emb: 32", "dim-emb: 99998"),
+        ("dim-emb: 32", "dim-emb: [32"),
+        ("transformer-ffn-activation: swish", "transformer-ffn-activation: gelu"),
+        ("transformer-postprocess: dan", "transformer-postprocess: dn"),
+        ("tied-embeddings-all: true", "tied-embeddings-all: false"),
+    ],
+)
+def test_another_network_is_refused_in_one_line(line, instead, make_run, tmp_path, nmtasync):
+    run, out = make_run(norm="post", activation="swish", zero_start=True), tmp_path / "out"
+    succeeded(nmtasync("export", run.root, "--format", "marian", "-o", out))
+    with np.load(out / "model.npz") as file:
+        arrays = dict(file)
+    text = arrays["special:model.yml"].tobytes().decode()
+    assert line in text
+    changed = text.replace(line, instead).encode()
+    arrays["special:model.yml"] = np.frombuffer(changed, np.int8)
+    np.savez(out / "model.npz", **arrays)
+    refused = nmtasync("import", tmp_path / "back", out / "model.npz", "--from", "marian")
+    assert refused.returncode == 2 and str(out / "model.npz") in one_line(refused.stderr)
+    assert not (tmp_path / "back").exists()
