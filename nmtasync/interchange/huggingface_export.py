@@ -72,12 +72,12 @@ def _tensors(network: Network) -> dict[str, Tensor]:
     """Build all that the file of parameters holds."""
     parameters, tied = network.parameters, network.config.tied_embeddings
     positions = network.positions(_NUM_POSITIONS)
-    bias, target = parameters["embeddings.output_bias"], network.target_matrix
+    final, target = parameters["embeddings.output_bias"], network.target_matrix
     source, output = network.source_matrix, parameters.get("embeddings.output", target)
     if network.config.zero_start:
-        target, output, bias = *map(with_silent_row, (target, output)), with_silent_bias(bias)
+        target, output, final = *map(with_silent_row, (target, output)), with_silent_bias(final)
     assert positions is not None
-    tensors = {BIAS: bias[None], **{name: positions.clone() for name in POSITIONS}}
+    tensors = {BIAS: final[None], **{name: positions.clone() for name in POSITIONS}}
     match tied:
         case "all":
             tensors[SHARED] = target
@@ -86,8 +86,9 @@ def _tensors(network: Network) -> dict[str, Tensor]:
         case _:
             tensors |= {ENCODER: source, DECODER: target, OUTPUT: output}
     for part in parts_of(network.config):
-        for name, tensor in zip(("weight", "bias"), cut_part(parameters, part), strict=True):
-            tensors[f"{name_of(part)}.{name}"] = tensor
+        weight, bias = cut_part(parameters, part)
+        assert bias is not None
+        tensors |= {f"{name_of(part)}.weight": weight, f"{name_of(part)}.bias": bias}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmtasync.config.schema import ModelConfig
+from nmtasync.config.load import convert
+from nmtasync.config.schema import OPTIONS, ModelConfig
 from nmtasync.data.vocabulary import MAX_MODEL_BYTES, VocabularyPair
 from nmtasync.errors import UserError
 from nmtasync.interchange.huggingface_names import (
@@ -164,7 +165,12 @@ def _read_pieces(directory: Path, *, joint: bool) -> _Pieces:
 
 
 def _language(code: Any) -> str | None:
-    return code if isinstance(code, str) and code else None
+    """Return what is a code of a language; it is only told, so that others are left out."""
+    try:
+        known: str | None = convert(OPTIONS["data.source_language"], code or None, where="")
+    except UserError:
+        return None
+    return known
 
 
 def _in_order(numbers: Mapping[str, int]) -> list[str]:
@@ -197,7 +203,9 @@ def _read_network(directory: Path, about: _About, pieces: _Pieces, tensors: Tens
     positions, table = _read_positions(tensors, dimension)
     if table is not None:
         parameters["positions.table"] = _unscaled(table)
-    config = model_config({**about.settings, **positions, "zero_start": bool(zero_start)})
+    config = model_config(
+        {**about.settings, **positions, "zero_start": bool(zero_start)}, directory / "config.json"
+    )
     parameters |= _read_layers(config, tensors)
     origin = {"format": "huggingface", "path": str(directory.absolute())}
     return Imported(config, parameters, vocabularies, *pieces.languages, origin)

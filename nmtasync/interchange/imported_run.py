@@ -15,7 +15,7 @@ import nmtasync
 from nmtasync.checkpoints.checksums import TRAINING
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.checkpoints.store import Snapshot, point, save
-from nmtasync.config.load import resolve, to_toml
+from nmtasync.config.load import convert, find_option, resolve, to_toml
 from nmtasync.config.schema import Config, DataConfig, ModelConfig
 from nmtasync.data.vocabulary import SENTENCEPIECE_VERSION, VocabularyPair
 from nmtasync.errors import UserError
@@ -53,16 +53,21 @@ class Imported:
     origin: Mapping[str, str]
 
 
-def model_config(settings: Mapping[str, Any]) -> ModelConfig:
+def model_config(settings: Mapping[str, Any], where: Path) -> ModelConfig:
     """Check options of [model] that another program's file stands for.
 
     Args:
         settings: Values by key.
+        where: The file, for errors.
 
     Raises:
         UserError: A value is none that the option may have.
     """
-    return resolve({f"model.{key}": value for key, value in settings.items()}).model
+    checked = {}
+    for key, value in settings.items():
+        option = find_option(f"model.{key}", where=where)
+        checked[option.name] = convert(option, value, where=where)
+    return resolve(checked).model
 
 
 def refuse_taken(root: Path) -> None:
@@ -88,8 +93,7 @@ def write_run(root: Path, imported: Imported) -> None:
         source_language=imported.source_language,
         target_language=imported.target_language,
     )
-    config = Config(data=data, model=imported.model)
-    model = _filled(config, imported)
+    config, model = Config(data=data, model=imported.model), fill(imported)
     with explain_write_errors(root), directory_written_atomically(root) as aside:
         run = RunDirectory(aside)
         run.vocab.mkdir()
@@ -102,10 +106,14 @@ def write_run(root: Path, imported: Imported) -> None:
         (run.checkpoints / "0" / TRAINING).unlink()  # there is nothing to go on with
 
 
-def _filled(config: Config, imported: Imported) -> FlatModel[SequenceToSequence]:
-    """Build the network, of which all parameters are there already."""
+def fill(imported: Imported) -> FlatModel[SequenceToSequence]:
+    """Build the network, of which all parameters are there already.
+
+    Raises:
+        UserError: Its sizes don't fit each other.
+    """
     vocabularies, parameters = imported.vocabularies, imported.parameters
-    built = build_model(config.model, vocabularies.source.size, vocabularies.target.size)
+    built = build_model(imported.model, vocabularies.source.size, vocabularies.target.size)
     expected = {name: parameter.shape for name, parameter in built.named_parameters()}
     assert {name: tensor.shape for name, tensor in parameters.items()} == expected
     with torch.no_grad():

@@ -17,6 +17,7 @@ from nmtasync.interchange.marian_names import (
     BIAS,
     CONFIG,
     DECODER,
+    DECODERS,
     ENCODER,
     FIXED,
     NORMS,
@@ -38,7 +39,7 @@ _HOLDS = {
     "norm": ("post",),
     "activation": ("relu", "swish"),
     "positions": ("sinusoidal",),
-    "decoder": ("attention",),
+    "decoder": ("attention", "ssru"),
     "zero_start": (True,),
 }
 
@@ -55,6 +56,8 @@ def write_marian(network: Network, origin: Origin, directory: Path) -> None:
         UserError: It is another network.
     """
     refuse_unfit(network.config, "Marian", _HOLDS)
+    if network.config.decoder == "ssru":
+        refuse_unfit(network.config, "Marian", {"ssru_bias": (False,)})
     options = _options(network)
     write_npz(directory / "model.npz", _tensors(network), {CONFIG: spell_options(options)})
     (directory / "source.spm").write_bytes(network.vocabularies.source.model)
@@ -89,7 +92,7 @@ def _options(network: Network) -> dict[str, Any]:
         "skip": False,
         "tied-embeddings": config.tied_embeddings == "target",
         "tied-embeddings-all": config.tied_embeddings == "all",
-        "transformer-decoder-autoreg": "self-attention",
+        **DECODERS[config.decoder],
         "transformer-dim-ffn": feed_forward_width(config),
         "transformer-ffn-activation": config.activation,
         "transformer-guided-alignment-layer": "last",
@@ -110,8 +113,9 @@ def _tensors(network: Network) -> dict[str, Tensor]:
     if tied == "none":
         tensors[OUTPUT] = parameters["embeddings.output"].T.contiguous()
     for part in parts_of(network.config):
-        values = as_theirs(part, cut_part(parameters, part))
-        for name, tensor in zip(names_of(part, network.config), values, strict=True):
-            assert name is not None
-            tensors[name] = tensor
+        weight, bias = cut_part(parameters, part)
+        weight_name, bias_name = names_of(part, network.config)
+        tensors[weight_name] = as_theirs(part, weight)
+        if bias is not None:
+            tensors[bias_name] = bias[None].contiguous()
     return tensors

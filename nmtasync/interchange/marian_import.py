@@ -19,6 +19,7 @@ from nmtasync.interchange.marian_names import (
     BIAS,
     CONFIG,
     DECODER,
+    DECODERS,
     ENCODER,
     FIXED,
     NORMS,
@@ -119,14 +120,15 @@ def _read_settings(options: Options) -> dict[str, Any]:
         wanted = value if isinstance(value, list) else str(value).lower()
         if options.get(key, wanted) not in (wanted, ""):
             raise ValueError(f"{key} is {shortened(repr(options[key]))}, which is not supported")
-    if options.get("transformer-decoder-autoreg", "self-attention") != "self-attention":
-        raise ValueError("transformer-decoder-autoreg is not self-attention")
     activation = options.get("transformer-ffn-activation")
     if activation not in ("relu", "swish"):
         raise ValueError(f"transformer-ffn-activation is {shortened(repr(activation))}")
+    decoder = _read_decoder(options)
     tied = "target" if options.get("tied-embeddings") == "true" else "none"
     return {
         "norm": _read_norm(options),
+        "decoder": decoder,
+        "ssru_bias": decoder != "ssru",
         "activation": activation,
         "dimension": number("dim-emb"),
         "heads": number("transformer-heads"),
@@ -136,6 +138,13 @@ def _read_settings(options: Options) -> dict[str, Any]:
         "tied_embeddings": "all" if options.get("tied-embeddings-all") == "true" else tied,
         "zero_start": True,
     }
+
+
+def _read_decoder(options: Options) -> str:
+    for decoder, described in DECODERS.items():
+        if all(options.get(key, described[key]) == described[key] for key in described):
+            return decoder
+    raise ValueError("its decoder has neither self-attention nor an SSRU")
 
 
 def _read_norm(options: Options) -> str:
@@ -184,7 +193,7 @@ def _read_network(
         for side, matrix in matrices.items()
     }
     parameters["embeddings.output_bias"] = rows.take_bias(bias)
-    config = model_config(settings)
+    config = model_config(settings, path)
     parameters |= _read_layers(config, file)
     origin = {"format": "marian", "path": str(path.absolute())}
     return Imported(config, parameters, vocabularies, None, None, origin)
@@ -195,8 +204,7 @@ def _read_layers(config: ModelConfig, file: NpzFile) -> dict[str, Tensor]:
         shape = shape_of(config, part)
         weight_name, bias_name = names_of(part, config)
         weight = file.take(weight_name, (1, *shape) if part.is_norm else shape[::-1])
-        assert bias_name is not None
-        bias = file.take(bias_name, (1, shape[0]))[0]
+        bias = None if part.bias is None else file.take(bias_name, (1, shape[0]))[0]
         return (weight[0] if part.is_norm else weight.T), bias
 
     return join_parts(config, find)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nmtasync.config.schema import ModelConfig
-from nmtasync.interchange.parts import Part, WeightAndBias
+from nmtasync.interchange.parts import Part
 
 CONFIG = "special:model.yml"
 SHARED, ENCODER, DECODER = "Wemb", "encoder_Wemb", "decoder_Wemb"
@@ -40,6 +40,12 @@ FIXED: dict[str, Any] = {
 }
 """Options that must have these values for a network to be one of ours."""
 
+DECODERS = {
+    "attention": {"transformer-decoder-autoreg": "self-attention"},
+    "ssru": {"transformer-decoder-autoreg": "rnn", "dec-cell": "ssru"},
+}
+"""What sees the earlier pieces of the target, by `model.decoder`."""
+
 NORMS = {
     "post": {
         "transformer-preprocess": "",
@@ -55,7 +61,7 @@ NORMS = {
 """Where it normalises, by `model.norm`; the letter d, dropout, may be there or not."""
 
 
-def names_of(part: Part, config: ModelConfig) -> tuple[str, str | None]:
+def names_of(part: Part, config: ModelConfig) -> tuple[str, str]:
     """The names of a part's weight, which is transposed there, and of its bias, [1, O]."""
     if part.layer is None:
         return f"{part.side}_top_ln_scale", f"{part.side}_top_ln_bias"
@@ -66,19 +72,10 @@ def names_of(part: Part, config: ModelConfig) -> tuple[str, str | None]:
         inner = {"ffn": "ffn_ffn", "rnn": "rnn_ffn"}.get(group, f"{group}_Wo")
         suffix = "_pre" if config.norm == "pre" else ""
         return f"{place}_{inner}_ln_scale{suffix}", f"{place}_{inner}_ln_bias{suffix}"
-    if group == "rnn":
-        return (
-            (f"{place}_rnn_Wf", f"{place}_rnn_bf")
-            if kind == "gates"
-            else (
-                f"{place}_rnn_W",
-                None,
-            )
-        )
-    return f"{place}_{group}_W{kind}", f"{place}_{group}_b{kind}"
+    letter = {"gates": "f", "candidates": ""}.get(kind, kind)
+    return f"{place}_{group}_W{letter}", f"{place}_{group}_b{letter}"
 
 
-def as_theirs(part: Part, values: WeightAndBias) -> tuple[Tensor, Tensor]:
-    """Bring a part's weight and bias in Marian's shapes."""
-    weight, bias = values
-    return (weight[None] if part.is_norm else weight.T).contiguous(), bias[None].contiguous()
+def as_theirs(part: Part, weight: Tensor) -> Tensor:
+    """Bring a part's weight in Marian's shape."""
+    return (weight[None] if part.is_norm else weight.T).contiguous()

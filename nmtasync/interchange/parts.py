@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nmtasync.config.schema import ModelConfig
 
-WeightAndBias = tuple[Tensor, Tensor]
-"""Of a linear layer [O, I] and [O], or of a normalisation [D] and [D]."""
+WeightAndBias = tuple[Tensor, Tensor | None]
+"""Of a linear layer [O, I] and [O], None where it has none, or of a normalisation [D] and [D]."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,16 @@ class Part:
             after all layers.
         ours: The module that holds it here.
         place: Which of how many equal shares of that module's outputs it is.
+        bias: Our parameter that is its bias, or a module's of which it has the same share; None
+            where there is none.
     """
 
     side: str
     layer: int | None
     kind: str
     ours: str
-    place: tuple[int, int] = (0, 1)
+    place: tuple[int, int]
+    bias: str | None
 
     @property
     def is_norm(self) -> bool:
@@ -50,9 +53,14 @@ def parts_of(config: ModelConfig) -> Iterator[Part]:
     for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
         for number in range(layers):
             for kind, module, place in _of_layer(config, side):
-                yield Part(side, number, kind, f"{side}.{number}.{module}", place)
+                ours = f"{side}.{number}.{module}"
+                bias: str | None = f"{ours}.bias"
+                if kind.startswith("rnn") and not kind.endswith("norm") and not config.ssru_bias:
+                    gates = f"{side}.{number}.attention.gate_bias"
+                    bias = gates if kind == "rnn.gates" else None
+                yield Part(side, number, kind, ours, place, bias)
         if config.norm == "pre":
-            yield Part(side, None, "norm", f"{side}_norm")
+            yield Part(side, None, "norm", f"{side}_norm", (0, 1), f"{side}_norm.bias")
 
 
 def _of_layer(config: ModelConfig, side: str) -> Iterator[tuple[str, str, tuple[int, int]]]:
@@ -81,19 +89,23 @@ def _of_layer(config: ModelConfig, side: str) -> Iterator[tuple[str, str, tuple[
 def cut_part(parameters: Mapping[str, Tensor], part: Part) -> WeightAndBias:
     """Cut a part out of our parameters."""
     index, number = part.place
-    weight, bias = (
-        parameters[f"{part.ours}.{name}"].chunk(number)[index] for name in ("weight", "bias")
-    )
-    return weight, bias
+    weight = parameters[f"{part.ours}.weight"].chunk(number)[index]
+    if part.bias is None:
+        return weight, None
+    bias = parameters[part.bias]
+    return weight, bias.chunk(number)[index] if part.bias == f"{part.ours}.bias" else bias
 
 
 def join_parts(config: ModelConfig, find: Callable[[Part], WeightAndBias]) -> dict[str, Tensor]:
     """Make our parameters of all layers from their parts."""
-    weights: dict[str, list[Tensor]] = {}
+    shares: dict[str, list[Tensor]] = {}
     for part in parts_of(config):
-        for name, tensor in zip(("weight", "bias"), find(part), strict=True):
-            weights.setdefault(f"{part.ours}.{name}", []).append(tensor)
-    return {name: torch.cat(tensors) for name, tensors in weights.items()}
+        weight, bias = find(part)
+        shares.setdefault(f"{part.ours}.weight", []).append(weight)
+        if part.bias is not None:
+            assert bias is not None
+            shares.setdefault(part.bias, []).append(bias)
+    return {name: torch.cat(tensors) for name, tensors in shares.items()}
 
 
 def shape_of(config: ModelConfig, part: Part) -> tuple[int, ...]:

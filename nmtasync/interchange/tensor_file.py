@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +16,7 @@ _FLOATS = ("F32", "F16", "BF16")
 
 
 class TensorFile:
-    """A file of safetensors, closed between two reads.
+    """A file of safetensors, which stays open.
 
     Args:
         path: Where it is.
@@ -29,7 +30,6 @@ class TensorFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         if regular_size(path) < 8:
             raise ValueError("it is too short")
         with path.open("rb") as start:
@@ -37,13 +37,13 @@ class TensorFile:
         if header_bytes > MAX_HEADER_BYTES:
             raise ValueError(f"its header would have {header_bytes:,} bytes")
         try:
-            with safe_open(path, framework="pt") as file:
-                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                self.shapes = {n: tuple(each.get_shape()) for n, each in slices.items()}
-                kinds = {each.get_dtype() for each in slices.values()}
+            file: Any = safe_open(path, framework="pt")
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(str(error)) from None
-        if other := kinds.difference(_FLOATS):
+        self._file = file
+        self.shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
+        if other := {each.get_dtype() for each in slices.values()}.difference(_FLOATS):
             raise ValueError(f"it holds {sorted(other)[0]}, not floats of 16 or 32 bits")
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -63,8 +63,7 @@ class TensorFile:
                 f"{shortened(name)} has shape {list(self.shapes[name])}, not {list(shape)}"
             )
         try:
-            with safe_open(self.path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name).to(torch.float32)
+            tensor: Tensor = self._file.get_tensor(name).to(torch.float32)
         except SafetensorError as error:
             raise ValueError(str(error)) from None
         if not torch.isfinite(tensor).all():

@@ -252,4 +252,5 @@ def join_heads(x: Tensor) -> Tensor:
 def initialise(layer: nn.Linear) -> None:
     """Draw weights as Glorot and Bengio 2010, equation 16; biases are zero."""
     nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

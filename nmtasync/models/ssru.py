@@ -29,11 +29,13 @@ class SSRU(nn.Module):
 
     Args:
         dimension: D.
+        bias: Whether there is a bias d.
     """
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.inputs = nn.Linear(dimension, 2 * dimension)
+        self.inputs = nn.Linear(dimension, 2 * dimension, bias=bias)
+        self.gate_bias = None if bias else nn.Parameter(torch.zeros(dimension))
         initialise(self.inputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,6 +69,8 @@ class SSRU(nn.Module):
         projected = self.inputs(x)
         precise = torch.promote_types(projected.dtype, torch.float32)
         gates, candidates = projected.to(precise).chunk(2, dim=-1)
+        if self.gate_bias is not None:
+            gates = gates + self.gate_bias
         return gates.sigmoid(), (-gates).sigmoid() * candidates
 
 

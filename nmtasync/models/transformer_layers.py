@@ -81,7 +81,7 @@ class DecoderLayer(_Layer):
         self.attention_norm = nn.LayerNorm(dimension)
         self.attention: SelfAttention | SSRU
         if config.decoder == "ssru":
-            self.attention = SSRU(dimension)
+            self.attention = SSRU(dimension, bias=config.ssru_bias)
         else:
             self.attention = build_self_attention(config, rotary, causal=True)
         self.cross_norm = nn.LayerNorm(dimension)

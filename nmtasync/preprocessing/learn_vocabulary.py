@@ -189,7 +189,10 @@ def renumbered(model: bytes, pieces: Sequence[str]) -> Vocabulary:
         content.pieces.add(piece=text, score=score, type=kind)
     serialized = _with_control_ids(content)
     refuse_damaged(serialized)
-    return Vocabulary(serialized)
+    try:
+        return Vocabulary(serialized)
+    except RuntimeError as error:  # of SentencePiece
+        raise ValueError(str(error)) from None
 
 
 def _with_our_control_pieces(model: bytes) -> bytes:

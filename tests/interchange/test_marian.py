@@ -34,6 +34,7 @@ FITTING = {
         "encoder_layers": 3,
         "decoder_layers": 1,
     },
+    "SSRU": {"norm": "post", "decoder": "ssru", "ssru_bias": False},
     "two vocabularies": {"norm": "post", "tied_embeddings": "target"},
     "three matrices": {"norm": "post", "tied_embeddings": "none"},
 }
@@ -88,6 +89,7 @@ def test_marian_scores_and_translates_alike(options, make_run, pairs, tmp_path, 
     [
         ({"zero_start": False}, "zero_start"),
         ({"norm": "pre"}, "norm"),
+        ({"decoder": "ssru"}, "ssru_bias"),
         ({"activation": "gelu"}, "activation"),
         ({"positions": "rotary"}, "positions"),
         ({"type": "rnn", "norm": "pre", "heads": None, "feed_forward": None}, "type"),
@@ -182,7 +184,8 @@ def without_unknown(scored, pairs):
 @pytest.mark.parametrize("options", [[], [
     *("--transformer-preprocess", "n"),
     *("--transformer-postprocess", "da", "--transformer-postprocess-top", "n"),
-]], ids=["post-norm", "pre-norm"])  # fmt: skip
+], ["--transformer-decoder-autoreg", "rnn", "--dec-cell", "ssru"]],
+    ids=["post-norm", "pre-norm", "SSRU"])  # fmt: skip
 def test_marians_own_validation_comes_to_the_same(options, train_marian, tmp_path, nmtasync):
     trained, run = train_marian(*options, lacking=0), tmp_path / "imported"
     succeeded(nmtasync("import", run, trained.out / "model.npz", "--from", "marian"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -30,11 +32,34 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     kinds = BYTES
     if content[:1] in (b"{", b"["):
         kinds = BYTES + 4 * JSON
+    elif content[:2] == b"PK":
+        kinds = BYTES + 4 * [_member]
     elif content[8:9] == b"{":
         kinds = BYTES + 3 * [_header]
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         content = rng.choice(kinds)(content, rng)
     return content
+
+
+def _member(content: bytes, rng: random.Random) -> bytes:
+    """Damage one file of an archive, whose checksums are right again afterwards."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            members = {name: file.read(name) for name in file.namelist()}
+    except Exception:  # an earlier damage has hit it
+        return content
+    name, kept = rng.choice(list(members)), rng.random() < 0.9
+    inner = members[name]
+    header = inner[:128] if inner.startswith(b"\x93NUMPY") else inner
+    head = rng.choice(BYTES)(header, rng)
+    members[name] = head + inner[len(header) :] if rng.random() < 0.7 else damaged(inner, rng)
+    if not kept:
+        del members[name]
+    result = io.BytesIO()
+    with zipfile.ZipFile(result, "w", rng.choice((0, 8))) as file:
+        for each, data in members.items():
+            file.writestr(each, data)
+    return result.getvalue()
 
 
 def _flip(content: bytes, rng: random.Random) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from nmtasync.checkpoints.history import ValidationHistory
 from nmtasync.checkpoints.load import find_checkpoint, load_model, read_state, read_vectors
 from nmtasync.config.experiment import experiment_config
-from nmtasync.config.schema import AsynchronousConfig, Config, DataConfig
+from nmtasync.config.schema import AsynchronousConfig, Config, DataConfig, ModelConfig
 from nmtasync.data.alignment import parse_alignment
 from nmtasync.data.batches import collate
 from nmtasync.data.corpus import TextReader, read_together
@@ -21,6 +21,13 @@ from nmtasync.data.epochs import plan_corpus
 from nmtasync.data.shards import CorpusPart, ParallelShards
 from nmtasync.data.vocabulary import Vocabulary, VocabularyPair
 from nmtasync.errors import NmtasyncError, UserError
+from nmtasync.interchange.export import export_network
+from nmtasync.interchange.huggingface_import import read_huggingface
+from nmtasync.interchange.imported_run import fill
+from nmtasync.interchange.marian_import import read_marian
+from nmtasync.interchange.network import Network
+from nmtasync.interchange.origin import Origin
+from nmtasync.models.build import build_model
 from nmtasync.optim.flat import Layout
 from nmtasync.preprocessing.borrowed_vocabulary import borrow_vocabulary
 from nmtasync.report.figures import read_report
@@ -76,7 +83,31 @@ def prepare(root: Path) -> RunDirectory:
     packed = gzip.compress((run.data / "valid/target.txt").read_bytes())
     (root / "text.tgt.gz").write_bytes(packed)
     (root / "text.align").write_text("0-0\n" * 20, "utf-8")
+    _write_foreign(run)
     return run
+
+
+def _write_foreign(run: RunDirectory) -> None:
+    """Write a network as other programs have it, once with the vocabulary of OPUS-MT's style."""
+    config = ModelConfig(
+        dimension=8,
+        heads=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        feed_forward=4,
+        norm="post",
+        zero_start=True,
+    )
+    vocabularies = VocabularyPair.load(run.vocab)
+    model = build_model(config, vocabularies.source.size, vocabularies.target.size)
+    network = Network(config, model, vocabularies)
+    origin = Origin("run", (5,), "de", "en", (), ())
+    for kind in ("huggingface", "marian"):
+        export_network(network, origin, kind, run.root / kind)
+    pieces = vocabularies.target.pieces()
+    lines = (f"{json.dumps(piece)}: {i}\n" for i, piece in enumerate(pieces))
+    shutil.copytree(run.root / "marian", run.root / "opus")
+    (run.root / "opus/vocab.yml").write_text("".join(lines), "utf-8")
 
 
 def _add_measured(run: RunDirectory) -> None:
@@ -154,6 +185,18 @@ def _text(run: RunDirectory) -> None:
         parse_alignment(links, source, target, f"{sides[-1]}:{readers[-1].num_lines}")
 
 
+def _huggingface(run: RunDirectory) -> None:
+    fill(read_huggingface(run.root / "huggingface"))
+
+
+def _marian(name: str) -> Callable[[RunDirectory], None]:
+    return lambda run: _fill_marian(run.root / name / "model.npz")
+
+
+def _fill_marian(path: Path) -> None:
+    fill(read_marian(path, None))
+
+
 def _pointers(run: RunDirectory) -> None:
     find_checkpoint(run, "best")
     find_checkpoint(run, "latest")
@@ -185,6 +228,17 @@ _ALIGNED = (*_SHARDS, "alignment.links", "alignment.offsets")
 _STATE, _MODEL, _VECTORS = (
     f"{CHECKPOINT}/{name}" for name in ("state.json", "model.safetensors", "training.safetensors")
 )
+_HUGGINGFACE = tuple(
+    f"huggingface/{name}"
+    for name in (
+        "config.json",
+        "vocab.json",
+        "tokenizer_config.json",
+        "source.spm",
+        "model.safetensors",
+        "model.safetensors",
+    )
+)
 _DESCRIBING = ("manifest.json", "config.toml", "vocab/joint.model", *_OF_TRAINING)
 _RESULTS = ("evaluation/toy.json", "evaluation/toy.json", "evaluation/toy.hyp")
 _REPORTED = ("logs/metrics.jsonl", "logs/metrics.jsonl", "config.toml", *_RESULTS)
@@ -202,6 +256,11 @@ LOADERS = {
     "report": Loader(_REPORTED, _report),
     "shards": Loader(_OF_TRAINING, _shards("data/train"), 2),
     "shards with links": Loader(tuple(f"aligned/{n}" for n in _ALIGNED), _shards("aligned")),
+    "huggingface": Loader(_HUGGINGFACE, _huggingface, 0.3),
+    "marian": Loader(
+        ("marian/model.npz", "marian/model.npz", "marian/source.spm"), _marian("marian"), 0.3
+    ),
+    "marian with yml": Loader(("opus/vocab.yml", "opus/target.spm"), _marian("opus"), 0.2),
     "text": Loader(("text.src", "text.tgt.gz", "text.align"), _text, 2),
     "pointers": Loader(("checkpoints/best", "checkpoints/latest"), _pointers, 0.3),
     "resume": Loader((_STATE, _STATE, _VECTORS, *_DESCRIBING), _resume, 0.003, slow=True),

@@ -36,6 +36,7 @@ MODELS = {
     "deep encoder, SSRU": dataclasses.replace(
         TINY, decoder="ssru", encoder_layers=3, decoder_layers=1
     ),
+    "SSRU as the paper has it": dataclasses.replace(TINY, decoder="ssru", ssru_bias=False),
     "post-norm, rotary, SSRU": dataclasses.replace(
         TINY, decoder="ssru", norm="post", positions="rotary", attention_dropout=0.1
     ),

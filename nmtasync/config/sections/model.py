@@ -88,6 +88,12 @@ class ModelConfig:
         "recurrent unit, whose steps are cheaper.",
         choices=("attention", "ssru"),
     )
+    ssru_bias: bool = option(
+        True,
+        "Add a bias to what enters the cells of the simpler simple recurrent unit; the paper and "
+        "Marian have none.",
+        only_if=(has("model.decoder", "ssru"),),
+    )
     depth_scaling: bool = _of_transformer(
         False,
         "Begin with weights of the n-th layer of each side divided by the square root of n: deep "
