@@ -44,7 +44,7 @@ def export(
 
     OUT has the model, its vocabulary and what is known of its origin; it is written whole or not at
     all. A network that the format has no place for is refused, with the option that stands in the
-    way; one trained with --set model.preset=marian fits all formats. docs/exchange.md shows how
+    way; one trained with --set model.preset=marian fits all formats. docs/export.md shows how
     each is used.
 
     \b
