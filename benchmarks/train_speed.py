@@ -7,6 +7,8 @@ Four candidates see the same batches, one after another, several times over:
     peer     a plain loop over `torch.nn.Transformer` of the same sizes, with the plain loss
     ceiling  matrix products of 2,048 x 2,048, in FLOP/s
 
+With `--precision bf16` ours and the ceiling compute in bf16, bare and peer stay in float32.
+
 The network's FLOPs are those that torch counts in the bare loop: padding is computed, and counted.
 """
 
@@ -26,7 +28,7 @@ from common import describe, prepare
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nmtasync.config.schema import Config, DataConfig, ModelConfig
+from nmtasync.config.schema import Config, DataConfig, ModelConfig, TrainingConfig
 from nmtasync.data.batches import Batch, collate, plan_epoch
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
@@ -39,6 +41,7 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
 from nmtasync.worker.own_shards import WorkerPlace
+from nmtasync.worker.precision import compute_type
 from nmtasync.worker.worker import Worker
 
 LABEL_SMOOTHING = 0.1
@@ -152,9 +155,9 @@ class OurLoop:
         self.worker.versions = self.server.exchange(push, flat.gradients, flat.parameters).versions
 
 
-def product_rate(device: str, size: int = 2048) -> float:
+def product_rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:
     """FLOP/s of a square matrix product."""
-    left, right = torch.randn(2, size, size, device=device).unbind()
+    left, right = torch.randn(2, size, size, device=device).to(dtype).unbind()
     seconds = timed(lambda: left @ right, device)
     return 2 * size**3 / seconds
 
@@ -173,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--run", type=Path, help="preprocessed data; else the demo's")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batches", type=int, default=12)
     parser.add_argument("--batch-tokens", type=int, default=1200)
@@ -185,7 +189,10 @@ def main() -> None:
         corpus = ParallelShards.open(run.data / "train")
         vocabularies = VocabularyPair.load(run.vocab)
         sizes = (vocabularies.source.size, vocabularies.target.size)
-        config = Config(data=DataConfig(batch_tokens=arguments.batch_tokens))
+        config = Config(
+            data=DataConfig(batch_tokens=arguments.batch_tokens),
+            training=TrainingConfig(precision=arguments.precision),
+        )
         lengths = corpus.source_lengths, corpus.target_lengths
         plan = plan_epoch(*lengths, batch_tokens=arguments.batch_tokens, seed=1, epoch=0)
         assigned = [
@@ -200,11 +207,16 @@ def main() -> None:
             "bare": lambda: [bare.train(each) for each in batches],
             "peer": lambda: [peer.train(each) for each in batches],
         }
-        measure(candidates, batches, arguments.repeats, device)
+        dtype = compute_type(arguments.precision)
+        measure(candidates, batches, arguments.repeats, device, dtype)
 
 
 def measure(
-    candidates: dict[str, Callable[[], object]], batches: list[Batch], repeats: int, device: str
+    candidates: dict[str, Callable[[], object]],
+    batches: list[Batch],
+    repeats: int,
+    device: str,
+    dtype: torch.dtype,
 ) -> None:
     """Let the candidates take turns; print their speeds, ratios and shares of the ceiling."""
     for train in candidates.values():
@@ -215,7 +227,7 @@ def measure(
     speeds: dict[str, list[float]] = {name: [] for name in candidates}
     ceilings = []
     for _ in range(repeats):
-        ceilings.append(max(product_rate(device) for _ in range(5)))
+        ceilings.append(max(product_rate(device, dtype) for _ in range(5)))
         for name, train in candidates.items():
             speeds[name].append(words / timed(train, device))
     flops = counter.get_total_flops() / words
