@@ -15,11 +15,13 @@ from pathlib import Path
 
 import click
 import pytest
+import sacrebleu
 
 from cli.main import COMMANDS, cli
 from cli.options import read_settings
 from nmtasync.config.load import resolve
 from nmtasync.config.schema import OPTIONS, SECTIONS
+from nmtasync.data.vocabulary import Vocabulary
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory
 from tests.support.repository import REPOSITORY
@@ -210,29 +212,63 @@ def test_the_picture_shows_what_was_logged(tmp_path):
     assert "77,777" not in picture, "that was later"
 
 
-@pytest.mark.system
-def test_the_tutorial_leads_where_it_says(tmp_path: Path):
+def run_page(name: str, tmp_path: Path) -> None:
+    """Run the commands of a page, those of this checkout, in a directory."""
     (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
     commands_directory = tmp_path / "bin"
     commands_directory.mkdir()
-    for name, arguments in (("python", ""), ("nmtasync", "-m cli")):  # those of this checkout
-        command = commands_directory / name
+    for program, arguments in (("python", ""), ("nmtasync", "-m cli")):  # those of this checkout
+        command = commands_directory / program
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
         command.chmod(0o755)
     environment = {
         **os.environ,
-        "PATH": f"{commands_directory}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(
+            [str(commands_directory), str(Path(sys.executable).parent), os.environ["PATH"]]
+        ),
         "PYTHONPATH": str(REPOSITORY),
     }
-    script = "".join(["set -eu\n", *shell_blocks("docs/tutorial.md")])
+    script = "".join(["set -eu\n", *shell_blocks(name)])
     subprocess.run(["sh", "-c", script], cwd=tmp_path, env=environment, check=True)
 
-    def bleu(run: str, test: str) -> float:
-        result = (tmp_path / "runs" / run / "evaluation" / f"{test}.json").read_text("utf-8")
-        return float(json.loads(result)["bleu"]["score"])
 
-    assert bleu("tutorial", "demo") > 75
-    assert bleu("swiss", "swiss") > bleu("tutorial", "swiss") + 2, "fine-tuning helps"
+def bleu(run: Path, test: str) -> float:
+    result = (run / "evaluation" / f"{test}.json").read_text("utf-8")
+    return float(json.loads(result)["bleu"]["score"])
+
+
+@pytest.mark.system
+def test_the_tutorial_leads_where_it_says(tmp_path: Path):
+    run_page("docs/tutorial.md", tmp_path)
+    runs = tmp_path / "runs"
+    assert bleu(runs / "tutorial", "demo") > 75
+    assert bleu(runs / "swiss", "swiss") > bleu(runs / "tutorial", "swiss") + 2, "tuning helps"
     log = (tmp_path / "runs" / "four" / "logs" / "metrics.jsonl").read_text("utf-8")
     events = [json.loads(line) for line in log.splitlines()]
     assert any(event["event"] == "worker" for event in events), "the simulated failure"
+
+
+@pytest.mark.system
+def test_the_way_from_marian_and_back_leads_where_it_says(tmp_path: Path):
+    pytest.importorskip("pymarian")
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    run_page("docs/marian.md", tmp_path)
+    runs = tmp_path / "runs"
+    reference = (runs / "text/test.de").read_text("utf-8").splitlines()
+
+    def theirs(name: str) -> float:
+        lines = (runs / name).read_text("utf-8").splitlines()
+        return float(sacrebleu.corpus_bleu(lines, [reference]).score)
+
+    assert bleu(runs / "imported", "demo") == pytest.approx(theirs("marian/test.de"), abs=0.1)
+    assert bleu(runs / "tuned", "demo") == pytest.approx(theirs("tuned-marian/test.de"), abs=0.1)
+    assert bleu(runs / "tuned", "demo") > bleu(runs / "imported", "demo")
+    vocabulary = Vocabulary.load(runs / "tuned-ct2/source.spm")
+    lines = (runs / "text/test.en").read_text("utf-8").splitlines()
+    pieces = [vocabulary.spell(ids) for ids in vocabulary.encode(lines)]
+    translator = ctranslate2.Translator(str(runs / "tuned-ct2"))
+    found = translator.translate_batch(pieces, beam_size=1, disable_unk=True)
+    control = {piece: i for i, piece in enumerate(vocabulary.pieces())}
+    ids = [[control[piece] for piece in result.hypotheses[0]] for result in found]
+    ours = (runs / "tuned/evaluation/demo.hyp").read_text("utf-8").splitlines()
+    assert sum(a == b for a, b in zip(vocabulary.decode(ids), ours, strict=True)) > 0.98 * len(ours)
