@@ -121,7 +121,7 @@ def _read_about(content: Mapping[str, Any]) -> _About:
     for key in ("attention_heads", "ffn_dim"):
         if number(f"encoder_{key}") != number(f"decoder_{key}"):
             raise ValueError(f"{key} of encoder and decoder differ")
-    activation = content.get("activation_function")
+    activation = typed(str, content.get("activation_function"), "activation_function")
     if activation not in ACTIVATIONS:
         raise ValueError(f"there is no activation_function {activation!r}")
     shared = content.get("share_encoder_decoder_embeddings", True)

@@ -119,14 +119,23 @@ def test_what_is_missing_is_named(make_run, tmp_path, nmtasync, monkeypatch):
     assert not (tmp_path / "ct2").exists()
 
 
-def test_the_documented_lines_translate(make_run, pairs, tmp_path, nmtasync, monkeypatch):
-    pytest.importorskip("ctranslate2")
-    run, out = make_run(), tmp_path / "de-en-ct2"
-    succeeded(nmtasync("export", run.root, "--format", "ctranslate2", "-o", out))
+@pytest.mark.parametrize(
+    ("number", "kind", "library", "name", "num_lines"),
+    [
+        (1, "ctranslate2", "ctranslate2", "de-en-ct2", 3),
+        (2, "huggingface", "transformers", "de-en-hf", 1),
+    ],
+)
+def test_the_documented_lines_translate(
+    number, kind, library, name, num_lines, make_run, pairs, tmp_path, nmtasync, monkeypatch
+):
+    pytest.importorskip(library)
+    run, out = make_run(norm="post"), tmp_path / name
+    succeeded(nmtasync("export", run.root, "--format", kind, "-o", out))
     page = (REPOSITORY / "docs/export.md").read_text("utf-8")
-    code = page.split("```python\n")[1].split("```")[0]
+    code = page.split("```python\n")[number].split("```")[0]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in pairs.source[:3])))
     monkeypatch.setattr("sys.stdout", printed := io.StringIO())
     exec(code, {})
-    assert len(printed.getvalue().splitlines()) == 3
+    assert len(printed.getvalue().splitlines()) == num_lines

@@ -175,6 +175,7 @@ def test_a_pickled_model_is_not_read(opus, tmp_path, nmtasync):
         ("model_type", "bart"),
         ("scale_embedding", False),
         ("activation_function", "tanh"),
+        ("activation_function", ["relu"]),
         ("encoder_layers", 3),
         ("encoder_layers", 999),
         ("d_model", 99998),
