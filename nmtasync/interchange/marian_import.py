@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nmtasync.config.schema import ModelConfig
 from nmtasync.data.vocabulary import MAX_MODEL_BYTES, VocabularyPair
+from nmtasync.errors import UserError
 from nmtasync.interchange.imported_run import Imported, model_config
 from nmtasync.interchange.marian_names import (
     BIAS,
@@ -33,7 +34,7 @@ from nmtasync.interchange.parts import Part, WeightAndBias, join_parts, shape_of
 from nmtasync.interchange.reading import reading
 from nmtasync.interchange.renumber import Control, renumber
 from nmtasync.preprocessing.learn_vocabulary import numbered_pieces
-from nmtasync.untrusted import read_document, shortened
+from nmtasync.untrusted import read_document, regular_size, shortened
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def read_marian(path: Path, vocabularies: Sequence[Path] | None) -> Imported:
     Raises:
         UserError: Something is missing or damaged, or the network is none that we have.
     """
+    with reading(path):
+        regular_size(path)
     sides = [_read_side(*each) for each in _find_vocabularies(path, vocabularies)]
     with reading(path):
         file = NpzFile(path)
@@ -86,6 +89,12 @@ def _find_vocabularies(path: Path, given: Sequence[Path] | None) -> list[tuple[P
     if given is None:
         lists = sorted({*folder.glob("*vocab.yml"), *folder.glob("vocab*.yml")})
         given = lists * 2 if len(lists) == 1 else models
+    if not given[0].exists():
+        raise UserError(
+            "is not there, and no other vocabulary beside the model",
+            where=given[0],
+            remedy="name those of source and target by --vocabs SRC TGT",
+        )
     vocabularies = list(given)
     return [
         (vocabulary, vocabulary if vocabulary.suffix == ".spm" else model)

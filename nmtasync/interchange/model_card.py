@@ -59,10 +59,15 @@ def _data(origin: Origin) -> str:
 
 def _scores(origin: Origin) -> str:
     rows = [
-        f"| {result.name} | {name} | {metric.score:.2f} | `{metric.signature}` |"
+        f"| {result.name} | {name} | {metric.score:.2f} | `{_in_table(metric.signature)}` |"
         for result in origin.results
         for name, metric in result.metrics.items()
     ]
     return "\n".join(
         ["| test set | metric | score | signature |", "| --- | --- | --- | --- |", *rows]
     )
+
+
+def _in_table(text: str) -> str:
+    """Keep the bars of a signature from beginning a new cell."""
+    return text.replace("|", "\\|")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -191,3 +192,19 @@ def test_another_network_is_refused_in_one_line(key, value, opus, tmp_path, nmta
     refused = nmtasync("import", tmp_path / "imported", opus, "--from", "huggingface")
     assert refused.returncode == 2 and one_line(refused.stderr)
     assert not (tmp_path / "imported").exists()
+
+
+def test_the_card_tells_data_and_scores(make_run, pairs, tmp_path, nmtasync):
+    run, out = make_run(norm="post"), tmp_path / "out"
+    texts = [tmp_path / "test.de", tmp_path / "test.en"]
+    for path, side in zip(texts, (pairs.source[:3], pairs.target[:3]), strict=True):
+        path.write_text("".join(f"{line}\n" for line in side), "utf-8")
+    flags = ["--device", "cpu", "--beam-size", 1]
+    succeeded(nmtasync("evaluate", run.root, "--test", "flickr", *texts, *flags))
+    succeeded(nmtasync("export", run.root, "--format", "huggingface", "-o", out))
+    card = (out / "README.md").read_text("utf-8")
+    assert card.startswith("---\n") and '- "de"' in card
+    assert "| train.de | source | 980 |" in card
+    (row,) = re.findall(r"\| flickr \| bleu \| ([0-9.]+) \| `nrefs:1\\\|", card)
+    result = json.loads((run.evaluation / "flickr.json").read_text("utf-8"))
+    assert float(row) == pytest.approx(result["bleu"]["score"], abs=0.006)
