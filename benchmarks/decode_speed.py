@@ -1,7 +1,8 @@
 """Sentences and target pieces a second of translating, and BLEU beside them.
 
-Ours in each precision, a plain beam search and, where its package is installed, CTranslate2 take
-turns with the same weights in the same process. The plain one is what a textbook has: batches of
+Ours, a plain beam search and, where its package is installed, CTranslate2 take
+turns with the same weights; CTranslate2 in processes of its own, as two runtimes of OpenMP in one
+slow PyTorch down. The plain one is what a textbook has: batches of
 sorted sentences that stay whole to the end, cached keys and values, float32. All are given text and
 return text. Times are of the clock, medians of the turns with the least and the most.
 
@@ -19,9 +20,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,43 +157,74 @@ class PlainBeam:
 
 
 class CTranslate2Peer:
-    """CTranslate2 with our weights.
+    """CTranslate2 with our weights, in a process of its own.
 
     Args:
-        directory: Where `convert` has written them.
-        vocabularies: The subwords.
+        run: Where they are.
         beam_size: Hypotheses of each sentence.
         threads: Of the processor; each computes batches of its own, which its documentation
             advises for throughput.
         kind: The type in which it computes.
     """
 
-    def __init__(
-        self, directory: Path, vocabularies: VocabularyPair, beam_size: int, threads: int, kind: str
-    ) -> None:
-        import ctranslate2
-
-        self.vocabularies = vocabularies
-        self.beam_size = beam_size
-        self.source_pieces = vocabularies.source.pieces()
-        self.ids = {piece: id for id, piece in enumerate(vocabularies.target.pieces())}
-        self.translator = ctranslate2.Translator(
-            str(directory), compute_type=kind, inter_threads=threads, intra_threads=1
-        )
+    def __init__(self, run: Path, beam_size: int, threads: int, kind: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        arguments = run, beam_size, threads, kind
+        self._executor = ProcessPoolExecutor(1, context, _load_peer, arguments)
 
     def __call__(self, lines: list[str]) -> list[str]:
         """Translate lines."""
-        encoded = self.vocabularies.source.encode(lines)
-        sources = [[self.source_pieces[id] for id in (*ids, EOS)] for ids in encoded]
-        found = self.translator.translate_batch(
-            sources,
-            beam_size=self.beam_size,
+        return self._executor.submit(_translate_by_peer, lines).result()
+
+
+_peer: list[Translate] = []
+"""What this process translates with, if it is one of `CTranslate2Peer`."""
+
+
+def _translate_by_peer(lines: list[str]) -> list[str]:
+    return _peer[0](lines)
+
+
+def _load_peer(run: Path, beam_size: int, threads: int, kind: str) -> None:
+    import ctranslate2
+
+    model, config, vocabularies = load(run)
+    source_pieces = vocabularies.source.pieces()
+    ids_of = {piece: id for id, piece in enumerate(vocabularies.target.pieces())}
+    with tempfile.TemporaryDirectory() as directory:
+        converted = Path(directory) / "converted"
+        convert(model, config, vocabularies, converted)
+        translator = ctranslate2.Translator(
+            str(converted), compute_type=kind, inter_threads=threads, intra_threads=1
+        )
+
+    def translate(lines: list[str]) -> list[str]:
+        encoded = vocabularies.source.encode(lines)
+        found = translator.translate_batch(
+            [[source_pieces[id] for id in (*ids, EOS)] for ids in encoded],
+            beam_size=beam_size,
             max_batch_size=BATCH_SENTENCES,
             max_decoding_length=LONGEST,
             disable_unk=True,
         )
-        ids = [[self.ids[piece] for piece in each.hypotheses[0]] for each in found]
-        return self.vocabularies.target.decode(ids)
+        ids = [[ids_of[piece] for piece in each.hypotheses[0]] for each in found]
+        return vocabularies.target.decode(ids)
+
+    _peer.append(translate)
+
+
+def load(run: Path) -> tuple[Transformer, ModelConfig, VocabularyPair]:
+    """Load a network that the peers know.
+
+    Raises:
+        SystemExit: They don't know it.
+    """
+    trained = load_trained(run, "best", 1, "cpu", DecodingConfig())
+    model, config = trained.translator.ensemble.models[0], trained.config.model
+    variant = config.norm, config.activation, config.positions, config.decoder
+    if not isinstance(model, Transformer) or variant != DEFAULT_VARIANT:
+        raise SystemExit("the peers know the default Transformer only")
+    return model, config, trained.translator.vocabularies
 
 
 def convert(
@@ -248,23 +282,22 @@ def convert(
     spec.save(str(to))
 
 
-def candidates(run: Path, beam: int, threads: int, converted: Path | None) -> dict[str, Translate]:
+def candidates(run: Path, beam: int, threads: int) -> dict[str, Translate]:
     """Build all that take turns."""
+    model, _, vocabularies = load(run)
     decoding = DecodingConfig(beam_size=beam, batch_sentences=BATCH_SENTENCES)
-    trained = load_trained(run, "best", 1, "cpu", decoding)
-    model, vocabularies = trained.translator.model.models[0], trained.translator.vocabularies
-    assert isinstance(model, Transformer)
-    found: dict[str, Translate] = {"plain beam": PlainBeam(model, vocabularies, beam)}
-    found["ours fp32"] = trained.translator.translate
-    if converted:
+    found: dict[str, Translate] = {
+        "plain beam": PlainBeam(model, vocabularies, beam),
+        "ours fp32": load_trained(run, "best", 1, "cpu", decoding).translator.translate,
+    }
+    if importlib.util.find_spec("ctranslate2"):
         for kind in ("float32", "int8"):
-            peer = CTranslate2Peer(converted, vocabularies, beam, threads, kind)
-            found[f"CTranslate2 {kind}"] = peer
+            found[f"CTranslate2 {kind}"] = CTranslate2Peer(run, beam, threads, kind)
     return found
 
 
 def measure(
-    found: dict[str, Translate], lines: list[str], references: list[str], turns: int
+    found: dict[str, Translate], lines: list[str], turns: int
 ) -> tuple[dict[str, list[float]], dict[str, list[str]]]:
     """Let all take turns; return the seconds and the translations."""
     seconds: dict[str, list[float]] = {name: [] for name in found}
@@ -317,28 +350,18 @@ def main() -> None:
         return
     number = arguments.sentences
     sides = [path.read_text("utf-8").splitlines()[:number] for path in arguments.test]
-    trained = load_trained(arguments.run, "best", 1, "cpu", DecodingConfig())
-    model, config = trained.translator.ensemble.models[0], trained.config.model
-    vocabularies = trained.translator.vocabularies
-    variant = config.norm, config.activation, config.positions, config.decoder
-    if not isinstance(model, Transformer) or variant != DEFAULT_VARIANT:
-        parser.error("the peers know the default Transformer only")
-    with tempfile.TemporaryDirectory() as directory:
-        converted = None
-        if importlib.util.find_spec("ctranslate2"):
-            converted = Path(directory) / "converted"
-            convert(model, config, vocabularies, converted)
-        else:
-            print("CTranslate2 is left out: `pip install ctranslate2` to compare with it")
-        for threads in arguments.threads:
-            torch.set_num_threads(threads)
-            for beam in arguments.beams:
-                found = candidates(arguments.run, beam, threads, converted)
-                if arguments.only:
-                    kept = [n for n in found if any(part in n for part in arguments.only)]
-                    found = {name: found[name] for name in kept}
-                print(f"\nbeam {beam}, {threads} thread(s), {len(sides[0])} sentences")
-                report(*measure(found, *sides, arguments.turns), sides[1], vocabularies)
+    vocabularies = load(arguments.run)[2]
+    if not importlib.util.find_spec("ctranslate2"):
+        print("CTranslate2 is left out: `pip install ctranslate2` to compare with it")
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        for beam in arguments.beams:
+            found = candidates(arguments.run, beam, threads)
+            if arguments.only:
+                kept = [n for n in found if any(part in n for part in arguments.only)]
+                found = {name: found[name] for name in kept}
+            print(f"\nbeam {beam}, {threads} thread(s), {len(sides[0])} sentences")
+            report(*measure(found, sides[0], arguments.turns), sides[1], vocabularies)
 
 
 if __name__ == "__main__":

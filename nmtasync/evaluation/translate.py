@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -18,6 +19,7 @@ from nmtasync.decoding.sampling import sample
 from nmtasync.evaluation.batches import pad, plan_batches
 from nmtasync.evaluation.translation import BLANK, Found, Translation, describe_in_detail
 from nmtasync.machine.memory import compute_in_parts
+from nmtasync.machine.threads import map_in_threads
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
 MAX_SOURCE_PIECES = 1000
@@ -38,6 +40,22 @@ COUNTED = {
 def totals(counts: Mapping[str, int]) -> list[str]:
     """Say how many lines there were of each kind of which there was more than the one told of."""
     return [f"{counts[k]:,} {words}" for k, words in COUNTED.items() if counts.get(k, 0) > 1]
+
+
+class _Work(NamedTuple):
+    """What has come of a batch.
+
+    Attributes:
+        batch: The places of its lines.
+        found: The hypotheses of each.
+        described: The translations of each.
+        num_splits: How many times memory did not suffice.
+    """
+
+    batch: list[int]
+    found: list[list[Hypothesis]]
+    described: list[list[Translation]]
+    num_splits: int
 
 
 class Translator:
@@ -110,22 +128,33 @@ class Translator:
         begun = self._segment_prefixes(prefixes, first_line)
         lengths = {line: len(ids) for line, ids in sources.items()}
         done = len(lines) - len(sources)
-        for batch in plan_batches(lengths, self.config.batch_sentences):
+
+        def work(batch: list[int]) -> _Work:
             ids = [sources[line] for line in batch]
             texts = [clean_line(lines[line]) for line in batch]
             keys = [
                 self._keys(first_line + line, text, num_best)
                 for line, text in zip(batch, texts, strict=True)
             ]
-            found = self._search(ids, keys, begun and [begun[line] for line in batch])
-            described = self._describe(texts, ids, found, details)
-            for line, translations in zip(batch, described, strict=True):
+            found, num_splits = self._search(ids, keys, begun and [begun[line] for line in batch])
+            return _Work(batch, found, self._describe(texts, ids, found, details), num_splits)
+
+        for each in self._map(work, [*plan_batches(lengths, self.config.batch_sentences)]):
+            for _ in range(each.num_splits):
+                self.on_split()
+            for line, translations in zip(each.batch, each.described, strict=True):
                 results[line] = translations
-            self._note_ended(first_line, batch, found)
-            done += len(batch)
+            self._note_ended(first_line, each.batch, each.found)
+            done += len(each.batch)
             if on_progress:
                 on_progress(done, len(lines))
         return results
+
+    def _map(self, work: Callable[[list[int]], _Work], batches: list[list[int]]) -> Iterator[_Work]:
+        """Do the work of all batches; on a CPU several at a time."""
+        if self.device.type != "cpu":
+            return map(work, batches)
+        return map_in_threads(work, batches, len(batches))
 
     def _segment(self, lines: Sequence[str], first_line: int = 0) -> dict[int, list[int]]:
         """Compute the source ids of each line, EOS last, by its place; blank lines have none."""
@@ -180,9 +209,14 @@ class Translator:
 
     def _search(
         self, sources: Sequence[list[int]], keys: list[list[int]], begun: list[list[int]] | None
-    ) -> list[list[Hypothesis]]:
-        """Find the hypotheses of a batch, as many of each sentence as it has keys."""
+    ) -> tuple[list[list[Hypothesis]], int]:
+        """Find the hypotheses of a batch, as many of each sentence as it has keys.
+
+        Returns:
+            The hypotheses, and how many times memory did not suffice.
+        """
         num_best = len(keys[0])
+        splits: list[None] = []
         text_of = self._text_of if num_best > 1 else None
 
         def search(places: range) -> list[list[Hypothesis]]:
@@ -194,8 +228,8 @@ class Translator:
                 return sample(*given, keys[part], prefixes=prefixes, text_of=text_of)
             return beam_search(*given, num_best=num_best, prefixes=prefixes, text_of=text_of)
 
-        parts = compute_in_parts(len(sources), search, self.on_split)
-        return [hypotheses for part in parts for hypotheses in part]
+        parts = compute_in_parts(len(sources), search, lambda: splits.append(None))
+        return [hypotheses for part in parts for hypotheses in part], len(splits)
 
     def _text_of(self, ids: list[int]) -> str:
         return self.vocabularies.target.decode([ids])[0]

@@ -49,6 +49,19 @@ def test_each_line_is_translated_as_if_alone(translator: Translator) -> None:
     assert len(set(together)) > 10
 
 
+@pytest.mark.parametrize("sampling", [False, True])
+def test_the_number_of_threads_does_not_matter(translator: Translator, sampling: bool) -> None:
+    translator.config = dataclasses.replace(translator.config, sampling=sampling)
+    lines, before, found = some_lines(), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(translator.translate(lines))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
 def test_training_mode_does_not_matter(translator: Translator) -> None:
     lines = some_lines()
     expected = translator.translate(lines)
