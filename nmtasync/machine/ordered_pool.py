@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nmtasync.errors import NmtasyncError
@@ -22,8 +24,8 @@ Result = TypeVar("Result")
 FEW_ITEMS = 3
 """So many are done sooner here than by processes that must be started first."""
 
-_functions: dict[bytes, Callable[[Any], Any]] = {}
-"""The function that this process applies, if it was started for that, by the bytes it came in."""
+_functions: dict[str, Callable[[Any], Any]] = {}
+"""The function that this process applies, if it was started for that, by the file it came in."""
 
 
 class OrderedPool:
@@ -66,11 +68,14 @@ class OrderedPool:
         if self._num_processes <= 1 or len(first) <= FEW_ITEMS:
             yield from map(function, everything)
         else:
-            yield from self._map(bytes(ForkingPickler.dumps(function)), everything)
+            with tempfile.NamedTemporaryFile() as file:  # read once by each process
+                file.write(ForkingPickler.dumps(function))
+                file.flush()
+                yield from self._map(file.name, everything)
         for error in errors:
             raise error
 
-    def _map(self, function: bytes, items: Iterable[Any]) -> Iterator[Any]:
+    def _map(self, function: str, items: Iterable[Any]) -> Iterator[Any]:
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self._num_processes, context, _begin)
@@ -102,8 +107,8 @@ def _begin() -> None:
     end_with_parent()
 
 
-def _apply(function: bytes, item: Any) -> Any:
+def _apply(function: str, item: Any) -> Any:
     if function not in _functions:
         _functions.clear()
-        _functions[function] = ForkingPickler.loads(function)
+        _functions[function] = ForkingPickler.loads(Path(function).read_bytes())
     return _functions[function](item)
