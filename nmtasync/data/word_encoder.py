@@ -19,7 +19,7 @@ from nmtasync.data.vocabulary import Vocabulary
 _MOST_WORDS = 1 << 17
 _LONGEST_WORD = 32
 _LONGEST_LINE = 2000
-_TIMES = 3
+_TIMES = 2
 """A word is looked at when it occurs this often: that costs more than to segment it a few times."""
 
 

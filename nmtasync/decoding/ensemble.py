@@ -19,6 +19,9 @@ from nmtasync.models.sequence_to_sequence import DecoderState, SequenceToSequenc
 States = list[DecoderState]
 """What the decoder of each network remembers."""
 
+MAX_PIECES = 1000
+"""The longest sentences: no model is trained for longer ones, and they would fill the memory."""
+
 _CHUNK_BYTES = 32 << 20
 
 
@@ -54,6 +57,11 @@ class Ensemble:
         """The most pieces of a sentence, its end counted, that all can place; None for any."""
         lengths = [model.max_length for model in self.models if model.max_length is not None]
         return min(lengths, default=None)
+
+    @property
+    def max_pieces(self) -> int:
+        """The most pieces of a sentence, its end not counted, that all can read."""
+        return MAX_PIECES if self.max_length is None else min(MAX_PIECES, self.max_length - 1)
 
     def end_training(self) -> None:
         """Put all networks in evaluation mode."""

@@ -17,10 +17,6 @@ from nmtasync.errors import NmtasyncError
 from nmtasync.evaluation.batches import pad, plan_batches
 from nmtasync.machine.memory import compute_in_parts
 
-MAX_PIECES = 1000
-"""The longest side that is scored, or less where the model's positions end: as long as lines that
-are translated."""
-
 CHUNK_PAIRS = 2048
 """Pairs that are held at a time: enough that such of similar length find each other."""
 
@@ -102,9 +98,7 @@ class Scorer:
         self, sources: list[str], targets: list[str]
     ) -> tuple[dict[int, PairScore], dict[int, list[int]], dict[int, list[int]]]:
         """Segment pairs; return the results of those without a score, and the ids of the others."""
-        most = MAX_PIECES
-        if self.ensemble.max_length is not None:
-            most = min(most, self.ensemble.max_length - 1)
+        most = self.ensemble.max_pieces
         encoded = {
             "source": self.vocabularies.source.encode(sources),
             "target": self.vocabularies.target.encode(targets),

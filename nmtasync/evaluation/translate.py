@@ -22,10 +22,6 @@ from nmtasync.machine.memory import compute_in_parts
 from nmtasync.machine.threads import map_in_threads
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
-MAX_SOURCE_PIECES = 1000
-"""A longer line is cut here, or where the model's positions end: no model is trained for it, and it
-would fill the memory."""
-
 Progress = Callable[[int, int], None]
 """Is told how many sentences are done, and of how many."""
 
@@ -159,11 +155,9 @@ class Translator:
     def _segment(self, lines: Sequence[str], first_line: int = 0) -> dict[int, list[int]]:
         """Compute the source ids of each line, EOS last, by its place; blank lines have none."""
         lines = [clean_line(line) for line in lines]
-        sources, most = {}, MAX_SOURCE_PIECES
+        sources, most = {}, self.ensemble.max_pieces
         if self.max_pieces is not None:
             most = min(most, self.max_pieces)
-        if self.ensemble.max_length is not None:
-            most = min(most, self.ensemble.max_length - 1)
         for line, ids in enumerate(self.vocabularies.source.encode(lines)):
             if len(ids) > most:
                 what = f"has {len(ids):,} pieces; only the first {most:,} are translated"
@@ -178,9 +172,7 @@ class Translator:
         """Compute the ids with which each translation begins."""
         if prefixes is None:
             return None
-        most = MAX_SOURCE_PIECES
-        if self.ensemble.max_length is not None:
-            most = min(most, self.ensemble.max_length - 1)
+        most = self.ensemble.max_pieces
         segmented = self.vocabularies.target.encode([clean_line(text) for text in prefixes])
         for line, ids in enumerate(segmented):
             if len(ids) > most:

@@ -10,8 +10,7 @@ import torch
 
 from nmtasync.config.schema import DecodingConfig, ModelConfig
 from nmtasync.data.vocabulary import VocabularyPair
-from nmtasync.decoding import hypothesis
-from nmtasync.evaluation import translate
+from nmtasync.decoding import ensemble, hypothesis
 from nmtasync.evaluation.batches import MAX_BATCH_PIECES, plan_batches
 from nmtasync.evaluation.translate import Translator
 from nmtasync.evaluation.translation import BLANK
@@ -107,7 +106,7 @@ def test_an_over_long_line_is_cut_and_told_of(
     translator: Translator, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if limit == "memory":
-        monkeypatch.setattr(translate, "MAX_SOURCE_PIECES", 12)
+        monkeypatch.setattr(ensemble, "MAX_PIECES", 12)
     else:
         monkeypatch.setattr(translator.model, "max_length", 13)  # the end of sentence counts
     warnings: list[tuple[int, str]] = []
