@@ -26,21 +26,23 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 from common import describe
-from torch import Tensor, nn
+from torch import Tensor
 
 from nmtasync.config.schema import DecodingConfig, ModelConfig
 from nmtasync.data.vocabulary import BOS, EOS, PAD, UNK, VocabularyPair
 from nmtasync.evaluation.batches import pad, plan_batches
 from nmtasync.evaluation.metrics import bleu
 from nmtasync.evaluation.trained_model import load_trained
-from nmtasync.models.attention import CrossAttention, SelfAttention
+from nmtasync.interchange.export import export_network
+from nmtasync.interchange.origin import load_network
+from nmtasync.models.attention import SelfAttention
 from nmtasync.models.positions import sinusoids
 from nmtasync.models.transformer import Transformer
-from nmtasync.models.transformer_layers import DecoderLayer, EncoderLayer, num_heads
+from nmtasync.models.transformer_layers import DecoderLayer
+from nmtasync.run_directory import RunDirectory
 
 BATCH_SENTENCES = 64
 LONGEST = 200
@@ -188,20 +190,21 @@ def _translate_by_peer(lines: list[str]) -> list[str]:
 def _load_peer(run: Path, beam_size: int, threads: int, kind: str) -> None:
     import ctranslate2
 
-    model, config, vocabularies = load(run)
+    network, origin = load_network(RunDirectory(run), "best", 1)
+    vocabularies = network.vocabularies
     source_pieces = vocabularies.source.pieces()
     ids_of = {piece: id for id, piece in enumerate(vocabularies.target.pieces())}
     with tempfile.TemporaryDirectory() as directory:
-        converted = Path(directory) / "converted"
-        convert(model, config, vocabularies, converted)
+        exported = Path(directory) / "exported"
+        export_network(network, origin, "ctranslate2", exported)
         translator = ctranslate2.Translator(
-            str(converted), compute_type=kind, inter_threads=threads, intra_threads=1
+            str(exported), compute_type=kind, inter_threads=threads, intra_threads=1
         )
 
     def translate(lines: list[str]) -> list[str]:
         encoded = vocabularies.source.encode(lines)
         found = translator.translate_batch(
-            [[source_pieces[id] for id in (*ids, EOS)] for ids in encoded],
+            [[source_pieces[id] for id in ids] for ids in encoded],
             beam_size=beam_size,
             max_batch_size=BATCH_SENTENCES,
             max_decoding_length=LONGEST,
@@ -225,61 +228,6 @@ def load(run: Path) -> tuple[Transformer, ModelConfig, VocabularyPair]:
     if not isinstance(model, Transformer) or variant != DEFAULT_VARIANT:
         raise SystemExit("the peers know the default Transformer only")
     return model, config, trained.translator.vocabularies
-
-
-def convert(
-    model: Transformer, config: ModelConfig, vocabularies: VocabularyPair, to: Path
-) -> None:
-    """Write a network for CTranslate2."""
-    from ctranslate2.specs import transformer_spec
-
-    def linear(spec: Any, weight: Tensor, bias: Tensor | None) -> None:
-        spec.weight = weight.detach().numpy()
-        if bias is not None:
-            spec.bias = bias.detach().numpy()
-
-    def norm(spec: Any, module: nn.Module) -> None:
-        assert isinstance(module, nn.LayerNorm)
-        spec.gamma, spec.beta = module.weight.detach().numpy(), module.bias.detach().numpy()
-
-    def attention(spec: Any, module: SelfAttention | CrossAttention, before: nn.Module) -> None:
-        names = ["queries", "keys_values", "output"]
-        layers = ["inputs", "output"] if isinstance(module, SelfAttention) else names
-        norm(spec.layer_norm, before)
-        for part, name in zip(spec.linear, layers, strict=True):
-            layer = getattr(module, name)
-            linear(part, layer.weight, layer.bias)
-
-    layers = config.encoder_layers, config.decoder_layers
-    spec = transformer_spec.TransformerSpec.from_config(layers, num_heads(config), pre_norm=True)
-    embeddings = model.embeddings
-    source = embeddings.target if embeddings.source is None else embeddings.source
-    linear(spec.encoder.embeddings[0], source, None)
-    linear(spec.decoder.embeddings, embeddings.target, None)
-    linear(spec.decoder.projection, embeddings.output_weight, embeddings.output_bias)
-    norm(spec.encoder.layer_norm, model.encoder_norm)
-    norm(spec.decoder.layer_norm, model.decoder_norm)
-    for side, ours in ((spec.encoder, model.encoder), (spec.decoder, model.decoder)):
-        side.position_encodings.encodings = sinusoids(1024, config.dimension).numpy()
-        for part, layer in zip(side.layer, ours, strict=True):
-            assert isinstance(layer, EncoderLayer | DecoderLayer)
-            assert isinstance(layer.attention, SelfAttention)
-            attention(part.self_attention, layer.attention, layer.attention_norm)
-            if isinstance(layer, DecoderLayer):
-                attention(part.attention, layer.cross, layer.cross_norm)
-            norm(part.ffn.layer_norm, layer.feed_forward_norm)
-            inner, output = layer.feed_forward.inner, layer.feed_forward.output
-            linear(part.ffn.linear_0, inner.weight, inner.bias)
-            linear(part.ffn.linear_1, output.weight, output.bias)
-    spec.register_source_vocabulary(vocabularies.source.pieces())
-    spec.register_target_vocabulary(vocabularies.target.pieces())
-    bos, eos, unk = (vocabularies.target.pieces()[id] for id in (BOS, EOS, UNK))
-    spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = bos, eos, unk
-    spec.config.decoder_start_token = bos
-    spec.validate()
-    spec.optimize()
-    to.mkdir()
-    spec.save(str(to))
 
 
 def candidates(run: Path, beam: int, threads: int) -> dict[str, Translate]:
