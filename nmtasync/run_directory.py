@@ -226,6 +226,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     sync(path.parent)
 
 
+def refuse_filled(directory: Path) -> None:
+    """Refuse a place for a new directory that has something already.
+
+    Raises:
+        UserError: There is a file, or a directory with something in it.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError("is there already", where=directory, remedy="choose another directory")
+
+
 @contextlib.contextmanager
 def directory_written_atomically(path: Path) -> Iterator[Path]:
     """Open a directory to fill; it takes its name, replacing what had it, only when it is whole.

@@ -257,6 +257,11 @@ class VocabularyPair:
     joint: bool
 
     @classmethod
+    def of_joint(cls, source: Vocabulary, target: Vocabulary) -> VocabularyPair:
+        """Pair vocabularies that have the same pieces."""
+        return cls(target if source.model == target.model else source, target, joint=True)
+
+    @classmethod
     def load(cls, directory: Path) -> VocabularyPair:
         """Read RUN/vocab: joint.model, or source.model and target.model, or the former two.
 

@@ -11,7 +11,11 @@ from nmtasync.interchange.marian_export import write_marian
 from nmtasync.interchange.network import Network
 from nmtasync.interchange.origin import Origin
 from nmtasync.interchange.safetensors_export import write_safetensors
-from nmtasync.run_directory import directory_written_atomically, explain_write_errors
+from nmtasync.run_directory import (
+    directory_written_atomically,
+    explain_write_errors,
+    refuse_filled,
+)
 
 
 def export_network(
@@ -35,8 +39,7 @@ def export_network(
             where=f"--quantization {quantization}",
             remedy="leave it out, or choose --format ctranslate2",
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("is there already", where=out, remedy="choose another directory")
+    refuse_filled(out)
     with explain_write_errors(out), directory_written_atomically(out) as aside:
         match kind:
             case "safetensors":

@@ -24,7 +24,7 @@ from nmtasync.interchange.network import Network, refuse_unfit
 from nmtasync.interchange.origin import Origin
 from nmtasync.interchange.parts import cut_part, parts_of
 from nmtasync.interchange.silent import with_silent_bias, with_silent_row
-from nmtasync.models.transformer_layers import feed_forward_width
+from nmtasync.models.transformer_layers import feed_forward_dropout, feed_forward_width
 from nmtasync.run_directory import write_json
 
 _HOLDS = {
@@ -134,13 +134,8 @@ def _config(network: Network, start: int, num_positions: int) -> dict[str, Any]:
         },
         "dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
-        "activation_dropout": _inside(network),
+        "activation_dropout": feed_forward_dropout(config),
     }
-
-
-def _inside(network: Network) -> float:
-    config = network.config
-    return config.dropout if config.feed_forward_dropout is None else config.feed_forward_dropout
 
 
 def _write_tokenizer(network: Network, origin: Origin, directory: Path) -> None:

@@ -32,7 +32,7 @@ from nmtasync.interchange.huggingface_names import (
 from nmtasync.interchange.imported_run import Imported, model_config
 from nmtasync.interchange.parts import Part, WeightAndBias, join_parts, shape_of
 from nmtasync.interchange.reading import reading
-from nmtasync.interchange.renumber import Control, Renumbering, renumber
+from nmtasync.interchange.renumber import Control, Renumbering, by_number, renumber
 from nmtasync.interchange.tensor_file import TensorFile
 from nmtasync.models.positions import paper_sinusoids, sinusoids
 from nmtasync.untrusted import parse_json, read_document, typed
@@ -148,7 +148,7 @@ def _read_pieces(directory: Path, *, joint: bool) -> _Pieces:
     for name in ["vocab.json"] if joint else ["vocab.json", "target_vocab.json"]:
         with reading(directory / name):
             tokens.append(
-                _in_order(typed(dict[str, int], parse_json(read_document(directory / name))))
+                by_number(typed(dict[str, int], parse_json(read_document(directory / name))))
             )
     models = []
     for name in ("source.spm", "target.spm"):
@@ -171,14 +171,6 @@ def _language(code: Any) -> str | None:
     except UserError:
         return None
     return known
-
-
-def _in_order(numbers: Mapping[str, int]) -> list[str]:
-    """List pieces by their numbers."""
-    ordered = sorted(numbers, key=lambda piece: numbers[piece])
-    if [numbers[piece] for piece in ordered] != list(range(len(ordered))):
-        raise ValueError("its numbers are not those from 0 on")
-    return ordered
 
 
 def _read_network(directory: Path, about: _About, pieces: _Pieces, tensors: TensorFile) -> Imported:
@@ -225,9 +217,7 @@ def _renumber(
     joint = pieces.source is pieces.target
     if joint:
         (source, target), rows = renumber(pieces.target, control, pieces.models)
-        if source.model == target.model:
-            source = target
-        return VocabularyPair(source, target, joint=True), {"source": rows, "target": rows}
+        return VocabularyPair.of_joint(source, target), {"source": rows, "target": rows}
     (target,), rows = renumber(pieces.target, control, pieces.models[1:])
     here = pieces.source.index("<s>") if "<s>" in pieces.source else None
     control = Control(about.pad, unknown[0], here, about.eos)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from nmtasync.errors import UserError
 from nmtasync.interchange.huggingface_import import read_huggingface
-from nmtasync.interchange.imported_run import Imported, refuse_taken, write_run
+from nmtasync.interchange.imported_run import Imported, write_run
 from nmtasync.interchange.marian_import import read_marian
+from nmtasync.run_directory import refuse_filled
 
 
 def import_network(
@@ -27,7 +28,7 @@ def import_network(
     Raises:
         UserError: RUN is there, or the network is damaged or none that we have.
     """
-    refuse_taken(root)
+    refuse_filled(root)
     if vocabularies is not None and kind != "marian":
         raise UserError(
             f"{kind} has its vocabularies beside the model",

@@ -18,7 +18,6 @@ from nmtasync.checkpoints.store import Snapshot, point, save
 from nmtasync.config.load import convert, find_option, resolve, to_toml
 from nmtasync.config.schema import Config, DataConfig, ModelConfig
 from nmtasync.data.vocabulary import SENTENCEPIECE_VERSION, VocabularyPair
-from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 from nmtasync.optim.flat import FlatModel
@@ -27,6 +26,7 @@ from nmtasync.run_directory import (
     RunDirectory,
     directory_written_atomically,
     explain_write_errors,
+    refuse_filled,
     sha256,
     write_json,
 )
@@ -70,23 +70,13 @@ def model_config(settings: Mapping[str, Any], where: Path) -> ModelConfig:
     return resolve(checked).model
 
 
-def refuse_taken(root: Path) -> None:
-    """Refuse a directory that has something in it.
-
-    Raises:
-        UserError: It has.
-    """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError("is there already", where=root, remedy="choose another directory")
-
-
 def write_run(root: Path, imported: Imported) -> None:
     """Write a RUN, whole or not at all.
 
     Raises:
         UserError: The place is taken, or the parameters are not those of such a network.
     """
-    refuse_taken(root)
+    refuse_filled(root)
     data = DataConfig(
         joint_vocabulary=imported.vocabularies.joint,
         vocab_size=imported.vocabularies.target.size,

@@ -190,8 +190,7 @@ def _read_network(
         if source.tokens != target.tokens:
             raise ValueError("all embeddings are tied, but the vocabularies differ")
         both, rows = renumber(target.tokens, target.control(), [source.model, target.model])
-        one, other = both
-        vocabularies = VocabularyPair(other if one.model == other.model else one, other, joint=True)
+        vocabularies = VocabularyPair.of_joint(*both)
         of_source = rows
     else:
         (one,), of_source = renumber(source.tokens, source.control(), [source.model])

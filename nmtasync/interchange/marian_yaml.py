@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from nmtasync.interchange.renumber import by_number
 from nmtasync.untrusted import shortened
 
 Options = dict[str, str | list[str]]
@@ -77,10 +78,7 @@ def parse_vocabulary(text: str) -> list[str]:
             raise ValueError(f"the line {shortened(repr(line))} is none of a vocabulary")
         numbers[_scalar(key)] = int(number)
         key = None
-    pieces = sorted(numbers, key=lambda piece: numbers[piece])
-    if not pieces or [numbers[piece] for piece in pieces] != list(range(len(pieces))):
-        raise ValueError("the numbers of pieces are not those from 0 on")
-    return pieces
+    return by_number(numbers)
 
 
 def _scalar(text: str) -> str:

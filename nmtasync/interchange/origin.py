@@ -8,7 +8,6 @@ from typing import Any
 
 import nmtasync
 from nmtasync.checkpoints.load import load_model
-from nmtasync.config.schema import DataConfig
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.interchange.network import Network
 from nmtasync.report.test_results import TestResult, read_results
@@ -89,17 +88,12 @@ def load_network(run: RunDirectory, which: str, average: int) -> tuple[Network, 
     origin = Origin(
         name=run.root.resolve().name,
         checkpoints=tuple(checkpoints),
-        source_language=_language(config.data, "source"),
-        target_language=_language(config.data, "target"),
+        source_language=config.data.source_language,
+        target_language=config.data.target_language,
         corpora=_corpora(manifest),
         results=tuple(r for r in results if (r.checkpoint, r.num_averaged) == about),
     )
     return Network(config.model, model, VocabularyPair.load(run.vocab)), origin
-
-
-def _language(config: DataConfig, side: str) -> str | None:
-    code: str | None = getattr(config, f"{side}_language")
-    return code
 
 
 def _corpora(manifest: Mapping[str, Any]) -> tuple[Corpus, ...]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nmtasync.config.schema import ModelConfig
+from nmtasync.models.transformer_layers import feed_forward_width
 
 WeightAndBias = tuple[Tensor, Tensor | None]
 """Of a linear layer [O, I] and [O], None where it has none, or of a normalisation [D] and [D]."""
@@ -110,7 +111,7 @@ def join_parts(config: ModelConfig, find: Callable[[Part], WeightAndBias]) -> di
 
 def shape_of(config: ModelConfig, part: Part) -> tuple[int, ...]:
     """The shape of a part's weight: [O, I], or [D] of a normalisation."""
-    dimension, inside = config.dimension, config.feed_forward or 4 * config.dimension
+    dimension, inside = config.dimension, feed_forward_width(config)
     if part.is_norm:
         return (dimension,)
     return {"ffn.1": (inside, dimension), "ffn.2": (dimension, inside)}.get(

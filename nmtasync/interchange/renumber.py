@@ -7,7 +7,7 @@ Shapes: U pieces of theirs, V of ours, D dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -62,6 +62,18 @@ class Renumbering:
         taken = bias[torch.tensor([row or 0 for row in self.rows])]
         taken[torch.tensor(self.silent)] = SILENT
         return taken
+
+
+def by_number(numbers: Mapping[str, int]) -> list[str]:
+    """List pieces by their numbers.
+
+    Raises:
+        ValueError: The numbers are not those from 0 on, or there are none.
+    """
+    pieces = sorted(numbers, key=lambda piece: numbers[piece])
+    if not pieces or [numbers[piece] for piece in pieces] != list(range(len(pieces))):
+        raise ValueError("the numbers of pieces are not those from 0 on")
+    return pieces
 
 
 def renumber(

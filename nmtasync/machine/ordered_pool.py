@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 
 from nmtasync.errors import NmtasyncError
 from nmtasync.machine.import_path import own_import_path
+from nmtasync.machine.in_order import results_in_order
 from nmtasync.machine.orphans import end_with_parent
 from nmtasync.machine.signals import leave_signals_to_main, signals_kept_from_children
 
@@ -79,15 +79,14 @@ class OrderedPool:
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self._num_processes, context, _begin)
-        pending: deque[Future[Any]] = deque()
+        executor = self._executor
+
+        def submit(item: Any) -> Future[Any]:
+            with own_import_path(), signals_kept_from_children():
+                return executor.submit(_apply, function, item)
+
         try:
-            for item in items:
-                with own_import_path(), signals_kept_from_children():
-                    pending.append(self._executor.submit(_apply, function, item))
-                if len(pending) > self._num_processes + 1:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            yield from results_in_order(submit, items, self._num_processes + 1)
         except BrokenProcessPool:
             raise NmtasyncError(
                 "a process that worked on the text was ended from outside",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+
+from nmtasync.machine.in_order import results_in_order
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,14 +38,12 @@ def map_in_threads(
         return
     torch.set_num_threads(num_threads // at_once)
     executor = ThreadPoolExecutor(at_once)
-    pending: deque[Future[Result]] = deque()
+
+    def submit(item: Item) -> Future[Result]:
+        return executor.submit(function, item)
+
     try:
-        for item in items:
-            pending.append(executor.submit(function, item))
-            if len(pending) > 2 * at_once:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from results_in_order(submit, items, 2 * at_once)
     finally:
         executor.shutdown(cancel_futures=True)
         torch.set_num_threads(num_threads)

@@ -153,9 +153,13 @@ def build_self_attention(
 
 def build_feed_forward(config: ModelConfig) -> FeedForward:
     """Build a layer's feed-forward."""
-    inside = config.feed_forward_dropout
-    dropout = config.dropout if inside is None else inside
-    return FeedForward(config.dimension, feed_forward_width(config), config.activation, dropout)
+    width, dropout = feed_forward_width(config), feed_forward_dropout(config)
+    return FeedForward(config.dimension, width, config.activation, dropout)
+
+
+def feed_forward_dropout(config: ModelConfig) -> float:
+    """The dropout inside; where `model.feed_forward_dropout` is not given, that of all else."""
+    return config.dropout if config.feed_forward_dropout is None else config.feed_forward_dropout
 
 
 def feed_forward_width(config: ModelConfig) -> int:

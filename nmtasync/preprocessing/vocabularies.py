@@ -63,9 +63,9 @@ def learn_vocabularies(
     rewritten = dataclasses.replace(config, normalization="identity")
     learned = _learn(corpus, rewritten, on_progress, rules)
     source, target = rules[0].put_into(learned.source), rules[1].put_into(learned.target)
-    if learned.joint and source.model == target.model:
-        source = target
-    return VocabularyPair(source, target, joint=learned.joint)
+    if learned.joint:
+        return VocabularyPair.of_joint(source, target)
+    return VocabularyPair(source, target, joint=False)
 
 
 def _learn(
