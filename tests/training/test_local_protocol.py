@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from nmtasync.machine import processes
 from nmtasync.machine.processes import Child
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training.asynchronous import local, worker_process
+from nmtasync.training.asynchronous import local, worker_process, workers
 from nmtasync.training.exchanges import LoggedExchanges
 from nmtasync.training.reporting.summary import TrainingSummary
 from nmtasync.training.session import DriverState, Session
@@ -214,10 +214,10 @@ def train_on_stage(run: RunDirectory, stage: Stage, **options: object) -> Traini
     """Train with the workers of a stage."""
     with pytest.MonkeyPatch.context() as patch:
         stage.watch(patch)
-        patch.setattr(local, "ValidatorClient", SavingHere)
+        patch.setattr(workers, "ValidatorClient", SavingHere)
         patch.setattr(local, "wait", stage.wait)
         patch.setattr(local, "Child", stage.child)
-        patch.setattr(local, "pause_before_restart", lambda deaths: 0.0)
+        patch.setattr(workers, "pause_before_restart", lambda deaths: 0.0)
         patch.setattr(processes, "leave_signals_to_main", lambda: None)
         return train_toy(run, resume=False, **options)
 

@@ -69,7 +69,7 @@ def test_without_its_local_optimizers_the_replay_would_differ(recorded, toy_run)
 def test_a_run_in_which_a_worker_was_killed_is_replayed_bit_for_bit(toy_run, monkeypatch):
     """Worker 1 is killed at a push of worker 0; the run ends at its replacement's second push."""
     other = copy_of(toy_run)
-    exchange, fetch, replace = Session.exchange, LoggedExchanges.fetch, LocalDriver._replace
+    exchange, fetch, replace = Session.exchange, LoggedExchanges.fetch, LocalDriver.replace
     pushes = [0, 0]  # from the start, or since the replacement has fetched
     happened: list[str] = []
 
@@ -98,7 +98,7 @@ def test_a_run_in_which_a_worker_was_killed_is_replayed_bit_for_bit(toy_run, mon
 
     monkeypatch.setattr(Session, "exchange", noted)
     monkeypatch.setattr(LoggedExchanges, "fetch", fetched)
-    monkeypatch.setattr(LocalDriver, "_replace", replaced)
+    monkeypatch.setattr(LocalDriver, "replace", replaced)
     train_toy(toy_run, training__validate_every=10**6, training__max_updates=4000, **TWO)
     monkeypatch.undo()
     assert happened == ["killed", "replaced", "fetched"]
