@@ -200,10 +200,11 @@ def _refuse_auto_delay(config: Config) -> None:
 
 
 def _refuse_fit(config: Config) -> None:
-    if config.data.batch_tokens == "fit" and config.asynchronous.driver == "simulated":
+    driver = config.asynchronous.driver
+    if config.data.batch_tokens == "fit" and driver in ("simulated", "ray"):
         raise UserError(
             "is 'fit', which is tried with the workers that train, but asynchronous.driver is "
-            "'simulated'",
+            f"'{driver}'",
             where="data.batch_tokens",
             remedy="set a number",
         )

@@ -167,9 +167,7 @@ class Child:
         """
         stacks = self._read_stacks().decode("utf-8", "replace")
         if self.last_words or stacks:
-            with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
-                moment = time.strftime("%Y-%m-%d %H:%M:%S")
-                file.write(f"{moment}\n{self.last_words}\n{stacks}\n")
+            keep_last_words(log, f"{self.last_words}\n{stacks}")
         if self.last_words:
             return f"failed: {self.last_words.strip().splitlines()[-1]}"
         if self.silent_seconds is not None:
@@ -178,6 +176,12 @@ class Child:
         if code is not None and code < 0:
             return f"was killed by signal {-code} ({signal.Signals(-code).name})"
         return f"ended with exit code {code}"
+
+
+def keep_last_words(log: Path, text: str) -> None:
+    """Add what a process has left to a file, if that can be written."""
+    with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{text}\n")
 
 
 def end_all_silent(children: list[Child], seconds: float) -> Child:

@@ -39,6 +39,11 @@ class Slot:
     landing: Tensor
 
     @classmethod
+    def private(cls, size: int, device: str) -> Slot:
+        """Allocate a slot that only this process sees, for vectors of `size` elements."""
+        return cls(torch.zeros(size, device=device), torch.zeros(size, device=device))
+
+    @classmethod
     def allocate(cls, size: int, device: str) -> Slot:
         """Allocate a slot on a worker's device, for vectors of `size` elements.
 
@@ -48,7 +53,7 @@ class Slot:
         if device == "cpu":
             return cls(shared_vector(size), shared_vector(size))
         try:
-            return cls(torch.zeros(size, device=device), torch.zeros(size, device=device))
+            return cls.private(size, device)
         except torch.OutOfMemoryError:
             raise NmtasyncError(
                 f"has too little memory: {2 * 4 * size / 2**20:.0f} MiB are needed for each worker",

@@ -38,6 +38,8 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.server.server import Server
 from nmtasync.training.asynchronous.in_process import InlineDriver, InProcessDriver
 from nmtasync.training.asynchronous.local import LocalDriver
+from nmtasync.training.cluster.driver import RayDriver
+from nmtasync.training.cluster.engine import Cluster
 from nmtasync.training.divergence import DivergedError, slowed
 from nmtasync.training.driver import Driver, DriverKind, RunParts
 from nmtasync.training.reporting.display import Display
@@ -68,6 +70,7 @@ class Assembly:
         vocabularies: Those of RUN.
         state: Of the checkpoint to go on from, or None.
         initial_model: Where to start from instead of random parameters; only without `state`.
+        cluster: Where the workers are, if not on this machine.
 
     Raises:
         UserError: The parts do not fit together.
@@ -82,8 +85,10 @@ class Assembly:
         vocabularies: VocabularyPair,
         state: TrainingState | None,
         initial_model: InitialModel | None,
+        cluster: Cluster | None = None,
     ) -> None:
         self.run, self.config, self.kind, self.devices = run, config, kind, devices
+        self.cluster = cluster
         self.resumed = state is not None
         self.corpus = open_training_corpus(run, config)
         refuse_without_alignments(self.corpus, config.training)
@@ -136,6 +141,8 @@ class Assembly:
     def _share_of_cores(self) -> int:
         if self.recording:  # sums depend on the number of threads
             return self.recording.starts[0].threads
+        if self.cluster:
+            return self.cluster.wanted.threads
         return cores_per_worker(len(self.devices))
 
     def _build_server(self, initial: torch.Tensor) -> Server:
@@ -231,6 +238,9 @@ class Assembly:
         match self.kind:
             case DriverKind.LOCAL:
                 return LocalDriver(session)
+            case DriverKind.RAY:
+                assert self.cluster
+                return RayDriver(session, self.cluster)
             case DriverKind.SYNCHRONOUS:
                 return SynchronousDriver(session)
             case DriverKind.INLINE:
@@ -303,7 +313,7 @@ def _summarise(
 
 def _exchange_log(assembly: Assembly) -> ExchangeLog | None:
     """Begin, or go on with, the log of a run of real workers."""
-    if assembly.kind not in (DriverKind.INLINE, DriverKind.LOCAL):
+    if assembly.kind not in (DriverKind.INLINE, DriverKind.LOCAL, DriverKind.RAY):
         return None
     state, threads = assembly.start, assembly.parts.threads
     entry = state.updates, threads, assembly.data_digest, assembly.settings

@@ -48,6 +48,7 @@ class DriverKind(Enum):
 
     INLINE = "one worker beside the server, in this process"
     LOCAL = "asynchronous workers, each in a process of its own"
+    RAY = "asynchronous workers on the nodes of a cluster"
     SYNCHRONOUS = "synchronous ranks, each in a process of its own"
     SIMULATED = "asynchronous workers under a virtual clock, in this process"
     SIMULATED_SYNCHRONOUS = "synchronous workers under a virtual clock, in this process"
@@ -56,7 +57,7 @@ class DriverKind(Enum):
     @property
     def in_process(self) -> bool:
         """Whether the main process computes the gradients itself."""
-        return self not in (DriverKind.LOCAL, DriverKind.SYNCHRONOUS)
+        return self not in (DriverKind.LOCAL, DriverKind.RAY, DriverKind.SYNCHRONOUS)
 
     @property
     def simulated(self) -> bool:
@@ -78,7 +79,8 @@ class RunParts:
         config: The experiment.
         spec: The network.
         layout: Where its parameters lie in the vector.
-        devices: Where each worker computes; one for all where the main process computes.
+        devices: Where each worker computes, as its own process calls it; one for all where the
+            main process computes.
         threads: CPU threads of each worker.
     """
 
@@ -91,7 +93,7 @@ class RunParts:
 
 
 def choose_driver(config: Config) -> tuple[DriverKind, list[str]]:
-    """Decide which driver runs the workers, and on which devices.
+    """Decide which driver runs the workers of this machine, and on which devices.
 
     Raises:
         UserError: The devices are not there, or not fit for that driver.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +19,7 @@ from nmtasync.config.load import Settings, read_toml, to_settings, to_toml
 from nmtasync.config.schema import Config
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.machine.device import allow_tf32
+from nmtasync.machine.matrix_products import layer_seconds
 from nmtasync.run_directory import (
     RunDirectory,
     explain_write_errors,
@@ -25,6 +28,7 @@ from nmtasync.run_directory import (
 )
 from nmtasync.training.assembly import Assembly
 from nmtasync.training.changes import describe_changes, refuse_losses
+from nmtasync.training.cluster.engine import Cluster, connected
 from nmtasync.training.driver import DriverKind, choose_driver
 from nmtasync.training.fitting import choose_batch_tokens, with_batch_tokens
 from nmtasync.training.reporting.display import Display
@@ -66,11 +70,13 @@ def train(
         config, initial = _resolve(run, settings, vocabularies, state)
         if state is not None and not accept_changes:
             refuse_losses(state, config)
-        kind, devices = choose_driver(config)
-        allow_tf32(devices[0], config.training.tf32)
-        with Display(console) as display:
+        with contextlib.ExitStack() as stack:
+            display = stack.enter_context(Display(console))
+            kind, devices, cluster = _choose_workers(config, stack)
+            measure = partial(cluster.run, layer_seconds) if cluster else layer_seconds
+            allow_tf32(devices[0], config.training.tf32)
             trained = None if state is None else state.config
-            precision, reason = choose_precision(config, trained, devices[0])
+            precision, reason = choose_precision(config, trained, devices[0], measure)
             display.message(f"precision {precision}: {reason}")
             if config.data.batch_tokens == "fit":
                 trial = with_precision(config, precision)
@@ -85,13 +91,24 @@ def train(
                 _save(run, config)
 
             while True:
-                assembly = Assembly(run, decided, kind, devices, vocabularies, state, initial)
+                parts = run, decided, kind, devices, vocabularies, state, initial
+                assembly = Assembly(*parts, cluster)
                 try:
                     return assembly.train(display, begin)
                 except RolledBackError as back:
                     state, initial, resume, point = back.state, None, True, None
                 del assembly  # its vectors go, in cycles as they are, before there are others
                 gc.collect()
+
+
+def _choose_workers(
+    config: Config, stack: contextlib.ExitStack
+) -> tuple[DriverKind, list[str], Cluster | None]:
+    """Return the driver, where its workers compute, and their cluster until the stack is left."""
+    if config.asynchronous.driver != "ray":
+        return *choose_driver(config), None
+    cluster = stack.enter_context(connected(config.asynchronous))
+    return DriverKind.RAY, cluster.wanted.devices, cluster
 
 
 def _fitted(

@@ -37,12 +37,13 @@ LAYERS_OF_TRAINING = [
     {"rollback"},
     {"validation"},
     {"asynchronous", "synchronous"},
-    {"simulation"},
+    {"cluster", "simulation"},
     {"assembly", "fitting"},
     {"train"},
 ]
 """The same inside of nmtasync/training."""
 ONLY_IN = {
+    "ray": {"nmtasync/training/cluster/engine.py"},
     "sentencepiece": {
         "nmtasync/data/vocabulary.py",
         "nmtasync/preprocessing/character_rules.py",

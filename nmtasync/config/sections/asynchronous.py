@@ -12,6 +12,7 @@ MAX_THREADS = 1024
 """Of a process: more than machines have cores."""
 
 _APART = (lacks("asynchronous.driver", "synchronous"), has("simulation.synchronous", False))
+_SHARDS_AT_HAND = (*_APART, lacks("asynchronous.driver", "ray"))
 _LOCAL_STEPS = lacks("asynchronous.local_optimizer_batches", 0)
 _LATE = lacks("asynchronous.optimizer_delay", 1)
 _AUTO_DELAY = has("asynchronous.optimizer_delay", "auto")
@@ -30,6 +31,7 @@ LOCAL_ADAM = _LOCAL_STEPS | has("asynchronous.drop_local_gradient", True)
 """Workers have an Adam of their own."""
 
 _asynchronous = partial(option, only_if=_APART)
+_on_cluster = partial(option, only_if=(has("asynchronous.driver", "ray"),))
 _of_outer = partial(option, only_if=(has("asynchronous.rule", "outer-nesterov"),))
 _of_local_steps = partial(option, only_if=(*_APART, _LOCAL_STEPS))
 _of_local_optimizer = partial(option, only_if=(*_APART, LOCAL_ADAM))
@@ -49,14 +51,30 @@ class AsynchronousConfig:
         "local",
         "How the workers come together: 'local' is asynchronous, in processes of this machine; "
         "'simulated' is asynchronous in one process and virtual time, see [simulation]; "
-        "'synchronous' sums the gradients of all workers for each update.",
-        choices=("local", "simulated", "synchronous"),
+        "'synchronous' sums the gradients of all workers for each update; 'ray' is asynchronous, "
+        "on the hosts of a Ray cluster.",
+        choices=("local", "simulated", "synchronous", "ray"),
     )
     devices: str = train_flag(
         "auto",
         "One worker for each device named, for example cpu,cpu or cuda:0,cuda:1; a device may "
         "be named more than once. 'auto' is every GPU, else one CPU worker for each core, at the "
-        "most four, which share the cores.",
+        "most four, which share the cores. With driver = ray it says of which kind they are, and "
+        "'auto' is what the cluster has.",
+    )
+    num_workers: int | None = _on_cluster(
+        None,
+        "How many workers there are; 'none' is as many as there is room for when training starts. "
+        "Of more than that, the rest start when nodes join.",
+        minimum=1,
+        maximum=1024,
+        stages=("train",),
+    )
+    ray_address: str | None = _on_cluster(
+        None,
+        "The Ray cluster: HOST:PORT of its head, or 'auto' for the one that this machine is a node "
+        "of; 'none' starts one on this machine alone, which nothing else can reach.",
+        stages=("train",),
     )
     optimizer_delay: int | str = train_flag(
         1,
@@ -184,17 +202,19 @@ class AsynchronousConfig:
         "(times the target words, so that rules treat both alike).",
         choices=("gradient", "delta"),
     )
-    local_write_back: bool = _of_local_steps(
+    local_write_back: bool = option(
         False,
         "Local optimizers: write the slice of each worker's own shard back to the server after "
         "each local step, as the authors' code does; this erases what others have pushed there.",
+        only_if=(*_SHARDS_AT_HAND, _LOCAL_STEPS),
     )
-    own_shard: str = _asynchronous(
+    own_shard: str = option(
         "window",
         "When the shards of a worker's own number take its gradients: with the push of a window, "
         "as all others do, or after each 'batch', which costs no communication where they lie on "
         "the worker's device. With more shards than workers, worker i owns shards i, i + N, ...",
         choices=("window", "batch"),
+        only_if=_SHARDS_AT_HAND,
     )
     drop_rate: float | None = _asynchronous(
         None,

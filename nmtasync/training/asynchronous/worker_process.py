@@ -9,13 +9,15 @@ from multiprocessing.connection import Connection
 import torch
 
 from nmtasync.data.cursor import AssignedBatch
+from nmtasync.data.shards import ParallelShards
 from nmtasync.data.training_corpus import open_training_corpus
 from nmtasync.machine.device import allow_tf32
 from nmtasync.machine.processes import serving
 from nmtasync.server.messages import Push
 from nmtasync.server.transport import Slot
 from nmtasync.training.driver import RunParts
-from nmtasync.worker.own_shards import WorkerPlace
+from nmtasync.worker.own_shards import ShardAccess, WorkerPlace
+from nmtasync.worker.window import ComputedWindow
 from nmtasync.worker.worker import Worker
 
 
@@ -128,34 +130,53 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
             main process, `Task` and `Done` from it.
     """
     with serving(connection):
-        torch.set_num_threads(setup.parts.threads)
-        device = setup.parts.devices[setup.index]
-        torch.get_device_module(device).set_device(device)
-        allow_tf32(device, setup.parts.config.training.tf32)
-        worker = _build(setup, connection)
-        setup.slots[0].complete()  # or the server's first copy could be overwritten
+        slot = setup.slots[0]
+        worker = build_worker(setup, _PipedAccess(slot, connection))
+        slot.complete()  # or the server's first copy could be overwritten
         connection.send(Ready())
         while True:
             idle_since = time.perf_counter()
             task: Task = connection.recv()
-            idle_seconds = time.perf_counter() - idle_since
-            slot = setup.slots[task.slot]
-            slot.use(worker.flat)
-            worker.versions = task.versions
-            computed = worker.compute(task.window, task.slot)
-            slot.complete()
-            computed.figures.idle_seconds = idle_seconds
-            connection.send(computed)
+            connection.send(compute(worker, task, setup.slots[task.slot], idle_since))
 
 
-def _build(setup: WorkerSetup, connection: Connection) -> Worker:
-    parts, slot = setup.parts, setup.slots[0]
-    access = _PipedAccess(slot, connection)
+def build_worker(
+    setup: WorkerSetup, access: ShardAccess | None, corpus: ParallelShards | None = None
+) -> Worker:
+    """Build the worker that this process is, and prepare the process for it.
+
+    Args:
+        setup: Who and what; its replica lies in the first slot.
+        access: To its own shards, if it has a way there.
+        corpus: The training corpus; None for that of the run.
+    """
+    parts, device = setup.parts, setup.parts.devices[setup.index]
+    torch.set_num_threads(parts.threads)
+    torch.get_device_module(device).set_device(device)
+    allow_tf32(device, parts.config.training.tf32)
     return Worker(
         WorkerPlace(setup.index, len(parts.devices), setup.num_shards, access),
-        slot.replica(parts.spec.build()),
-        open_training_corpus(parts.run, parts.config),
+        setup.slots[0].replica(parts.spec.build()),
+        corpus or open_training_corpus(parts.run, parts.config),
         parts.config,
         setup.sequence,
         setup.batches,
     )
+
+
+def compute(worker: Worker, task: Task, slot: Slot, idle_since: float) -> ComputedWindow:
+    """Compute a task in its slot, where the parameters are; the payload is in the mailbox then.
+
+    Args:
+        worker: Who computes it.
+        task: What to compute.
+        slot: Of the task.
+        idle_since: Since when the worker has had nothing to do, by `time.perf_counter`.
+    """
+    idle_seconds = time.perf_counter() - idle_since
+    slot.use(worker.flat)
+    worker.versions = task.versions
+    computed = worker.compute(task.window, task.slot)
+    slot.complete()
+    computed.figures.idle_seconds = idle_seconds
+    return computed

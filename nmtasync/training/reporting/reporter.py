@@ -123,6 +123,9 @@ class Reporter:
         updates: Where this run (re)starts, for TensorBoard.
         noise: Measures the noise of gradients.
         clock: Tells the time in seconds, from any zero on.
+
+    Attributes:
+        nodes: Of workers on other hosts: where each is, which the lines about it then have.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class Reporter:
         self._metrics = AppendedFile(run.logs / "metrics.jsonl")
         with explain_write_errors(run.logs):
             self._board = SummaryWriter(str(run.logs), purge_step=updates)
+        self.nodes: dict[int | str, str] = {}
         self._told: set[str] = set()
         self._clock = clock
         self._begin = clock()
@@ -226,7 +230,8 @@ class Reporter:
 
     def worker_event(self, worker: int | str, what: str, clocks: Figures) -> None:
         """Note what happened to a worker, by its number, or to the process named "validator"."""
-        self._write("worker", {"worker": worker, "what": what}, clocks)
+        node = {"node": self.nodes[worker]} if worker in self.nodes else {}
+        self._write("worker", {"worker": worker, "what": what, **node}, clocks)
         self.display.message(f"{worker if isinstance(worker, str) else f'worker {worker}'} {what}")
 
     def dropped(self, worker: int, what: str, clocks: Figures) -> None:
@@ -259,6 +264,8 @@ class Reporter:
         shares = {worker: asdict(spent) for worker, spent in workers.items()}
         wrong = {name: getattr(totals, name) for name in ("non_finite_pushes", "split_batches")}
         figures = {"reason": reason, "workers": shares, "padding": totals.padding_share, **wrong}
+        if self.nodes:
+            figures["nodes"] = dict(self.nodes)
         self._write("end", figures, clocks)
 
     def time_spent(self) -> dict[int, TimeSpent]:

@@ -95,6 +95,8 @@ def run_validator(setup: ValidatorSetup, connection: Connection) -> None:
     """
     with serving(connection):
         parts, device = setup.parts, setup.parts.devices[0]
+        if not torch.cuda.is_available():  # the workers' GPUs may be those of other hosts
+            device = "cpu"
         allow_tf32(device, parts.config.training.tf32)
         model = parts.spec.build().to(device)
         torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""Workers on several hosts, which Ray starts, places and speaks to."""

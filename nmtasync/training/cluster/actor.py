@@ -1,0 +1,93 @@
+"""The process of one worker on a cluster: it computes what the main process hands it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+
+import nmtasync
+from nmtasync.errors import NmtasyncError
+from nmtasync.machine.signals import leave_signals_to_main
+from nmtasync.server.transport import Slot
+from nmtasync.training.asynchronous.worker_process import (
+    Ready,
+    Task,
+    WorkerSetup,
+    build_worker,
+    compute,
+)
+from nmtasync.training.cluster.corpus import RunSource, open_corpus_here
+from nmtasync.training.cluster.engine import load_ray
+from nmtasync.training.cluster.payload import Payload, pack_push, unpack_parameters
+from nmtasync.worker.window import ComputedWindow
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A worker has been given a place.
+
+    Attributes:
+        node: The id of its node.
+        address: That of the node.
+        pid: Its process there.
+    """
+
+    node: str
+    address: str
+    pid: int
+
+    @property
+    def name(self) -> str:
+        """The node, for people: nodes on one host differ in their id."""
+        return f"{self.address} ({self.node[:8]})"
+
+
+class WorkerActor:
+    """A worker, as the main process calls it.
+
+    Args:
+        setup: Who and what; it has no slots yet.
+        source: Where RUN is.
+        version: Of nmtasync, in the main process.
+    """
+
+    def __init__(self, setup: WorkerSetup, source: RunSource, version: str) -> None:
+        leave_signals_to_main()
+        self.setup, self.source, self.version = setup, source, version
+        self.idle_since = 0.0
+
+    def place(self) -> Placed:
+        """Tell where this worker is."""
+        ray = load_ray()
+        node = ray.get_runtime_context().get_node_id()
+        return Placed(node, ray.util.get_node_ip_address(), os.getpid())
+
+    def open(self) -> Ready:
+        """Open the corpus and build the network.
+
+        Raises:
+            NmtasyncError: The corpus can't be opened, or this node has another nmtasync.
+        """
+        if nmtasync.__version__ != self.version:
+            raise NmtasyncError(
+                f"there is nmtasync {nmtasync.__version__} here, and the main process has "
+                f"{self.version}"
+            )
+        parts = self.setup.parts
+        device, size = parts.devices[self.setup.index], parts.layout.size
+        slots = [Slot.private(size, device) for _ in range(parts.config.asynchronous.num_slots)]
+        self.setup = replace(self.setup, slots=slots)
+        corpus = open_corpus_here(self.source, parts.config)
+        self.worker = build_worker(self.setup, None, corpus)
+        self.idle_since = time.perf_counter()
+        return Ready()
+
+    def compute(self, task: Task, parameters: Payload) -> tuple[ComputedWindow, Payload]:
+        """Compute a window on the parameters that it is handed."""
+        slot = self.setup.slots[task.slot]
+        unpack_parameters(parameters, slot.landing)
+        computed = compute(self.worker, task, slot, self.idle_since)
+        payload = pack_push(computed.push, slot.mailbox)
+        self.idle_since = time.perf_counter()
+        return computed, payload
