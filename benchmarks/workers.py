@@ -57,12 +57,16 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: the driver, its devices, whether workers overlap, whether one is slow."""
+    """What is measured: the driver, its devices, whether workers overlap, whether one is slow.
+
+    With the driver "ray", also the address of the cluster.
+    """
 
     driver: str
     devices: list[str]
     overlap: bool = False
     slow: bool = False
+    ray_address: str | None = None
 
 
 def cases_of(devices: list[str]) -> dict[str, Case]:
@@ -156,7 +160,7 @@ class Recorder:
 
 def run_case(run: RunDirectory, case: Case, seconds: float) -> Recorder:
     """Train in one setting from the beginning."""
-    recorder = Recorder(len(case.devices) if case.driver == "local" else 1, seconds)
+    recorder = Recorder(1 if case.driver == "synchronous" else len(case.devices), seconds)
     original = Reporter.pushed
 
     def pushed(
@@ -174,6 +178,7 @@ def run_case(run: RunDirectory, case: Case, seconds: float) -> Recorder:
         "asynchronous.driver": case.driver,
         "asynchronous.devices": ",".join(case.devices),
         "asynchronous.overlap": case.overlap,
+        "asynchronous.ray_address": case.ray_address,
     }
     Reporter.pushed = pushed  # type: ignore[method-assign]
     local.run_worker = run_slow_worker if case.slow else run_worker

@@ -46,6 +46,34 @@ def children(pid: int) -> list[int]:
     return sorted(child for child, parent in parents.items() if parents.get(parent) == pid)
 
 
+def descendants(pid: int) -> set[int]:
+    """All processes that a process has started, and those that these have."""
+    parents = {child: int(fields[1]) for child, fields in _all_processes()}
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def listening() -> set[str]:
+    """The addresses that some process of this machine listens on: IP in hexadecimal:port."""
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path("/proc/net", name).read_text().splitlines()[1:]
+    ]
+    return {fields[1] for fields in lines if fields[3] == "0A"}
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address of `listening` can be reached from this machine only."""
+    return address.partition(":")[0] in (
+        "0100007F",
+        "0000000000000000FFFF00000100007F",
+        "00000000000000000000000001000000",
+    )
+
+
 def wait_gone(pid: int) -> None:
     """Wait until a process that is not our child has ended."""
     try:

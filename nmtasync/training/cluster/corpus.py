@@ -34,16 +34,21 @@ class RunSource:
         root: Its path on the main process's node.
         manifest: The hash of its manifest, which holds those of all that was preprocessed.
         node: The id of that node.
+        seen_as: Its path on other nodes, if they see it.
+        cache: Where copies are kept; None for the user's own folder.
     """
 
     root: Path
     manifest: str
     node: str
+    seen_as: Path
+    cache: Path | None = None
 
     @classmethod
     def of(cls, run: RunDirectory, node: str) -> RunSource:
         """Describe the RUN of this process."""
-        return cls(run.root.resolve(), sha256(run.manifest), node)
+        root = run.root.resolve()
+        return cls(root, sha256(run.manifest), node, seen_as=root)
 
 
 def open_corpus_here(source: RunSource, config: Config) -> ParallelShards:
@@ -52,7 +57,7 @@ def open_corpus_here(source: RunSource, config: Config) -> ParallelShards:
     Raises:
         UserError: It can't be brought here, or is damaged.
     """
-    seen = RunDirectory(source.root)
+    seen = RunDirectory(source.seen_as)
     if not _is_of(seen, source):
         seen = _copy_of(source)
     return open_training_corpus(seen, config)
@@ -67,8 +72,7 @@ def _is_of(run: RunDirectory, source: RunSource) -> bool:
 
 def _copy_of(source: RunSource) -> RunDirectory:
     """Return this host's copy, which is made now unless there is one."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "nmtasync" / "corpora"
+    folder = source.cache or _user_cache() / "nmtasync" / "corpora"
     folder.mkdir(parents=True, exist_ok=True)
     copy = RunDirectory(folder / source.manifest[:32])
     with (folder / f"{source.manifest[:32]}.lock").open("a") as lock:
@@ -77,6 +81,10 @@ def _copy_of(source: RunSource) -> RunDirectory:
             with directory_written_atomically(copy.root) as aside:
                 _bring(source, RunDirectory(aside))
     return copy
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _bring(source: RunSource, copy: RunDirectory) -> None:

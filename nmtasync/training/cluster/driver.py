@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 import nmtasync
+from nmtasync.errors import TrainingError
 from nmtasync.machine.processes import POLL_SECONDS, keep_last_words
 from nmtasync.server.transport import Slot
 from nmtasync.training.asynchronous.worker_process import Task, WorkerSetup
@@ -25,6 +26,9 @@ from nmtasync.training.session import Session
 
 _NO_ROOM_SECONDS = 20.0
 """When a worker has not been placed for so long, it is said."""
+
+_LOOK_SECONDS = 5.0
+"""How often this process asks whether its own node still belongs to the cluster."""
 
 
 @dataclass
@@ -70,6 +74,7 @@ class RayDriver(WorkersDriver[ClusterWorker]):
             ClusterWorker(index, slots, session.start.batches_of(index))
             for index in range(cluster.wanted.number)
         ]
+        self._next_look = 0.0
         super().__init__(session, workers)
         for worker in workers:
             self.start(worker)
@@ -97,7 +102,7 @@ class RayDriver(WorkersDriver[ClusterWorker]):
                     return  # no push is applied past a limit
         if wait([self.validator.connection], 0 if coming else POLL_SECONDS):
             self.validator.receive()
-        self._tell_of_no_room()
+        self._look_around()
 
     def _receive(self, worker: ClusterWorker, last: Any) -> None:
         try:
@@ -122,7 +127,21 @@ class RayDriver(WorkersDriver[ClusterWorker]):
         self.supervision.expect(worker.index)
         worker.expect(worker.actor.open.remote())
 
-    def _tell_of_no_room(self) -> None:
+    def _look_around(self) -> None:
+        """See that this node is there, and tell who has no room.
+
+        Raises:
+            TrainingError: It is not there: nothing that is computed elsewhere comes here any more.
+        """
+        if self.supervision.now < self._next_look:
+            return
+        self._next_look = self.supervision.now + _LOOK_SECONDS
+        if not self.cluster.has_node(self.cluster.node):
+            raise TrainingError(
+                "the main process's node has left the cluster",
+                where="asynchronous.driver = ray",
+                remedy="the state is saved; see that Ray runs, and run the same command again",
+            )
         for worker in self.workers.values():
             waited = self.supervision.now - (worker.asked_at or self.supervision.now)
             if worker.asked_at is not None and waited > _NO_ROOM_SECONDS:

@@ -18,7 +18,6 @@ from nmtasync.errors import UserError
 from nmtasync.machine.cores import available_cores
 from nmtasync.machine.environment import changed_environment
 from nmtasync.machine.import_path import own_import_path
-from nmtasync.machine.signals import signals_kept_from_children
 from nmtasync.training.cluster.room import NodeRoom, WorkersWanted, choose_workers
 
 _QUIET = {
@@ -70,7 +69,7 @@ class Cluster:
 
     def end(self, actor: Any) -> None:
         """End an actor at once."""
-        with contextlib.suppress(self.ray.exceptions.RayError):
+        with contextlib.suppress(Exception):  # it has ended, or is out of reach
             self.ray.kill(actor, no_restart=True)
 
     def wait(self, results: Sequence[Any], seconds: float) -> list[Any]:
