@@ -55,6 +55,11 @@ def descendants(pid: int) -> set[int]:
     return found - {pid}
 
 
+def command_of(pid: int) -> str:
+    """The command line of a process, or what it calls itself."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
 def listening() -> set[str]:
     """The addresses that some process of this machine listens on: IP in hexadecimal:port."""
     lines = [

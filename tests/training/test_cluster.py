@@ -25,6 +25,7 @@ from tests.support.cluster import (
     workers_seen,
 )
 from tests.support.processes import (
+    command_of,
     descendants,
     is_loopback,
     listening,
@@ -42,7 +43,8 @@ from tests.support.runs import (
     words_of_an_epoch,
 )
 
-EPOCHS = 6
+EPOCHS, ENDLESS = 6, 10**6
+LOST = "was lost: its process has ended, or its node"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,8 @@ def words_used(run: RunDirectory) -> int:
 
 
 def assert_replayed(run: RunDirectory, other: RunDirectory, **options: object) -> None:
-    replay(other, log_of(run), training__validate_every=10**6, **options)
+    endless = {"training__validate_every": 10**6, "training__max_epochs": ENDLESS}
+    replay(other, log_of(run), **{**options, **endless})
     assert_same_vectors(run, other)
 
 
@@ -74,14 +77,13 @@ def test_one_worker_elsewhere_computes_what_one_in_this_process_does(
 PLAIN: dict[str, object] = {
     "asynchronous__optimizer_delay": 1,
     "asynchronous__local_optimizer_batches": 0,
-    "schedule__decay": "none",
+    "schedule__decay": "inverse-sqrt",
 }
 """As the toy's, where `ONE` of the replays is otherwise."""
 
 VARIANTS: dict[str, dict[str, object]] = {
-    "local optimizers": ONE,
+    "local optimizers, compensation": {**ONE, "asynchronous__rule": "delay-compensation"},
     "overlap, dropping": {"asynchronous__overlap": True, "asynchronous__drop_rate": 0.9},
-    "compensation": {"asynchronous__rule": "delay-compensation"},
 }
 
 
@@ -112,7 +114,8 @@ def test_a_run_goes_on_from_this_machine_to_a_cluster_and_back(
 
 def end_soon(session: Session) -> None:
     """Let training end with this epoch, when all of its batches are done."""
-    session.cursor.max_epochs = session.cursor.epoch + 1
+    if session.cursor.max_epochs == ENDLESS:
+        session.cursor.max_epochs = session.cursor.epoch + 1
 
 
 def assert_each_batch_once(run: RunDirectory) -> None:
@@ -142,11 +145,11 @@ def test_a_worker_that_was_killed_or_hangs_loses_nothing_and_is_replaced(
             end_soon(session)
 
     with workers_seen() as workers, at_each_push(hit_worker_1):
-        options = {"training__max_epochs": 10**6, "asynchronous__worker_timeout": 5}
+        options = {"training__max_epochs": ENDLESS, "asynchronous__worker_timeout": 3}
         cluster.train(toy_run, **options)
-    end = "was lost: its process has ended"
+    end = LOST
     if number is signal.SIGSTOP:
-        end = "said nothing for 5 s and was ended"
+        end = "said nothing for 3 s and was ended"
     assert what_happened(toy_run, 1) == ["starts", end, "starts"]
     wait_gone(hit[0])
     assert_each_batch_once(toy_run)
@@ -170,10 +173,11 @@ def test_a_node_goes_away_another_joins_and_nothing_is_lost(
             end_soon(session)
 
     with workers_seen() as workers, at_each_push(change_nodes):
-        cluster.train(toy_run, asynchronous__num_workers=3, training__max_epochs=10**6)
+        cluster.train(toy_run, asynchronous__num_workers=3, training__max_epochs=ENDLESS)
     cluster.remove(joined[1])
     first, lost, again = what_happened(toy_run, 2)
-    assert (first, again) == ("starts", "starts") and lost.startswith("was lost with its node")
+    assert (first, again) == ("starts", "starts")
+    assert lost == LOST or lost.startswith("was lost with its node"), "as soon as Ray knows"
     assert_each_batch_once(toy_run)
     assert_replayed(toy_run, other, **PLAIN)
 
@@ -204,7 +208,10 @@ def test_a_corpus_that_is_not_seen_is_brought_once_to_each_host(
 def test_a_cluster_of_this_machine_is_out_of_reach_and_ends_with_the_main_process(
     toy_run: RunDirectory,
 ) -> None:
-    """Nothing listens beyond the loopback interface; the same command goes on."""
+    """Nothing listens beyond the loopback interface; the same command goes on.
+
+    Ray's agents, which compute nothing, take a minute to see that they are alone.
+    """
     pytest.importorskip("ray")
     before = listening()
     process = start_training(
@@ -214,7 +221,7 @@ def test_a_cluster_of_this_machine_is_out_of_reach_and_ends_with_the_main_proces
     wait_for_line(process, "validation of update")
     assert not [address for address in listening() - before if not is_loopback(address)]
     assert listening() - before, "or this would see nothing"
-    left = descendants(process.pid)
+    left = [pid for pid in descendants(process.pid) if "Agent" not in command_of(pid)]
     process.kill()
     process.communicate(timeout=60)
     for pid in left:
@@ -278,7 +285,7 @@ def test_options_of_clusters_are_refused_without_one(name: str) -> None:
         ([(16, 0)], {"threads": 5}, (3, 3, "cpu", 5)),
         ([(2, 0)], {"num_workers": 5}, (5, 2, "cpu", 1)),
         ([(16, 4), (8, 1)], {}, (5, 5, GPU, 4)),
-        ([(16, 4), (8, 1)], {"devices": "cpu"}, (8, 8, "cpu", 2)),
+        ([(16, 4), (8, 1)], {"devices": "cpu"}, (8, 12, "cpu", 2)),
         ([(16, 4)], {"num_workers": 6}, (6, 4, GPU, 4)),
         ([(1, 1)], {"devices": "cuda:0,cuda:1", "threads": 3}, (2, 1, GPU, 3)),
     ],

@@ -171,7 +171,7 @@ class RayDriver(WorkersDriver[ClusterWorker]):
             return Death(f"failed: {last}", last)
         if worker.placed and not self.cluster.has_node(worker.placed.node):
             return Death(f"was lost with its node, {worker.placed.name}")
-        return Death("was lost: its process has ended")
+        return Death("was lost: its process has ended, or its node")
 
     def stop_workers(self) -> None:
         """End all actors at once; windows that were not pushed will be drawn again."""

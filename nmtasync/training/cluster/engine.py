@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ _QUIET = {
 }
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """What lets Ray call this machine 127.0.0.1 on those systems does so on Linux, too."""
+
+_ANSWER_SECONDS = 10.0
+"""So long a head may take to answer at all; Ray itself would wait for minutes."""
 
 _KEPT_SECONDS = 60.0
 """So long a result that has come may take to be read."""
@@ -115,9 +119,19 @@ def connected(options: AsynchronousConfig) -> Iterator[Cluster]:
                 stack.enter_context(folder)
                 stack.callback(ray.shutdown)  # before its folder goes
                 _start(ray, folder.name, options)
+        _keep_quiet(ray)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         rooms = [NodeRoom(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
         yield Cluster(ray, choose_workers(rooms, options), ray.get_runtime_context().get_node_id())
+
+
+def _keep_quiet(ray: Any) -> None:
+    """Let Ray not print what happens to its processes: who needs to know is told by us.
+
+    It has an option against what workers print, and none against this.
+    """
+    if hasattr(ray._private.worker, "print_to_stdstream"):
+        ray._private.worker.print_to_stdstream = lambda *arguments, **options: None
 
 
 def _start(ray: Any, folder: str, options: AsynchronousConfig) -> None:
@@ -136,6 +150,9 @@ def _start(ray: Any, folder: str, options: AsynchronousConfig) -> None:
 
 def _connect(ray: Any, address: str) -> None:
     try:
+        if address != "auto":
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
