@@ -34,6 +34,7 @@ from nmtasync.machine.device import (
     resolve_devices,
 )
 from nmtasync.machine.matrix_products import layer_seconds
+from nmtasync.machine.precision import cpu_flags, has_bf16_units
 from nmtasync.machine.processes import Child, serving
 from nmtasync.models.build import build_model
 from nmtasync.optim.flat import Layout
@@ -53,8 +54,6 @@ from nmtasync.worker.objective import refuse_without_alignments
 from nmtasync.worker.precision import (
     choose_precision,
     compute_type,
-    cpu_flags,
-    has_bf16_units,
     layer_shape,
     with_precision,
 )

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from nmtasync.config.schema import Config, ModelConfig
 from nmtasync.machine.matrix_products import layer_seconds
+from nmtasync.machine.precision import (
+    MIN_SPEEDUP,
+    PrecisionChoice,
+    cpu_flags,
+    has_bf16_units,
+)
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-MIN_SPEEDUP = 1.2
-"""bf16 is chosen where its products are at least this many times as fast: not all is products."""
 
 _CPU_WORDS = 64
 """Words of the trial on a CPU; enough for its matrix units."""
@@ -30,18 +31,8 @@ _CPU_WORDS = 64
 _GPU_WORDS = 4096
 """The same on a GPU, while it is open how many a batch has."""
 
-_FLAGS = ("flags", "features")
-"""What /proc/cpuinfo calls the list, on x86 and on ARM."""
-
 Trial = Callable[[str, torch.dtype, int, int, int], float]
 """Measures matrix products; arguments and result as of `layer_seconds`."""
-
-
-class PrecisionChoice(NamedTuple):
-    """In which precision to compute, and why; `precision` is never "auto"."""
-
-    precision: str
-    reason: str
 
 
 def compute_type(precision: str) -> torch.dtype:
@@ -76,20 +67,6 @@ def choose_precision(
         "bf16" if ratio >= MIN_SPEEDUP else "fp32",
         f"bf16 computes a layer of {'x'.join(map(str, shape))} {ratio:.2g} times as fast as fp32",
     )
-
-
-def cpu_flags() -> set[str]:
-    """List what this machine's processor says that it can do."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    named = (line.partition(":") for line in lines)
-    return {
-        flag for name, _, flags in named if name.strip().lower() in _FLAGS for flag in flags.split()
-    }
-
-
-def has_bf16_units(flags: set[str]) -> bool:
-    """Whether a processor multiplies bf16 itself: avx512_bf16, amx_bf16, bf16 or svebf16."""
-    return any(flag.endswith("bf16") for flag in flags)
 
 
 def compute_name(precision: str) -> str:
