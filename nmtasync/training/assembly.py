@@ -297,6 +297,8 @@ def _summarise(
         workers=workers,
         num_parameters=assembly.parts.layout.num_parameters,
         padding=totals.padding_share,
+        bytes_sent=totals.bytes_sent,
+        bytes_received=totals.bytes_received,
         noise=noise,
     )
 

@@ -91,7 +91,9 @@ class Session:
         self.reporter = reporter
         self.start = start
         self.exchange_log = exchange_log
-        self.exchanges = LoggedExchanges(server, cursor, lambda: self.seconds, exchange_log)
+        self.exchanges = LoggedExchanges(
+            server, cursor, lambda: self.seconds, exchange_log, self.count_bytes
+        )
         metric = self.config.training.validate_metric
         self.history = ValidationHistory(self.run, metric, start.updates)
         self.totals = start.totals
@@ -181,6 +183,13 @@ class Session:
             self.reporter.dropped(window.worker, what, self.clocks())
         self.reporter.pushed(window, reply, exchange_seconds, self.clocks())
         self.divergence.judge(self.run.root, self.reporter.display.message)
+
+    def count_bytes(self, sent: int, received: int) -> None:
+        """Count a push and its answer, in bytes; of synchronous workers none are counted."""
+        synchronous = self.config.asynchronous.driver == "synchronous"
+        if not (synchronous or self.config.simulation.synchronous):
+            self.totals = self.totals.and_bytes(sent, received)
+            self.reporter.transferred(sent, received)
 
     def count_split(self, worker: int, number: int) -> None:
         """Count batches that a worker has computed in parts."""

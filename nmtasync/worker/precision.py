@@ -16,14 +16,13 @@ import torch
 
 from nmtasync.config.schema import Config, ModelConfig
 from nmtasync.machine.matrix_products import layer_seconds
+from nmtasync.machine.number_types import NUMBER_TYPES
 from nmtasync.machine.precision import (
     MIN_SPEEDUP,
     PrecisionChoice,
     cpu_flags,
     has_bf16_units,
 )
-
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _CPU_WORDS = 64
 """Words of the trial on a CPU; enough for its matrix units."""
@@ -37,7 +36,7 @@ Trial = Callable[[str, torch.dtype, int, int, int], float]
 
 def compute_type(precision: str) -> torch.dtype:
     """The type that a precision names; "auto" is float32 as long as nothing has been tried."""
-    return _TYPES.get(precision, torch.float32)
+    return NUMBER_TYPES.get(precision, torch.float32)
 
 
 def choose_precision(
@@ -71,7 +70,7 @@ def choose_precision(
 
 def compute_name(precision: str) -> str:
     """Name what `compute_type` makes of a precision."""
-    return precision if precision in _TYPES else "fp32"
+    return precision if precision in NUMBER_TYPES else "fp32"
 
 
 def with_precision(config: Config, precision: str) -> Config:

@@ -31,8 +31,8 @@ from nmtasync.server.messages import Push
 from nmtasync.server.sparse import pack
 from nmtasync.worker.bad_batches import BadBatchFinder
 from nmtasync.worker.batch_gradient import BatchGradient
+from nmtasync.worker.error_feedback import ErrorFeedback
 from nmtasync.worker.gradient import BatchFigures, WindowGradient
-from nmtasync.worker.gradient_dropping import GradientDropper, drop_rate_at
 from nmtasync.worker.local_optimizer import LocalOptimizer
 from nmtasync.worker.own_shards import OwnShards, WorkerPlace
 from nmtasync.worker.window import ComputedWindow, WindowFigures
@@ -102,13 +102,13 @@ class Worker:
         self.window: OpenWindow | None = None
         self.batch_gradient: BatchGradient | None = None
         self.local: LocalOptimizer | None = None
-        self.dropper: GradientDropper | None = None
+        self.feedback: ErrorFeedback | None = None
         options = config.asynchronous
         self.own: OwnShards | None = None
         if options.own_shard == "batch" and place.index < place.num_shards:  # or it has none
             self.own = OwnShards(place, flat, config.optimizer.clip_norm)
-        if options.drop_rate is not None:
-            self.dropper = GradientDropper(flat.size, flat.parameters.device)
+        if options.keeps_residual:
+            self.feedback = ErrorFeedback(flat.size, flat.parameters.device, options)
         local = self.local_batches_left > 0 or options.drop_local_gradient
         if local or self.own is not None:
             self.batch_gradient = BatchGradient(flat)
@@ -183,10 +183,10 @@ class Worker:
         overflowed = self.gradient.finish(self.flat.gradients, norm, clip=not whole)
         self._pushed_words = target_words
         num_values = None
-        if self.dropper is not None and math.isfinite(norm):
-            rate = drop_rate_at(self.sequence, self.config.asynchronous)
-            self.dropper.split(self.flat.gradients, rate)
-            num_values = pack(self.flat.gradients)
+        if self.feedback is not None and math.isfinite(norm):
+            self.feedback.split(self.flat.gradients, self.sequence)
+            if self.config.asynchronous.drop_rate is not None:
+                num_values = pack(self.flat.gradients, self.feedback.wire)
         others = None if self.own is None else self.own.others
         push = self._header(window, target_words, norm, others, num_values)
         summed = WindowFigures(
@@ -224,10 +224,10 @@ class Worker:
         )
 
     def _apply_what_was_kept(self, progress: float) -> None:
-        """Let the replica have what gradient dropping has kept from the shards, if it shall."""
+        """Let the replica have what was kept from the shards, if it shall."""
         if self.config.asynchronous.drop_local_gradient and self._pushed_words:
-            assert self.local is not None and self.dropper is not None
-            self.local.gradient.copy_(self.dropper.residual)
+            assert self.local is not None and self.feedback is not None
+            self.local.gradient.copy_(self.feedback.residual)
             self.local.update(self._pushed_words, max(self.versions, default=0) + 1, progress)
 
     def state_vectors(self) -> dict[str, Tensor]:
@@ -236,8 +236,8 @@ class Worker:
         if self.local is not None:
             vectors[f"local_first_moment.{self.index}"] = self.local.first_moment
             vectors[f"local_second_moment.{self.index}"] = self.local.second_moment
-        if self.dropper is not None:
-            vectors[f"residual.{self.index}"] = self.dropper.residual
+        if self.feedback is not None:
+            vectors[f"residual.{self.index}"] = self.feedback.residual
         return vectors
 
     def numbers(self) -> dict[str, int]:

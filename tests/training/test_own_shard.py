@@ -273,7 +273,7 @@ def test_only_what_lies_elsewhere_travels(toy_run):
         simulation__exchange_latency_seconds=0.5,
     )
     corpus = ParallelShards.open(toy_run.data / "train")
-    costs = CostModel(config, corpus, [Fraction(1)] * 3, 300, [100, 0, 300])
+    costs = CostModel(config, corpus, [Fraction(1)] * 3, 300, [200, 300, 0])
     half = Fraction(1, 2)
     assert [costs.fetch_seconds(w) for w in range(3)] == [2 + half, 3 + half, 0]
     assert [costs.send_seconds(w, 0) for w in range(3)] == [2 + half, 3 + half, 0]

@@ -22,7 +22,6 @@ from nmtasync.config.simulation import parse_failures, parse_speeds
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.epochs import same_batches
 from nmtasync.errors import TrainingError
-from nmtasync.server.ownership import own_shards
 from nmtasync.training.asynchronous.in_process import (
     InProcessDriver,
     as_versions,
@@ -82,8 +81,9 @@ class SimulatedDriver(InProcessDriver):
         speeds = parse_speeds(options.speeds)
         super().__init__(session, len(speeds))
         self.clock = clock
-        own, size = self._own_parameters(len(speeds)), session.server.size
-        self.costs = CostModel(session.config, self.corpus, speeds, size, own)
+        server, size = session.server, session.server.size
+        exchanged = [server.exchanged_elements(worker) for worker in range(len(speeds))]
+        self.costs = CostModel(session.config, self.corpus, speeds, size, exchanged)
         self.windows: list[list[Window]] = [[] for _ in speeds]  # in the order of their pushes
         self.timelines = [self._timeline() for _ in speeds]
         self.dead: set[int] = set()
@@ -116,16 +116,6 @@ class SimulatedDriver(InProcessDriver):
             if self.clock.advance(self.events[0][0]):
                 self._handle(*heapq.heappop(self.events)[1:])
         return reason
-
-    def _own_parameters(self, num_workers: int) -> list[int] | None:
-        """How many parameters lie with each worker, where they are not exchanged."""
-        if self.session.config.asynchronous.own_shard != "batch":
-            return None
-        shards = self.session.server.shards
-        return [
-            sum(shards[i].parameters.numel() for i in own_shards(worker, num_workers, len(shards)))
-            for worker in range(num_workers)
-        ]
 
     def _timeline(self) -> Timeline:
         return Timeline(*[self.clock.seconds] * 3)  # received, computed, sent

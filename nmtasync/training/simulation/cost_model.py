@@ -14,10 +14,9 @@ from nmtasync.config.schema import Config
 from nmtasync.config.simulation import exact
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
-from nmtasync.server.sparse import packed_length
+from nmtasync.server.wire import Wire
 from nmtasync.worker.gradient_dropping import drop_rate_at, num_kept
 
-_BYTES_PER_ELEMENT = 4
 _NANOSECONDS = 10**9
 
 
@@ -29,7 +28,7 @@ class CostModel:
         corpus: The training corpus, for the words of a batch.
         speeds: Of the workers.
         num_parameters: P, the length of the vector that is exchanged.
-        own_parameters: How many of them each worker need not exchange, because it has them.
+        exchanged: How many of them travel to and from each worker; None for all.
 
     Attributes:
         receive_seconds: Of all parameters, from the server to a worker.
@@ -41,7 +40,7 @@ class CostModel:
         corpus: ParallelShards,
         speeds: list[Fraction],
         num_parameters: int,
-        own_parameters: Sequence[int] | None = None,
+        exchanged: Sequence[int] | None = None,
     ) -> None:
         options = config.simulation
         self.seed = config.training.seed
@@ -51,19 +50,22 @@ class CostModel:
         self.seconds_per_batch = exact(options.seconds_per_batch)
         self.seconds_per_target_word = exact(options.seconds_per_target_word)
         self.latency_seconds = exact(options.exchange_latency_seconds)
-        self.seconds_per_element = Fraction(0)
+        self.wire = Wire(config.asynchronous.exchange_precision)
+        self.seconds_per_byte = Fraction(0)
         if options.exchange_bytes_per_second is not None:
-            self.seconds_per_element = _BYTES_PER_ELEMENT / exact(options.exchange_bytes_per_second)
+            self.seconds_per_byte = 1 / exact(options.exchange_bytes_per_second)
         self.asynchronous = config.asynchronous
         self.num_parameters = num_parameters
-        own = own_parameters or [0] * len(speeds)
-        self.exchanged = [num_parameters - each for each in own]
-        self.receive_seconds = self.latency_seconds + num_parameters * self.seconds_per_element
+        self.exchanged = exchanged or [num_parameters] * len(speeds)
+        self.receive_seconds = self._transfer_seconds(self.wire.num_bytes(num_parameters))
+
+    def _transfer_seconds(self, num_bytes: int) -> Fraction:
+        return self.latency_seconds + num_bytes * self.seconds_per_byte
 
     def fetch_seconds(self, worker: int) -> Fraction:
         """How long the parameters that a worker does not have travel to it; no time, if none."""
         length = self.exchanged[worker]
-        return self.latency_seconds + length * self.seconds_per_element if length else Fraction(0)
+        return self._transfer_seconds(self.wire.num_bytes(length)) if length else Fraction(0)
 
     def send_seconds(self, worker: int, pushes: int) -> Fraction:
         """How long a push travels from a worker to the server; no time, if it has nothing to push.
@@ -78,10 +80,10 @@ class CostModel:
         length = self.exchanged[worker]
         if not length:
             return Fraction(0)
-        if self.asynchronous.drop_rate is not None:
-            kept = num_kept(length, drop_rate_at(pushes, self.asynchronous))
-            length = packed_length(length, kept)
-        return self.latency_seconds + length * self.seconds_per_element
+        if self.asynchronous.drop_rate is None:
+            return self._transfer_seconds(self.wire.num_bytes(length))
+        kept = num_kept(length, drop_rate_at(pushes, self.asynchronous))
+        return self._transfer_seconds(self.wire.shortest(length, kept))
 
     def compute_seconds(self, worker: int, window: Sequence[AssignedBatch]) -> Fraction:
         """How long a worker computes a window."""
