@@ -137,7 +137,8 @@ def test_half_the_bytes_take_half_the_time(toy_run):
             **{f"asynchronous__{name}": value for name, value in options.items()},
         )
         costs = CostModel(config, corpus, [Fraction(1)], 300)
-        return [2 * costs.fetch_seconds(0), 2 * costs.send_seconds(0, 0)]
+        sizes = costs.fetch_bytes(0), costs.push_bytes(0, 0)
+        return [2 * costs.transfer(0, size).seconds for size in sizes]
 
     assert seconds() == [7, 7]
     assert seconds(exchange_precision="bf16") == seconds(exchange_precision="fp16") == [4, 4]

@@ -19,9 +19,7 @@ from nmtasync.training.simulation.cost_model import CostModel
 class SimulatedSynchronousDriver(InProcessDriver):
     """Runs simulated synchronous workers to the end, round by round.
 
-    A round takes as long as its slowest worker computes, plus a reduce-scatter and an all-gather.
-    In each of these a worker sends as many bytes as in a push or a fetch of the same vector whose
-    shards lie with the workers, so each takes `CostModel.receive_seconds`.
+    A round takes as long as its slowest worker computes, plus `CostModel.reduction_seconds`.
 
     Args:
         session: The run; its clock is `clock`.
@@ -48,7 +46,7 @@ class SimulatedSynchronousDriver(InProcessDriver):
         cursor, reporter = self.session.cursor, self.session.reporter
         windows = [self.session.next_window(rank) for rank in self.ranks]
         busy = [self.costs.compute_seconds(rank, windows[rank]) for rank in self.ranks]
-        exchanging = 2 * self.costs.receive_seconds
+        exchanging = self.costs.reduction_seconds()
         if not self.clock.advance(self.clock.seconds + max(busy) + exchanging):
             for rank in self.ranks:
                 cursor.give_back(rank)
