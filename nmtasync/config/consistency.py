@@ -33,6 +33,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_write_back(config)
     _refuse_own_shard(config)
     _refuse_rounding(config)
+    _refuse_synchronous_hosts(config)
     _refuse_auto_delay(config)
     _refuse_fit(config)
     _refuse_sampling(config)
@@ -201,6 +202,24 @@ def _refuse_rounding(config: Config) -> None:
             raise UserError(
                 f"is {options.exchange_precision!r}, but asynchronous.{other} {why}",
                 where=name,
+                remedy="drop one of them",
+            )
+
+
+def _refuse_synchronous_hosts(config: Config) -> None:
+    options = config.asynchronous
+    if options.hosts == "asynchronous":
+        return
+    others = {
+        "own_shard": (options.own_shard == "batch", "is 'batch', for a worker of one device"),
+        "local_write_back": (options.local_write_back, "is for workers of one device"),
+        "optimizer_delay": (options.optimizer_delay == "auto", "is 'auto', which measures one"),
+    }
+    for other, (on, why) in others.items():
+        if on:
+            raise UserError(
+                f"is 'synchronous', but asynchronous.{other} {why}",
+                where="asynchronous.hosts",
                 remedy="drop one of them",
             )
 

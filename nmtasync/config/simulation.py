@@ -37,6 +37,34 @@ class Outage:
     end: Fraction | None
 
 
+@dataclass(frozen=True)
+class SimulatedWorker:
+    """What fetches and pushes in a simulation: a device, or all of a host.
+
+    Attributes:
+        host: Where it lies.
+        devices: Their numbers.
+        speeds: Of the devices.
+    """
+
+    host: int
+    devices: tuple[int, ...]
+    speeds: tuple[Fraction, ...]
+
+
+def simulated_workers(config: Config) -> list[SimulatedWorker]:
+    """List the workers of a simulation, one for each number of their speeds or for each host."""
+    speeds = parse_speeds(config.simulation.speeds)
+    hosts = parse_hosts(config.simulation.hosts, len(speeds))
+    if config.asynchronous.hosts == "asynchronous":
+        return [SimulatedWorker(host, (d,), (speeds[d],)) for d, host in enumerate(hosts)]
+    grouped = [[d for d, h in enumerate(hosts) if h == host] for host in range(hosts[-1] + 1)]
+    return [
+        SimulatedWorker(host, tuple(devices), tuple(speeds[device] for device in devices))
+        for host, devices in enumerate(grouped)
+    ]
+
+
 def exact(number: float) -> Fraction:
     """Return the fraction that a number looks like: 0.1 is 1/10."""
     return Fraction(repr(number))
@@ -154,7 +182,7 @@ def refuse_impossible_simulation(config: Config) -> None:
     if config.asynchronous.driver != "simulated":
         return
     options = config.simulation
-    hosts = parse_hosts(options.hosts, len(parse_speeds(options.speeds)))
+    hosts = [worker.host for worker in simulated_workers(config)]
     parse_failures(options.failures, hosts)
     if options.host_failure_seconds is not None and hosts[-1] == hosts[0]:
         raise UserError(

@@ -140,7 +140,7 @@ class _Measuring:
         self.device = device
         self.corpus = open_training_corpus(run, config)
         self.plans = EpochPlans.of(self.corpus, config)
-        self.config = config = with_reference_words(config, self.plans, num_workers=1)
+        self.config = config = with_reference_words(config, self.plans, num_devices=1)
         refuse_without_alignments(self.corpus, config.training)
         vocabularies = VocabularyPair.load(run.vocab)
         torch.manual_seed(config.training.seed)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nmtasync.checkpoints.history import ValidationHistory
 from nmtasync.checkpoints.state import Numbers, TrainingState
+from nmtasync.config.simulation import simulated_workers
 from nmtasync.data.cursor import AssignedBatch, BatchCursor
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
@@ -100,6 +101,8 @@ class Session:
         self.delay = Delay(self.config.asynchronous, server.num_workers)
         self.delay.restore(start.measured.get("delay", {}))
         self.divergence = Divergence.of(self.config, start)
+        synchronous_hosts = self.config.asynchronous.hosts == "synchronous"
+        self._hosts = simulated_workers(self.config) if synchronous_hosts else None
         self.stop_request: str | None = None
         self.saving = threading.Event()
         self._clock = clock
@@ -115,7 +118,11 @@ class Session:
     def next_window(self, worker: int, slot: int = 0) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""
         delay = self.delay.choose(self.server.updates, self.server.measured.noise.words)
-        return self.cursor.draw(worker, delay, slot, self.share_done())
+        return self.cursor.draw(worker, delay * self.num_devices(worker), slot, self.share_done())
+
+    def num_devices(self, worker: int) -> int:
+        """How many devices compute for a worker: all of its host, if hosts are workers."""
+        return 1 if self._hosts is None else len(self._hosts[worker].devices)
 
     def share_done(self) -> float:
         """The share of the training that is over, by the limit that is nearest: from 0 to 1."""

@@ -92,6 +92,7 @@ class Worker:
     ) -> None:
         self.index = place.index
         self.access = place.access
+        self.num_devices = place.num_devices
         self.flat = flat
         self.gradient = WindowGradient(flat, corpus, config)
         self.bad_batches = BadBatchFinder(place.index, self.gradient)
@@ -127,9 +128,14 @@ class Worker:
         The parameters must be those fetched last for the slot, of `versions`.
         """
         self.begin(window[0].progress, slot)
-        for assigned in window:
-            self.add(assigned)
+        self.add_rest(window)
         return self.end(window)
+
+    def add_rest(self, window: Sequence[AssignedBatch]) -> None:
+        """Compute what is left of the window, a batch of each device at a time."""
+        assert self.window is not None
+        for start in range(len(self.window.batches), len(window), self.num_devices):
+            self.add(*window[start : start + self.num_devices])
 
     def begin(self, progress: float, slot: int = 0) -> None:
         """Begin a window; arguments as in `OpenWindow`."""
@@ -139,27 +145,30 @@ class Worker:
         if self.local is not None:
             self.local.begin_window()
 
-    def add(self, assigned: AssignedBatch) -> None:
-        """Compute one more batch of the window; the own shards get what is theirs."""
+    def add(self, *together: AssignedBatch) -> None:
+        """Compute one more batch of the window, or one of each device.
+
+        A local step is made of all of them; the own shards get what is theirs.
+        """
         assert self.window is not None
         stepping = self.local is not None and self.local_batches_left > 0  # or it is for dropping
         if not stepping and self.own is None:
-            self.window.batches.append(self.gradient.add_assigned(assigned))
+            self.window.batches += [self.gradient.add_assigned(batch) for batch in together]
         else:
             assert self.batch_gradient is not None
-            figures = self.gradient.add_apart(assigned, self.batch_gradient)
-            words = figures.target_words
+            figures = self.gradient.add_apart(together, self.batch_gradient)
+            words = sum(batch.target_words for batch in figures)
             # the local step overwrites the gradient, and the own shards overwrite that step
             norm = self.own.load(self.batch_gradient.gradient, words) if self.own else 0.0
             self.window.finite &= math.isfinite(norm)
             if stepping:
-                self._step_locally(words, assigned.progress)
+                self._step_locally(words, together[0].progress)
             if self.own is not None:
                 push = self._header(self.window, words, norm, self.own.indices)
                 number = len(self.window.batches)
                 self.versions = self.own.exchange(push, number, self.versions)
-            self.window.batches.append(figures)
-        self.batches += 1
+            self.window.batches += figures
+        self.batches += len(together)
 
     def _step_locally(self, target_words: int, progress: float) -> None:
         assert self.local is not None and self.window is not None

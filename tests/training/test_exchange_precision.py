@@ -136,7 +136,7 @@ def test_half_the_bytes_take_half_the_time(toy_run):
             simulation__exchange_latency_seconds=0.5,
             **{f"asynchronous__{name}": value for name, value in options.items()},
         )
-        costs = CostModel(config, corpus, [Fraction(1)], 300)
+        costs = CostModel(config, corpus, 300)
         sizes = costs.fetch_bytes(0), costs.push_bytes(0, 0)
         return [2 * costs.transfer(0, size).seconds for size in sizes]
 

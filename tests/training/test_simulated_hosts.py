@@ -222,7 +222,7 @@ def test_jitter_varies_around_what_a_transfer_takes(toy_run, options, factor):
         **{f"asynchronous__{name}": value for name, value in options.items()},
     )
     corpus = ParallelShards.open(toy_run.data / "train")
-    costs = CostModel(config, corpus, [Fraction(1)] * 2, 17)
+    costs = CostModel(config, corpus, 17)
     size = costs.fetch_bytes(1)
     assert size == 1000 * factor and costs.transfer(1, size).seconds == 2 * factor
     assert costs.transfer(0, size, "fetch").seconds == size, "inside a host"
@@ -242,7 +242,7 @@ def test_synchronous_workers_reduce_inside_hosts_and_in_a_ring_between(toy_run):
             **({"simulation__network_latency_seconds": 0.01} if hosts else {}),
             **({"simulation__num_parameters": 250} if not hosts else thousand_bytes(2.0)),
         )
-        return CostModel(config, corpus, [Fraction(1)] * 8, 17).reduction_seconds()
+        return CostModel(config, corpus, 17).reduction_seconds()
 
     assert seconds(None) == 2
     assert seconds("2,2,2,2") == 2 + 2 * 3 * (Fraction(1, 100) + Fraction(1, 2))

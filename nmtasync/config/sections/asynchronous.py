@@ -214,6 +214,15 @@ class AsynchronousConfig:
         "Gradient dropping: the worker applies what it keeps to its own replica, by an Adam of "
         "its own, after each fetch.",
     )
+    hosts: str = option(
+        "asynchronous",
+        "How the workers of a host come together: 'asynchronous' lets each exchange by itself; "
+        "'synchronous' makes one worker of a host, whose devices sum their gradients there. "
+        "optimizer_delay and the batches of local steps are then those of each device. So far only "
+        "simulations have hosts.",
+        choices=("asynchronous", "synchronous"),
+        only_if=(*_APART, lacks("simulation.hosts", None)),
+    )
     exchange_precision: str = _asynchronous(
         "fp32",
         "The type of values on their way between workers and server, for hosts and for the costs "

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.schema import Config
-from nmtasync.config.simulation import exact, parse_failures, parse_speeds
+from nmtasync.config.simulation import exact, parse_failures
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.epochs import same_batches
 from nmtasync.errors import TrainingError
@@ -93,15 +93,15 @@ class SimulatedDriver(InProcessDriver):
     """
 
     def __init__(self, session: Session, clock: VirtualClock) -> None:
-        options = session.config.simulation
-        speeds = parse_speeds(options.speeds)
-        super().__init__(session, len(speeds))
+        server, options = session.server, session.config.simulation
+        super().__init__(session, server.num_workers)
         self.clock = clock
-        server, size = session.server, session.server.size
-        exchanged = [server.exchanged_elements(worker) for worker in range(len(speeds))]
-        self.costs = CostModel(session.config, self.corpus, speeds, size, exchanged)
+        exchanged = [server.exchanged_elements(worker.index) for worker in self.workers]
+        self.costs = CostModel(session.config, self.corpus, server.size, exchanged)
         self.stations = Stations(self.costs, clock.seconds)
-        self.windows: list[list[Window]] = [[] for _ in speeds]  # in the order of their pushes
+        self.windows: list[list[Window]] = [
+            [] for _ in self.workers
+        ]  # in the order of their pushes
         self.dead: set[int] = set()
         self.events: list[tuple[Fraction, Event, int]] = []
         for outage in parse_failures(options.failures, self.costs.hosts):
@@ -113,8 +113,8 @@ class SimulatedDriver(InProcessDriver):
                 self.events.append((outage.start, Event.DEATH, outage.worker))
             if outage.end is not None:
                 self.events.append((outage.end, Event.RETURN, outage.worker))
-        for worker in range(len(speeds)):
-            self._draw_failure(worker)
+        for worker in self.workers:
+            self._draw_failure(worker.index)
         heapq.heapify(self.events)
 
     def train(self) -> str:
@@ -164,7 +164,8 @@ class SimulatedDriver(InProcessDriver):
             self.fetch(index, slot)  # or the slot's last push has brought them
         pushes = self.workers[index].sequence + len(self.windows[index])
         receive = self.stations.receive(index, self.clock.seconds, batches[0])
-        each = [self.costs.batch_seconds(index, batch) for batch in batches]
+        locally = self.workers[index].local_batches_left > 0
+        each = self.costs.compute_seconds(index, batches, locally=locally)
         compute = sum(each, Fraction(0))
         idle = self.stations.compute(index, compute)
         size = self.costs.push_bytes(index, pushes)
@@ -293,6 +294,7 @@ class SimulatedDriver(InProcessDriver):
         return (
             trained.simulation == config.simulation
             and then.overlap == now.overlap
+            and then.hosts == now.hosts
             and then.own_shard == now.own_shard
             and then.local_write_back == now.local_write_back
             and (then.num_shards == now.num_shards or now.own_shard == "window")

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from nmtasync.config.schema import Config
-from nmtasync.config.simulation import exact, parse_hosts
+from nmtasync.config.simulation import SimulatedWorker, exact, simulated_workers
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.server.wire import Wire
@@ -59,11 +59,11 @@ class CostModel:
     Args:
         config: The experiment.
         corpus: The training corpus, for the words of a batch.
-        speeds: Of the workers.
         size: P, the length of the parameter vector.
         exchanged: How many of them travel to and from each worker; None for all.
 
     Attributes:
+        workers: Whose time it is.
         server_seconds: Of a push.
     """
 
@@ -71,7 +71,6 @@ class CostModel:
         self,
         config: Config,
         corpus: ParallelShards,
-        speeds: list[Fraction],
         size: int,
         exchanged: Sequence[int] | None = None,
     ) -> None:
@@ -79,8 +78,8 @@ class CostModel:
         self.seed = config.training.seed
         self.jitter, self.network_jitter = options.speed_jitter, options.network_jitter
         self.corpus = corpus
-        self.speeds = speeds
-        self.hosts = parse_hosts(options.hosts, len(speeds))
+        self.workers = simulated_workers(config)
+        self.hosts = [worker.host for worker in self.workers]
         self.seconds_per_batch = exact(options.seconds_per_batch)
         self.seconds_per_target_word = exact(options.seconds_per_target_word)
         self.server_seconds = exact(options.server_seconds)
@@ -90,8 +89,9 @@ class CostModel:
         self.inside, self.between = Link.of(*inside), Link.of(*between)
         self.asynchronous = config.asynchronous
         self.num_parameters = options.num_parameters or size
+        self._sum_bytes = Wire("fp32").num_bytes(self.num_parameters)
         self.exchanged = [each * self.num_parameters // size for each in exchanged or ()]
-        self.exchanged = self.exchanged or [self.num_parameters] * len(speeds)
+        self.exchanged = self.exchanged or [self.num_parameters] * len(self.workers)
 
     def shares_network(self, worker: int) -> bool:
         """Whether a worker's exchanges pass the network interface of the server's host."""
@@ -151,17 +151,40 @@ class CostModel:
         inside = Fraction(0) if alone else self.inside.transfer(num_bytes).seconds
         return 2 * inside + 2 * (num_hosts - 1) * step
 
-    def compute_seconds(self, worker: int, window: Sequence[AssignedBatch]) -> Fraction:
-        """How long a worker computes a window."""
-        return sum((self.batch_seconds(worker, batch) for batch in window), Fraction(0))
+    def compute_seconds(
+        self, worker: int, window: Sequence[AssignedBatch], *, locally: bool = False
+    ) -> list[Fraction]:
+        """How long a worker computes each batch of a window, or its devices a batch each.
 
-    def batch_seconds(self, worker: int, batch: AssignedBatch) -> Fraction:
-        """How long a worker computes a batch."""
+        The devices of a host take turns in the batches. They sum up their gradients inside the
+        host, and are handed what comes of it: after each batch if it makes a local step, else
+        after the window. So long is each of the last, and the slowest device's time before.
+
+        Args:
+            worker: Which.
+            window: The batches.
+            locally: Whether there is a local step after each batch of the devices.
+        """
+        whom = self.workers[worker]
+        number = len(whom.devices)
+        seconds = [self._seconds(whom, i % number, batch) for i, batch in enumerate(window)]
+        if number == 1:
+            return seconds
+        gathering = 2 * self.inside.transfer(self._sum_bytes).seconds
+        if locally:
+            steps = (seconds[start : start + number] for start in range(0, len(seconds), number))
+            return [max(step) + gathering for step in steps]
+        return [
+            max(sum(seconds[place::number], Fraction(0)) for place in range(number)) + gathering
+        ]
+
+    def _seconds(self, worker: SimulatedWorker, place: int, batch: AssignedBatch) -> Fraction:
         words = target_words(self.corpus, batch)
         seconds = self.seconds_per_batch + words * self.seconds_per_target_word
-        seconds /= self.speeds[worker]
+        seconds /= worker.speeds[place]
         if self.jitter:
-            factor = jitter_factor(self.jitter, self.seed, worker, batch.epoch, batch.index)
+            device = worker.devices[place]
+            factor = jitter_factor(self.jitter, self.seed, device, batch.epoch, batch.index)
             seconds = to_nanoseconds(seconds * Fraction(factor))
         return seconds
 

@@ -59,7 +59,7 @@ class Stations:
 
     def __init__(self, costs: CostModel, now: Fraction) -> None:
         self.costs = costs
-        self.timelines = [Timeline(now, now, now) for _ in costs.speeds]
+        self.timelines = [Timeline(now, now, now) for _ in costs.workers]
         self.shared = Shared()
 
     def begin_anew(self, worker: int, now: Fraction) -> None:
@@ -136,7 +136,7 @@ class Stations:
             ValueError, KeyError: It is not what that returns.
         """
         self.timelines = [Timeline(*three_times(line)) for line in content["timelines"]]
-        if len(self.timelines) != len(self.costs.speeds):
+        if len(self.timelines) != len(self.costs.workers):
             raise ValueError("there is a timeline for each worker")
         if "shared" in content:
             self.shared = Shared(*three_times(content["shared"]))
