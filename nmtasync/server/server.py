@@ -119,8 +119,7 @@ class Server:
             return self._hand_out(landing, worker, slot)
 
     def _hand_out(self, landing: Tensor, worker: int, slot: int) -> tuple[int, ...]:
-        self._state.vectors["parameters"].copy_to(landing)
-        self.wire.round_(landing)
+        self._state.vectors["parameters"].copy_to(landing, wire=self.wire)
         for shard in self.shards:
             shard.rule.fetched(worker, slot)
         return self.versions

@@ -6,15 +6,16 @@ shorter, since they share their memory, but every driver computes with the bits 
 A transport between hosts packs what has been rounded, which loses nothing more:
 `unpack(pack(x))` is what `round_` makes of x, to the bit.
 
-Pushes are rounded by the worker, which keeps the rest for its next one (`nmtasync/worker/
-error_feedback.py`). Parameters are rounded as the server hands them out. Each fetch replaces all
-of a replica, so these errors never add up, and the shards themselves are not rounded.
+Pushes are rounded by the worker, which keeps the rest for its next one
+(`nmtasync/worker/error_feedback.py`). Parameters are rounded as the server hands them out. Each
+fetch replaces all of a replica, so these errors never add up, and the shards are not rounded.
 
 Shapes: P is the length of the parameter vector, K the number of values of a sparse payload.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ from nmtasync.machine.number_types import NUMBER_TYPES
 
 _BYTES_PER_PLACE = 4
 _BLOCK = 1 << 16
-"""So many elements are rounded at a time on a CPU: else a vector of them all is made for it."""
+"""So many elements are rounded at a time on a CPU, in its cache, and without a vector of all."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,16 @@ class Wire:
         What is too large for the type becomes infinite.
         """
         if self.dtype != torch.float32:
-            block = _BLOCK if vector.device.type == "cpu" else max(vector.numel(), 1)
-            for part in torch.split(vector, block):
+            for (part,) in blocks(vector):
                 part.copy_(part.to(self.dtype))
+
+    def copy(self, target: Tensor, source: Tensor, *, non_blocking: bool = False) -> None:
+        """Copy a vector as `round_` would leave it, in one pass; arguments as of `copy_`."""
+        if self.dtype == torch.float32:
+            target.copy_(source, non_blocking=non_blocking)
+            return
+        for part, piece in blocks(target, source):
+            part.copy_(piece.to(self.dtype), non_blocking=non_blocking)
 
     def num_bytes(self, size: int, num_values: int | None = None) -> int:
         """How many bytes a payload of `size` elements is, of which `num_values` travel.
@@ -98,3 +106,13 @@ class Wire:
         payload[:num_values].copy_(packed[:cut].view(self.dtype))
         places = payload[num_values : 2 * num_values].view(torch.int32)
         places.copy_(packed[cut:].clone().view(torch.int32))
+
+
+EXACT = Wire("fp32")
+
+
+def blocks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut vectors [P] into parts of which several fit a CPU's cache; on a GPU they stay whole."""
+    first = vectors[0]
+    block = _BLOCK if first.device.type == "cpu" else max(first.numel(), 1)
+    return zip(*(torch.split(vector, block) for vector in vectors), strict=True)

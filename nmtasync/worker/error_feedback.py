@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nmtasync.config.schema import AsynchronousConfig
-from nmtasync.server.wire import Wire
+from nmtasync.server.wire import Wire, blocks
 from nmtasync.worker.gradient_dropping import drop_rate_at, keep_largest
 
 
@@ -47,13 +47,16 @@ class ErrorFeedback:
             gradient: [P], all of it finite.
             pushes: Those that the worker has made before.
         """
-        total = self.residual.add_(gradient)
-        if self.config.drop_rate is None:
-            gradient.copy_(total)
-        else:
+        if self.config.drop_rate is not None:
+            total = self.residual.add_(gradient)
             keep_largest(total, drop_rate_at(pushes, self.config), out=gradient)
+        for pushed, kept in blocks(gradient, self.residual):
+            if self.config.drop_rate is None:
+                kept.copy_(pushed.add_(kept))
+            self._round(pushed)
+            kept.sub_(pushed)
+
+    def _round(self, pushed: Tensor) -> None:
         if self.config.exchange_precision != "fp32":
             largest = torch.finfo(self.wire.dtype).max
-            gradient.clamp_(-largest, largest)
-            self.wire.round_(gradient)
-        total.sub_(gradient)
+            self.wire.round_(pushed.clamp_(-largest, largest))
