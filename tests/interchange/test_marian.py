@@ -26,6 +26,17 @@ from tests.support.opus import learn_models
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
+RECURRENT = {
+    "type": "rnn",
+    "heads": None,
+    "feed_forward": None,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "layer_normalization": "none",
+    "state_bias": False,
+    "attention_width": "source",
+    "scale_embeddings": False,
+}
 FITTING = {
     "post-norm": {"norm": "post"},
     "deep encoder": {
@@ -34,7 +45,24 @@ FITTING = {
         "encoder_layers": 3,
         "decoder_layers": 1,
     },
+    "pre-norm": {"norm": "pre"},
+    "pre-norm, swish": {"norm": "pre", "activation": "swish", "tied_embeddings": "none"},
     "SSRU": {"norm": "post", "decoder": "ssru", "ssru_bias": False},
+    "pre-norm, SSRU": {"norm": "pre", "decoder": "ssru", "ssru_bias": False},
+    "recurrent": RECURRENT,
+    "recurrent, deep decoder": {
+        **RECURRENT,
+        "state_dimension": 24,
+        "decoder_layers": 3,
+        "decoder_base_cell_depth": 4,
+        "tied_embeddings": "target",
+    },
+    "recurrent, without residuals": {
+        **RECURRENT,
+        "decoder_layers": 2,
+        "residual_connections": False,
+        "tied_embeddings": "none",
+    },
     "two vocabularies": {"norm": "post", "tied_embeddings": "target"},
     "three matrices": {"norm": "post", "tied_embeddings": "none"},
 }
@@ -53,7 +81,7 @@ def marian(*arguments, stdin=""):
 def decode(out, lines, *arguments):
     """Decode greedily; returns the pieces of each line and their log probabilities."""
     flags = ["--config", out / "decoder.yml", "--beam-size", 1, "--n-best", "--word-scores"]
-    flags += ["--no-spm-decode", "--max-length", 200]
+    flags += ["--no-spm-decode", "--max-length", 200, "--allow-special"]
     printed = marian("decode", *flags, *arguments, stdin="".join(f"{line}\n" for line in lines))
     for line in printed.splitlines():
         _, pieces, scores, *_ = line.split(" ||| ")
@@ -88,11 +116,13 @@ def test_marian_scores_and_translates_alike(options, make_run, pairs, tmp_path, 
     ("options", "key"),
     [
         ({"zero_start": False}, "zero_start"),
-        ({"norm": "pre"}, "norm"),
         ({"decoder": "ssru"}, "ssru_bias"),
         ({"activation": "gelu"}, "activation"),
         ({"positions": "rotary"}, "positions"),
-        ({"type": "rnn", "norm": "pre", "heads": None, "feed_forward": None}, "type"),
+        ({**RECURRENT, "norm": "pre", "encoder_layers": 2}, "encoder_layers"),
+        ({**RECURRENT, "norm": "pre", "layer_normalization": "layers"}, "layer_normalization"),
+        ({**RECURRENT, "norm": "pre", "state_bias": True}, "state_bias"),
+        ({**RECURRENT, "norm": "pre", "zero_start": False}, "zero_start"),
     ],
 )
 def test_what_marian_has_no_place_for_is_refused(options, key, make_run, tmp_path, nmtasync):
@@ -123,6 +153,16 @@ class Trained:
         return [" ".join(pieces) for pieces in processor.encode(list(lines), out_type=str)]
 
 
+SIZES = (
+    *("--transformer-heads", 4, "--transformer-dim-ffn", 48),
+    *("--enc-depth", 2, "--dec-depth", 1),
+)
+TRANSFORMER, NEW = (("--type", kind, *SIZES) for kind in ("transformer", "transformer-new"))
+S2S = ("--type", "s2s", "--dim-rnn", 24)
+RELU = ("--transformer-ffn-activation", "relu")
+TIED, TIED_TARGET = ("--tied-embeddings-all",), ("--tied-embeddings",)
+
+
 @pytest.fixture
 def train_marian(make_run, tmp_path):
     """Train a network by Marian for some batches."""
@@ -141,21 +181,21 @@ def train_marian(make_run, tmp_path):
             text.write_text("".join(f"{line}\n" for line in trained.cut(plain, side)), "utf-8")
         vocabularies = [out / "opus.vocab.yml"] * 2
         marian(
-            *("--type", "transformer", "--model", out / "model.npz", "--vocabs", *vocabularies),
+            *(*options, "--model", out / "model.npz", "--vocabs", *vocabularies, "--dim-emb", 32),
             *("--train-sets", *trained.texts, "--valid-sets", *trained.texts),
-            *("--valid-metrics", "ce-mean-words", "--valid-freq", "40u", "--tied-embeddings-all"),
+            *("--valid-metrics", "ce-mean-words", "--valid-freq", "40u"),
             *("--valid-log", out / "valid.log", "--valid-max-length", 1000),
-            *("--dim-emb", 32, "--transformer-heads", 4, "--transformer-dim-ffn", 48),
-            *("--enc-depth", 2, "--dec-depth", 1, "--after-batches", 40, "--mini-batch", 4),
-            *("--seed", 1, "--learn-rate", 0.01, "--max-length", 200, *options),
+            *("--after-batches", 40, "--mini-batch", 4, "--max-length", 200),
+            *("--seed", 1, "--learn-rate", 0.01),
         )
         return replace(trained, log=(out / "valid.log").read_text("utf-8"))
 
     return train
 
 
-def test_what_marian_has_trained_scores_alike(train_marian, pairs, tmp_path, nmtasync):
-    trained, run = train_marian("--transformer-ffn-activation", "relu"), tmp_path / "imported"
+@pytest.mark.parametrize("options", [(*TRANSFORMER, *RELU), S2S], ids=["Transformer", "recurrent"])
+def test_what_marian_has_trained_scores_alike(options, train_marian, pairs, tmp_path, nmtasync):
+    trained, run = train_marian(*options, *TIED), tmp_path / "imported"
     succeeded(nmtasync("import", run, trained.out / "model.npz", "--from", "marian"))
     pairs = without_unknown(our_scores(RunDirectory(run), pairs), pairs)
     cut = Pairs(trained.cut(pairs.source, "source"), trained.cut(pairs.target, "target"))
@@ -181,11 +221,27 @@ def without_unknown(scored, pairs):
     return Pairs(*map(list, zip(*kept, strict=True)))
 
 
-@pytest.mark.parametrize("options", [[], [
-    *("--transformer-preprocess", "n"),
-    *("--transformer-postprocess", "da", "--transformer-postprocess-top", "n"),
-], ["--transformer-decoder-autoreg", "rnn", "--dec-cell", "ssru"]],
-    ids=["post-norm", "pre-norm", "SSRU"])  # fmt: skip
+PRE_NORM = (
+    *("--transformer-preprocess", "n", "--transformer-postprocess", "da"),
+    *("--transformer-postprocess-top", "n"),
+)
+SSRU = ("--transformer-decoder-autoreg", "rnn", "--dec-cell", "ssru")
+DEEP = ("--dec-depth", 2, "--dec-cell-base-depth", 4, "--skip")
+TRAINED = {
+    "post-norm": (*TRANSFORMER, *TIED),
+    "three matrices": TRANSFORMER,
+    "pre-norm": (*TRANSFORMER, *PRE_NORM, *TIED),
+    "SSRU": (*TRANSFORMER, *SSRU, *TIED),
+    "pre-norm, SSRU": (*TRANSFORMER, *PRE_NORM, *SSRU, *TIED_TARGET),
+    "new": (*NEW, *TIED),
+    "new, pre-norm, relu": (*NEW, *PRE_NORM, *RELU, *TIED),
+    "recurrent": (*S2S, *TIED),
+    "recurrent, deep decoder": (*S2S, *DEEP, *TIED_TARGET),
+    "recurrent, three matrices": S2S,
+}
+
+
+@pytest.mark.parametrize("options", TRAINED.values(), ids=TRAINED)
 def test_marians_own_validation_comes_to_the_same(options, train_marian, tmp_path, nmtasync):
     trained, run = train_marian(*options, lacking=0), tmp_path / "imported"
     succeeded(nmtasync("import", run, trained.out / "model.npz", "--from", "marian"))
@@ -201,7 +257,7 @@ def test_marians_own_validation_comes_to_the_same(options, train_marian, tmp_pat
 @pytest.mark.parametrize(
     ("line", "instead"),
     [
-        ("type: transformer", "type: s2s"),
+        ("type: transformer", "type: amun"),
         ("transformer-pool: false", "transformer-pool: true"),
         ("enc-depth: 2", "enc-depth: 99"),
         ("dim-emb: 32", "dim-emb: 99998"),

@@ -12,6 +12,7 @@ from nmtasync.config.schema import Config, DecodingConfig
 from nmtasync.evaluation.score import PairScore, Scorer
 from nmtasync.evaluation.trained_model import load_ensemble
 from nmtasync.evaluation.translate import Translator
+from nmtasync.models.rnn import state_size
 from nmtasync.run_directory import RunDirectory
 
 GREEDY = DecodingConfig(beam_size=1)
@@ -60,4 +61,6 @@ def describe(config: Config) -> dict[str, object]:
     """What a network is like, widths said also where they are the usual ones."""
     about = dataclasses.asdict(config.model)
     del about["feed_forward_dropout"]
+    if config.model.type == "rnn":
+        about["state_dimension"] = state_size(config.model)
     return about
