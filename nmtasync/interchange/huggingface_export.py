@@ -23,6 +23,7 @@ from nmtasync.interchange.model_card import model_card
 from nmtasync.interchange.network import Network, refuse_unfit
 from nmtasync.interchange.origin import Origin
 from nmtasync.interchange.parts import cut_part, parts_of
+from nmtasync.interchange.renumber import word_as_tag
 from nmtasync.interchange.silent import with_silent_bias, with_silent_row
 from nmtasync.models.transformer_layers import feed_forward_dropout, feed_forward_width
 from nmtasync.run_directory import write_json
@@ -164,4 +165,5 @@ def _write_tokenizer(network: Network, origin: Origin, directory: Path) -> None:
 
 
 def _numbered(vocabulary: Vocabulary, more: list[str] | None = None) -> dict[str, int]:
-    return {piece: i for i, piece in enumerate([*vocabulary.pieces(), *(more or [])])}
+    pieces = [word_as_tag(piece) for piece in vocabulary.pieces()]
+    return {piece: i for i, piece in enumerate([*pieces, *(more or [])])}

@@ -8,16 +8,18 @@ import re
 import pytest
 import torch
 
+from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.run_directory import RunDirectory
 from tests.support.command_line import one_line, succeeded
 from tests.support.interchange import (
     MOST_PIECES,
+    Pairs,
     assert_same_but_for_ties,
     assert_same_parameters,
     our_scores,
     our_translations,
 )
-from tests.support.opus import save_like_opus
+from tests.support.opus import TAGS, save_like_opus
 from tests.support.toy import TOY_FLAGS
 
 pytestmark = pytest.mark.slow
@@ -81,6 +83,21 @@ def test_transformers_scores_and_translates_alike(
     assert_same_but_for_ties(our_translations(run, pairs.source), pieces)
 
 
+def test_the_pipeline_of_transformers_4_translates(make_run, pairs, tmp_path, nmtasync, loaded):
+    pipelines = pytest.importorskip("transformers.pipelines")
+    if "translation" not in pipelines.SUPPORTED_TASKS:
+        pytest.skip("transformers 5 has no such task")
+    run, out = make_run(norm="post"), tmp_path / "hf"
+    succeeded(nmtasync("export", run.root, "--format", "huggingface", "-o", out))
+    flags = {"num_beams": 1, "max_new_tokens": MOST_PIECES}
+    found = pipelines.pipeline("translation", model=str(out), device="cpu")(pairs.source, **flags)
+    tokenizer, model = loaded(out)
+    batch = tokenizer(pairs.source, return_tensors="pt", padding=True)
+    expected = tokenizer.batch_decode(model.generate(**batch, **flags), skip_special_tokens=True)
+    same = [one["translation_text"] == text for one, text in zip(found, expected, strict=True)]
+    assert sum(same) >= 0.98 * len(same)
+
+
 @pytest.mark.parametrize("options", FITTING.values(), ids=FITTING)
 def test_there_and_back_is_the_same_to_the_bit(options, make_run, pairs, tmp_path, nmtasync):
     run, names = make_run(**options), ("out", "back", "out-again", "back-again")
@@ -119,6 +136,26 @@ def test_a_model_like_those_of_opus_scores_alike(opus, pairs, tmp_path, nmtasync
     assert_same_parameters(run, again)
     theirs = piece_scores(*loaded(out), pairs.source, pairs.target)
     assert_same_but_for_unknown(our_scores(run, pairs), theirs)
+
+
+def test_a_tag_of_a_language_is_one_piece(opus, pairs, tmp_path, nmtasync, loaded):
+    run, again = RunDirectory(tmp_path / "imported"), RunDirectory(tmp_path / "again")
+    succeeded(nmtasync("import", run.root, opus, "--from", "huggingface"))
+    tags = ["", *(f"{tag} " for tag in TAGS)]
+    tagged = Pairs([tags[i % 3] + line for i, line in enumerate(pairs.source)], pairs.target)
+    ours = our_scores(run, tagged)
+    changed = zip(ours, our_scores(run, pairs), strict=True)
+    assert all((one.score != other.score) == (i % 3 > 0) for i, (one, other) in enumerate(changed))
+    assert_same_but_for_unknown(ours, piece_scores(*loaded(opus), tagged.source, tagged.target))
+    vocabulary = VocabularyPair.load(run.vocab).source
+    plain, with_tag = vocabulary.encode([pairs.source[0], f"{TAGS[0]} {pairs.source[0]}"])
+    assert with_tag[1:] == plain and vocabulary.decode([with_tag[:1]]) == [TAGS[0]]
+    succeeded(nmtasync("export", run.root, "--format", "huggingface", "-o", tmp_path / "out"))
+    there = piece_scores(*loaded(tmp_path / "out"), tagged.source, tagged.target)
+    assert_same_but_for_unknown(ours, there)
+    succeeded(nmtasync("import", again.root, tmp_path / "out", "--from", "huggingface"))
+    assert_same_parameters(run, again)
+    assert VocabularyPair.load(again.vocab).digest() == VocabularyPair.load(run.vocab).digest()
 
 
 def assert_same_but_for_unknown(ours, theirs):
