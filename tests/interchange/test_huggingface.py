@@ -17,7 +17,6 @@ from tests.support.interchange import (
     assert_same_but_for_ties,
     assert_same_parameters,
     our_scores,
-    our_translations,
 )
 from tests.support.opus import TAGS, save_like_opus
 from tests.support.toy import TOY_FLAGS
@@ -80,7 +79,7 @@ def test_transformers_scores_and_translates_alike(
         [p for p in tokenizer.convert_ids_to_tokens(row[1 : 1 + MOST_PIECES]) if p != "<pad>"]
         for row in found
     ]
-    assert_same_but_for_ties(our_translations(run, pairs.source), pieces)
+    assert_same_but_for_ties(run, pairs.source, pieces)
 
 
 def test_the_pipeline_of_transformers_4_translates(make_run, pairs, tmp_path, nmtasync, loaded):
@@ -167,7 +166,7 @@ def assert_same_but_for_unknown(ours, theirs):
             [each.piece_scores[place] for place in known], abs=1e-4
         )
         number += len(known)
-    assert number > 1000
+    assert number > 4000
 
 
 def test_an_imported_model_is_fine_tuned(opus, tmp_path, nmtasync, toy_corpus):

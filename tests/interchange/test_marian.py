@@ -20,7 +20,6 @@ from tests.support.interchange import (
     assert_same_but_for_ties,
     assert_same_parameters,
     our_scores,
-    our_translations,
 )
 from tests.support.opus import learn_models
 
@@ -103,11 +102,10 @@ def test_marian_scores_and_translates_alike(options, make_run, pairs, tmp_path, 
     succeeded(nmtasync("export", run.root, "--format", "marian", "-o", out))
     assert_same_scores(out, our_scores(run, pairs), pairs)
     theirs = [pieces for pieces, _ in decode(out, pairs.source)]
-    ours = our_translations(run, pairs.source)
     never = {"<pad>", "<s>"}  # which Marian lets networks predict
     same = [i for i, pieces in enumerate(theirs) if not never.intersection(pieces[:MOST_PIECES])]
-    assert len(same) > 25
-    assert_same_but_for_ties([ours[i] for i in same], [theirs[i] for i in same])
+    assert len(same) > 100
+    assert_same_but_for_ties(run, [pairs.source[i] for i in same], [theirs[i] for i in same])
     succeeded(nmtasync("import", back, out / "model.npz", "--from", "marian"))
     assert_same_parameters(run, RunDirectory(back))
 
@@ -217,7 +215,7 @@ def without_unknown(scored, pairs):
         for score, source, target in rows
         if min(score.piece_scores) > -1000.0 and "<unk>" not in score.pieces
     ]
-    assert len(kept) > 20
+    assert len(kept) > 80
     return Pairs(*map(list, zip(*kept, strict=True)))
 
 
