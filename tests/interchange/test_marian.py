@@ -265,8 +265,34 @@ def test_marians_own_validation_comes_to_the_same(options, train_marian, tmp_pat
         ("tied-embeddings-all: true", "tied-embeddings-all: false"),
     ],
 )
-def test_another_network_is_refused_in_one_line(line, instead, make_run, tmp_path, nmtasync):
-    run, out = make_run(norm="post", activation="swish", zero_start=True), tmp_path / "out"
+def test_another_transformer_is_refused_in_one_line(line, instead, make_run, tmp_path, nmtasync):
+    run = make_run(norm="post", activation="swish", zero_start=True)
+    assert_refused_when_changed(run, line, instead, tmp_path, nmtasync)
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        ("enc-depth: 1", "enc-depth: 2"),
+        ("enc-cell-depth: 1", "enc-cell-depth: 2"),
+        ("dec-cell: gru", "dec-cell: lstm"),
+        ("dec-depth: 1", "dec-depth: 999"),
+        ("dec-cell-base-depth: 2", "dec-cell-base-depth: 1"),
+        ("dec-cell-base-depth: 2", "dec-cell-base-depth: 9"),
+        ("dim-rnn: 32", "dim-rnn: 99998"),
+        ("layer-normalization: false", "layer-normalization: true"),
+        ("type: s2s", "type: transformer"),
+    ],
+)
+def test_another_recurrent_network_is_refused_in_one_line(
+    line, instead, make_run, tmp_path, nmtasync
+):
+    run = make_run(**RECURRENT, zero_start=True)
+    assert_refused_when_changed(run, line, instead, tmp_path, nmtasync)
+
+
+def assert_refused_when_changed(run, line, instead, tmp_path, nmtasync):
+    out = tmp_path / "out"
     succeeded(nmtasync("export", run.root, "--format", "marian", "-o", out))
     with np.load(out / "model.npz") as file:
         arrays = dict(file)
