@@ -22,6 +22,7 @@ from tests.support.interchange import (
     our_scores,
 )
 from tests.support.opus import learn_models
+from tests.support.toy import TOY_FLAGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
@@ -78,13 +79,13 @@ def marian(*arguments, stdin=""):
 
 
 def decode(out, lines, *arguments):
-    """Decode greedily; returns the pieces of each line and their log probabilities."""
+    """Decode greedily; returns the pieces of each line, its end too, and log probabilities."""
     flags = ["--config", out / "decoder.yml", "--beam-size", 1, "--n-best", "--word-scores"]
     flags += ["--no-spm-decode", "--max-length", 200, "--allow-special"]
     printed = marian("decode", *flags, *arguments, stdin="".join(f"{line}\n" for line in lines))
     for line in printed.splitlines():
         _, pieces, scores, *_ = line.split(" ||| ")
-        yield pieces.split(" "), [float(score) for score in scores.split()[1:]]
+        yield [*pieces.split(" "), "</s>"], [float(score) for score in scores.split()[1:]]
 
 
 def assert_same_scores(out, scored, pairs, vocabularies=()):
@@ -250,6 +251,24 @@ def test_marians_own_validation_comes_to_the_same(options, train_marian, tmp_pat
     mean = -sum(each.score for each in scored) / sum(len(each.pieces) for each in scored)
     theirs = float(re.findall(r"ce-mean-words : ([0-9.]+)", trained.log)[-1])
     assert mean == pytest.approx(theirs, abs=1e-4)
+
+
+def test_a_recurrent_network_of_marians_is_fine_tuned(
+    train_marian, pairs, tmp_path, nmtasync, toy_corpus
+):
+    trained, run = train_marian(*S2S, *TIED), tmp_path / "tuned"
+    imported, out = tmp_path / "imported", tmp_path / "out"
+    succeeded(nmtasync("import", imported, trained.out / "model.npz", "--from", "marian"))
+    train, valid = (
+        (toy_corpus / f"{part}.src", toy_corpus / f"{part}.tgt") for part in ("train", "valid")
+    )
+    flags = ["--vocab-from", imported, "--train", *train, "--valid", *valid]
+    succeeded(nmtasync("preprocess", run, *flags))
+    flags = [flag for flag in TOY_FLAGS if "model." not in flag]
+    succeeded(nmtasync("train", run, *flags, "--max-updates", 2, "--init-from", imported))
+    succeeded(nmtasync("export", run, "--format", "marian", "-o", out))
+    theirs = [pieces for pieces, _ in decode(out, pairs.source)]
+    assert_same_but_for_ties(RunDirectory(run), pairs.source, theirs)
 
 
 @pytest.mark.parametrize(
