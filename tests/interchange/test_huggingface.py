@@ -74,6 +74,8 @@ def test_transformers_scores_and_translates_alike(
         assert scores == pytest.approx(ours.piece_scores, abs=1e-4)
     batch = tokenizer(pairs.source, return_tensors="pt", padding=True)
     found = model.generate(**batch, num_beams=1, max_new_tokens=MOST_PIECES + 1)
+    texts = tokenizer.batch_decode(found, skip_special_tokens=True)
+    assert not any(name in text for text in texts for name in ("<zero>", "<s>", "<pad>", "</s>"))
     tokenizer._switch_to_target_mode()
     pieces = [
         [p for p in tokenizer.convert_ids_to_tokens(row[1 : 1 + MOST_PIECES]) if p != "<pad>"]
@@ -240,7 +242,8 @@ def test_the_card_tells_data_and_scores(make_run, pairs, tmp_path, nmtasync):
     succeeded(nmtasync("export", run.root, "--format", "huggingface", "-o", out))
     card = (out / "README.md").read_text("utf-8")
     assert card.startswith("---\n") and '- "de"' in card
-    assert "| train.de | source | 980 |" in card
+    assert "| train.de | source | train.de | 980 |" in card
+    assert "| train.de | target | train.en | 980 |" in card
     (row,) = re.findall(r"\| flickr \| bleu \| ([0-9.]+) \| `nrefs:1\\\|", card)
     result = json.loads((run.evaluation / "flickr.json").read_text("utf-8"))
     assert float(row) == pytest.approx(result["bleu"]["score"], abs=0.006)
