@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from nmtasync.checkpoints.load import load_model
+from nmtasync.config.presets import PRESETS
 from nmtasync.data.vocabulary import Vocabulary
+from nmtasync.interchange.formats import EXPORTED
 from tests.support.command_line import succeeded
 from tests.support.interchange import (
     MOST_PIECES,
@@ -93,6 +95,19 @@ def test_a_network_without_a_place_is_refused_by_its_option(make_run, tmp_path, 
         "with --set model.decoder=attention, or with --set model.preset=marian, which every "
         "format holds\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("preset", "kinds"), [("marian", EXPORTED), ("marian-s2s", ("marian", "safetensors"))]
+)
+def test_networks_of_a_preset_fit(preset, kinds, make_run, tmp_path, nmtasync):
+    pytest.importorskip("ctranslate2")
+    options = {name.removeprefix("model."): value for name, value in PRESETS[preset].items()}
+    sizes = {"heads": None, "feed_forward": None, **options, "dimension": 32}
+    layers = {"encoder_layers": 1, "decoder_layers": 1}
+    run = make_run(**{**sizes, **layers, "state_dimension": None})
+    for kind in kinds:
+        succeeded(nmtasync("export", run.root, "--format", kind, "-o", tmp_path / kind))
 
 
 def test_a_directory_with_something_in_it_is_left_alone(make_run, tmp_path, nmtasync):
