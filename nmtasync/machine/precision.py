@@ -1,9 +1,14 @@
-"""Which narrow types a machine can compute in, and what is chosen."""
+"""The types of numbers: their names, what this machine computes fast, and what was chosen."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
+
+NUMBER_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The types of numbers by the names that options have for them."""
 
 MIN_SPEEDUP = 1.2
 """A narrow type is chosen where its products are at least this many times as fast: not all is

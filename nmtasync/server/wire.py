@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nmtasync.machine.number_types import NUMBER_TYPES
+from nmtasync.machine.precision import NUMBER_TYPES
 
 _BYTES_PER_PLACE = 4
 _BLOCK = 1 << 16

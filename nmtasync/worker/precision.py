@@ -16,9 +16,9 @@ import torch
 
 from nmtasync.config.schema import Config, ModelConfig
 from nmtasync.machine.matrix_products import layer_seconds
-from nmtasync.machine.number_types import NUMBER_TYPES
 from nmtasync.machine.precision import (
     MIN_SPEEDUP,
+    NUMBER_TYPES,
     PrecisionChoice,
     cpu_flags,
     has_bf16_units,
