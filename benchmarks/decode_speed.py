@@ -18,6 +18,7 @@ RUN needs a Transformer as it is by default, trained long enough to end its sent
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import math
 import multiprocessing
@@ -234,10 +235,10 @@ def candidates(run: Path, beam: int, threads: int) -> dict[str, Translate]:
     """Build all that take turns."""
     model, _, vocabularies = load(run)
     decoding = DecodingConfig(beam_size=beam, batch_sentences=BATCH_SENTENCES)
-    found: dict[str, Translate] = {
-        "plain beam": PlainBeam(model, vocabularies, beam),
-        "ours fp32": load_trained(run, "best", 1, "cpu", decoding).translator.translate,
-    }
+    found: dict[str, Translate] = {"plain beam": PlainBeam(model, vocabularies, beam)}
+    for kind in ("fp32", "bf16", "int8"):
+        how = dataclasses.replace(decoding, precision=kind)
+        found[f"ours {kind}"] = load_trained(run, "best", 1, "cpu", how).translator.translate
     if importlib.util.find_spec("ctranslate2"):
         for kind in ("float32", "int8"):
             found[f"CTranslate2 {kind}"] = CTranslate2Peer(run, beam, threads, kind)

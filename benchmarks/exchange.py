@@ -6,6 +6,9 @@ floor is a bare memmove of the parameters and one step of torch's fused Adam, wi
 Exchange and floor take turns; medians of all turns, with the middle half of them. A late push
 looks ahead along the momentum, which takes a pass more.
 
+With `--exchange-precision bf16` the server rounds what it hands out. "error feedback" is what the
+worker does before, when it has computed; it is no part of the exchange.
+
 With `--device cuda` all of it lies on a GPU: the worker's slot by CUDA IPC, the shard, and the
 floor, which is a copy from device memory to device memory and one fused step there.
 """
@@ -22,12 +25,13 @@ from multiprocessing.connection import Connection
 import torch
 import torch.multiprocessing as mp
 
-from nmtasync.config.schema import Config, OptimizerConfig
+from nmtasync.config.schema import AsynchronousConfig, Config, OptimizerConfig
 from nmtasync.machine.device import resolve_device
 from nmtasync.server.messages import Push
 from nmtasync.server.server import Server
 from nmtasync.server.transport import Slot, shared_vector
 from nmtasync.training.asynchronous.worker_process import Task
+from nmtasync.worker.error_feedback import ErrorFeedback
 
 WORDS = 3_000
 
@@ -55,8 +59,13 @@ def push_and_fetch(slot: Slot, connection: Connection, staleness: int) -> None:
 class Exchange:
     """A server with one worker process."""
 
-    def __init__(self, size: int, smoothing: float | None, staleness: int, device: str) -> None:
-        config = Config(optimizer=OptimizerConfig(smoothing=smoothing))
+    def __init__(
+        self, size: int, smoothing: float | None, staleness: int, device: str, precision: str
+    ) -> None:
+        options = AsynchronousConfig(exchange_precision=precision)
+        config = Config(optimizer=OptimizerConfig(smoothing=smoothing), asynchronous=options)
+        self.feedback = ErrorFeedback(size, torch.device(device), options)
+        self.gradient = torch.randn(size, device=device)
         devices = None if device == "cpu" else [device]
         self.server = Server(torch.zeros(size), 1, config, num_workers=1, devices=devices)
         self.slot = Slot.allocate(size, device)
@@ -77,6 +86,11 @@ class Exchange:
         seconds = self.connection.recv()
         assert isinstance(seconds, float)
         return seconds
+
+    def round(self) -> None:
+        """Leave in a gradient what is pushed, as a worker does before its push."""
+        self.feedback.split(self.gradient, pushes=0)
+        torch.get_device_module(self.gradient.device).synchronize(self.gradient.device)
 
     def close(self) -> None:
         """End the worker."""
@@ -117,19 +131,25 @@ def timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - begin
 
 
-def measure(size: int, smoothing: float | None, staleness: int, turns: int, device: str) -> None:
+def measure(
+    size: int, smoothing: float | None, staleness: int, turns: int, device: str, precision: str
+) -> None:
     """Print a table for one setting."""
-    exchange, floor = Exchange(size, smoothing, staleness, device), Floor(size, device)
-    rows: dict[str, list[float]] = {"copy": [], "fused Adam step": [], "exchange": []}
+    exchange = Exchange(size, smoothing, staleness, device, precision)
+    floor = Floor(size, device)
+    works = {"copy": floor.copy, "fused Adam step": floor.step}
+    if precision != "fp32":
+        works["error feedback"] = exchange.round
+    rows: dict[str, list[float]] = {name: [] for name in (*works, "exchange")}
     for turn in range(turns + 3):
-        row = (timed(floor.copy), timed(floor.step), exchange.seconds())
+        row = *map(timed, works.values()), exchange.seconds()
         if turn >= 3:  # before that, memory is touched for the first time
             for times, seconds in zip(rows.values(), row, strict=True):
                 times.append(seconds)
     exchange.close()
     print(
         f"\n{size / 1e6:.0f} million parameters, smoothing {smoothing or 'off'}, "
-        f"pushes {staleness} updates late"
+        f"pushes {staleness} updates late, {precision}"
     )
     gigabytes = 2 * 4 * size / 1e9  # read and written
     print(f"  copied at        {gigabytes / statistics.median(rows['copy']):8.2f} GB/s")
@@ -151,13 +171,15 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1, help="of server and floor")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--exchange-precision", default="fp32", help="fp32, bf16 or fp16")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     size = -(-arguments.parameters // 64) * 64
     device = resolve_device(arguments.device)
     print(f"on {device}; threads of the server and of the floor: {arguments.threads}")
     for smoothing, staleness in ((None, 0), (1e-4, 0), (None, 1)):
-        measure(size, smoothing, staleness, arguments.turns, device)
+        precision = arguments.exchange_precision
+        measure(size, smoothing, staleness, arguments.turns, device, precision)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from .options import average_option, checkpoint_option, device_option
 
 if TYPE_CHECKING:
     from nmtasync.evaluation.trained_model import Member
+    from nmtasync.machine.precision import PrecisionChoice
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -100,6 +101,12 @@ def read_decoding(run: Path, settings: Settings) -> DecodingConfig:
     kept = RunDirectory(run).config
     settings = (read_toml(kept) if kept.exists() else {}) | settings
     return resolve({n: v for n, v in settings.items() if n.startswith("decoding.")}).decoding
+
+
+def say_precision(decoding: DecodingConfig, choice: PrecisionChoice) -> None:
+    """Say on standard error what `decoding.precision` "auto" has come to."""
+    if decoding.precision == "auto":
+        click.echo(f"nmtasync: precision {choice.precision}: {choice.reason}", err=True)
 
 
 def finite_or_none(number: float) -> float | None:

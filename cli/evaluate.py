@@ -13,7 +13,7 @@ from nmtasync.config.load import Settings
 from nmtasync.errors import NmtasyncError, UserError
 from nmtasync.run_directory import RunDirectory, json_text
 
-from .decoding import ChosenModel, model_options, read_decoding
+from .decoding import ChosenModel, model_options, read_decoding, say_precision
 from .evaluation_details import Details, read_test_sets
 from .evaluation_tables import Table, detail_tables, scores_table
 from .options import GroupedCommand, config_options, run_argument
@@ -132,6 +132,7 @@ def evaluate(
 
     named = model.checkpoint, model.average, model.device
     trained = load_trained(run, *named, decoding, others=model.others())
+    say_precision(decoding, trained.precision)
     config = trained.config.data
     language = settings.get("data.target_language") or config.target_language
     _warn_of_missing_spaces(test_sets, language)

@@ -44,8 +44,8 @@ def export(
 
     OUT has the model, its vocabulary and what is known of its origin; it is written whole or not at
     all. A network that the format has no place for is refused, with the option that stands in the
-    way; one trained with --set model.preset=marian fits all formats. docs/export.md shows how
-    each is used.
+    way; one trained with --set model.preset=marian fits all formats, and marian-s2s is a recurrent
+    one that Marian has. docs/export.md shows how each is used.
 
     \b
     Examples:

@@ -36,7 +36,7 @@ def import_(run: Path, path: Path, kind: str, vocabs: tuple[Path, Path] | None) 
     RUN is new. `translate`, `evaluate` and `score` take it as their own, and so does `train` in
     another RUN: `preprocess --vocab-from RUN`, then `train --init-from RUN`. PATH is a directory
     with a MarianMTModel that transformers has saved, as model.safetensors, with its tokenizer; or
-    the npz file of a Transformer that Marian has trained, with its vocabularies beside it.
+    the npz file of a Transformer or s2s that Marian has trained, with its vocabularies beside it.
     Nothing in PATH is run; pickled files are not read. More: docs/export.md.
 
     \b

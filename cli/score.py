@@ -18,6 +18,7 @@ from .decoding import (
     finite_or_none,
     model_options,
     read_decoding,
+    say_precision,
     standard_input,
     standard_output,
 )
@@ -88,7 +89,8 @@ def score(
     for side in (source, target):
         check_input(side)
     named = model.checkpoint, model.average, model.device
-    trained = load_ensemble(run, *named, model.others())
+    trained = load_ensemble(run, *named, model.others(), decoding.precision)
+    say_precision(decoding, trained.precision)
     scorer = Scorer(trained.ensemble, trained.vocabularies, decoding, trained.device)
     number, first = 0, None
     for pairs in in_chunks(read_together(TextReader(source), TextReader(target))):

@@ -116,6 +116,9 @@ def _describe(summary: TrainingSummary, run: Path) -> str:
     ]
     if summary.padding is not None:
         rows.append(("padding", f"{summary.padding:.1%} of what was computed, both sides"))
+    if summary.bytes_received:
+        sent, received = summary.bytes_sent / 1e6, summary.bytes_received / 1e6
+        rows.append(("exchanged", f"{sent:,.1f} MB pushed, {received:,.1f} MB fetched"))
     if summary.non_finite_pushes:
         name = click.format_filename(run / "logs/bad-batches")
         rows.append(("dropped", f"{summary.non_finite_pushes:,} non-finite gradients; see {name}"))

@@ -23,6 +23,7 @@ from .decoding import (
     finite_or_none,
     model_options,
     read_decoding,
+    say_precision,
     standard_input,
     standard_output,
 )
@@ -188,7 +189,9 @@ def _load(run: Path, model: ChosenModel, decoding: DecodingConfig) -> Translator
         click.echo(f"nmtasync: warning: stdin:{line + 1}: {message}", err=True)
 
     named = model.checkpoint, model.average, model.device
-    return load_trained(run, *named, decoding, warn, model.others()).translator
+    trained = load_trained(run, *named, decoding, warn, model.others())
+    say_precision(decoding, trained.precision)
+    return trained.translator
 
 
 class _Prefixes:

@@ -56,6 +56,8 @@ class Totals:
         split_batches: Mini-batches that were computed in parts, since memory did not suffice.
         padding: What was computed besides the words of both sides; earlier versions did not count
             it.
+        bytes_sent: Of all pushes; earlier versions did not count these, as they were between hosts.
+        bytes_received: Of the parameters that answered them, likewise.
     """
 
     batches: int = 0
@@ -65,6 +67,8 @@ class Totals:
     non_finite_pushes: int = 0
     split_batches: int = 0
     padding: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
 
     @property
     def padding_share(self) -> float | None:
@@ -83,6 +87,14 @@ class Totals:
             target_words=self.target_words + target_words,
             source_words=self.source_words + source_words,
             padding=self.padding + padding,
+        )
+
+    def and_bytes(self, sent: int, received: int) -> Totals:
+        """Count the payloads of a push and of its answer."""
+        return dataclasses.replace(
+            self,
+            bytes_sent=self.bytes_sent + sent,
+            bytes_received=self.bytes_received + received,
         )
 
     def and_split(self, batches: int) -> Totals:

@@ -32,6 +32,8 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
     _refuse_deltas(config)
     _refuse_write_back(config)
     _refuse_own_shard(config)
+    _refuse_rounding(config)
+    _refuse_synchronous_hosts(config)
     _refuse_auto_delay(config)
     _refuse_fit(config)
     _refuse_sampling(config)
@@ -182,6 +184,42 @@ def _refuse_own_shard(config: Config) -> None:
             raise UserError(
                 f"is 'batch', but asynchronous.rule has {rule}, which takes whole pushes only",
                 where=name,
+                remedy="drop one of them",
+            )
+
+
+def _refuse_rounding(config: Config) -> None:
+    """Shards of a worker's own would be rounded: by what it writes back, or without travelling."""
+    options, name = config.asynchronous, "asynchronous.exchange_precision"
+    if options.exchange_precision == "fp32":
+        return
+    others = {
+        "local_write_back": (options.local_write_back, "writes what was rounded over shards"),
+        "own_shard": (options.own_shard == "batch", "is 'batch', for shards that do not travel"),
+    }
+    for other, (on, why) in others.items():
+        if on:
+            raise UserError(
+                f"is {options.exchange_precision!r}, but asynchronous.{other} {why}",
+                where=name,
+                remedy="drop one of them",
+            )
+
+
+def _refuse_synchronous_hosts(config: Config) -> None:
+    options = config.asynchronous
+    if options.hosts == "asynchronous":
+        return
+    others = {
+        "own_shard": (options.own_shard == "batch", "is 'batch', for a worker of one device"),
+        "local_write_back": (options.local_write_back, "is for workers of one device"),
+        "optimizer_delay": (options.optimizer_delay == "auto", "is 'auto', which measures one"),
+    }
+    for other, (on, why) in others.items():
+        if on:
+            raise UserError(
+                f"is 'synchronous', but asynchronous.{other} {why}",
+                where="asynchronous.hosts",
                 remedy="drop one of them",
             )
 

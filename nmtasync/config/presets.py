@@ -1,4 +1,4 @@
-"""Well-known sizes of a Transformer, each a name for several settings.
+"""Well-known networks, each a name for several settings.
 
 A preset is a shorthand in the place where it stands; RUN/config.toml holds the sizes that came of
 it.
@@ -36,10 +36,22 @@ PRESETS = {
         "model.decoder": "attention",
         "model.zero_start": True,
     },
+    "marian-s2s": {
+        "model.type": "rnn",
+        "model.dimension": 512,
+        "model.state_dimension": 1024,
+        "model.encoder_layers": 1,
+        "model.decoder_layers": 1,
+        "model.layer_normalization": "none",
+        "model.state_bias": False,
+        "model.attention_width": "source",
+        "model.scale_embeddings": False,
+        "model.zero_start": True,
+    },
 }
 """The settings behind each name. "base" and "big" are those of Vaswani et al. 2017, table 3; "tiny"
 is for corpora of some ten thousand pairs; "small" is what holds by default; "marian" is "base" as
-Marian's --task transformer-base has it."""
+Marian's --task transformer-base has it, "marian-s2s" what its --type s2s is by default."""
 
 
 def with_preset(layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,9 @@ import torch
 
 from nmtasync.doctor.findings import Check, Finding, ok, problem, run_checks, warning
 from nmtasync.machine.cores import available_cores
+from nmtasync.machine.precision import cpu_flags, has_bf16_units
 from nmtasync.machine.processes import Child, ChildEndedError, serving
 from nmtasync.server.transport import share
-from nmtasync.worker.precision import cpu_flags, has_bf16_units
 
 _SHARED = Path("/dev/shm")
 _ENOUGH_SHARED_BYTES = 1 << 30

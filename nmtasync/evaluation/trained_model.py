@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -14,9 +15,11 @@ from nmtasync.checkpoints.load import load_model
 from nmtasync.config.schema import Config, DecodingConfig
 from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.decoding.ensemble import Ensemble
+from nmtasync.decoding.precision import choose_precision, reduce_precision
 from nmtasync.errors import UserError
 from nmtasync.evaluation.translate import Translator
 from nmtasync.machine.device import resolve_device
+from nmtasync.machine.precision import PrecisionChoice
 from nmtasync.run_directory import RunDirectory
 
 _MEMBER = re.compile(r"(?P<run>.+?)(?::(?P<checkpoint>[^:@/]+))?(?:@(?P<weight>[^:@/]+))?")
@@ -64,6 +67,7 @@ class TrainedEnsemble:
         device: Where they lie.
         config: What the first was trained with.
         members: All models, the first first.
+        precision: In which they compute, and why.
     """
 
     ensemble: Ensemble
@@ -71,6 +75,7 @@ class TrainedEnsemble:
     device: torch.device
     config: Config
     members: list[MemberLoaded]
+    precision: PrecisionChoice
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,13 @@ class TrainedModel:
         translator: The model with its vocabulary and search.
         config: What it was trained with.
         members: It and, in an ensemble, the others.
+        precision: In which they compute, and why.
     """
 
     translator: Translator
     config: Config
     members: list[MemberLoaded]
+    precision: PrecisionChoice
 
     @property
     def checkpoints(self) -> list[int]:
@@ -116,7 +123,12 @@ def parse_member(given: str) -> Member:
 
 
 def load_ensemble(
-    run: Path, checkpoint: str, average: int, device: str, others: Sequence[Member] = ()
+    run: Path,
+    checkpoint: str,
+    average: int,
+    device: str,
+    others: Sequence[Member] = (),
+    precision: str = "fp32",
 ) -> TrainedEnsemble:
     """Load a model, and others that predict together with it.
 
@@ -126,9 +138,11 @@ def load_ensemble(
         average: How many checkpoints to average: that one and the newest before it.
         device: "auto", or the name of a device.
         others: The other models.
+        precision: As of `decoding.precision`.
 
     Raises:
-        UserError: There is no such model or device, or a model has other vocabularies.
+        UserError: There is no such model or device, or a model has other vocabularies, or the
+            device can't compute in that precision.
     """
     directory = RunDirectory(run)
     directory.read_manifest()
@@ -145,6 +159,9 @@ def load_ensemble(
                 remedy=f"take a run that was preprocessed with --vocab-from {run}",
             )
         loaded.append(load_model(there, other.checkpoint, place))
+    chosen = choose_precision(precision, loaded[0][0])
+    for model, _, _ in loaded:
+        reduce_precision(model, chosen.precision)
     runs = [str(run), *(str(other.run) for other in others)]
     ensemble = Ensemble(
         [model for model, _, _ in loaded],
@@ -155,7 +172,8 @@ def load_ensemble(
         MemberLoaded(name, checkpoints, weight)
         for name, (_, _, checkpoints), weight in zip(runs, loaded, ensemble.weights, strict=True)
     ]
-    return TrainedEnsemble(ensemble, vocabularies, torch.device(place), loaded[0][1], members)
+    place_of_all, config = torch.device(place), loaded[0][1]
+    return TrainedEnsemble(ensemble, vocabularies, place_of_all, config, members, chosen)
 
 
 def load_trained(
@@ -181,6 +199,8 @@ def load_trained(
     Raises:
         UserError: As of `load_ensemble`.
     """
-    trained = load_ensemble(run, checkpoint, average, device, others)
+    trained = load_ensemble(run, checkpoint, average, device, others, decoding.precision)
+    decoding = dataclasses.replace(decoding, precision=trained.precision.precision)
     parts = trained.ensemble, trained.vocabularies, decoding, trained.device, on_warning
-    return TrainedModel(Translator(*parts), trained.config, trained.members)
+    translator = Translator(*parts)
+    return TrainedModel(translator, trained.config, trained.members, trained.precision)

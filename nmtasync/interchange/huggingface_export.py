@@ -23,8 +23,10 @@ from nmtasync.interchange.model_card import model_card
 from nmtasync.interchange.network import Network, refuse_unfit
 from nmtasync.interchange.origin import Origin
 from nmtasync.interchange.parts import cut_part, parts_of
+from nmtasync.interchange.renumber import word_as_tag
 from nmtasync.interchange.silent import with_silent_bias, with_silent_row
 from nmtasync.models.transformer_layers import feed_forward_dropout, feed_forward_width
+from nmtasync.preprocessing.learn_vocabulary import CONTROL_NAMES
 from nmtasync.run_directory import write_json
 
 _HOLDS = {
@@ -52,13 +54,14 @@ def write_huggingface(network: Network, origin: Origin, directory: Path) -> None
     refuse_unfit(network.config, "Hugging Face's MarianMTModel", _HOLDS)
     tensors = _tensors(network)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    start = network.vocabularies.target.size if network.config.zero_start else BOS
-    write_json(directory / "config.json", _config(network, start, len(tensors[POSITIONS[0]])))
+    config = _config(network, len(tensors[BIAS][0]), len(tensors[POSITIONS[0]]))
+    write_json(directory / "config.json", config)
+    silent = [PAD, UNK, BOS, *range(network.vocabularies.target.size, len(tensors[BIAS][0]))]
     write_json(
         directory / "generation_config.json",
         {
-            "bad_words_ids": [[PAD], [UNK], [BOS], *([[start]] if start != BOS else [])],
-            **_control_ids(start),
+            "bad_words_ids": [[piece] for piece in silent],
+            **_CONTROL_IDS,
             "forced_eos_token_id": EOS,
             "max_length": _LONGEST,
             "num_beams": 5,
@@ -75,7 +78,8 @@ def _tensors(network: Network) -> dict[str, Tensor]:
     final, target = parameters["embeddings.output_bias"], network.target_matrix
     source, output = network.source_matrix, parameters.get("embeddings.output", target)
     if network.config.zero_start:
-        target, output, final = *map(with_silent_row, (target, output)), with_silent_bias(final)
+        target, output = (with_silent_row(matrix, BOS) for matrix in (target, output))
+        final = with_silent_bias(final, BOS)
     assert positions is not None
     tensors = {BIAS: final[None], **{name: positions.clone() for name in POSITIONS}}
     match tied:
@@ -92,19 +96,17 @@ def _tensors(network: Network) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def _control_ids(start: int) -> dict[str, int]:
-    return {
-        "pad_token_id": PAD,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-        "decoder_start_token_id": start,
-    }
+_CONTROL_IDS = {
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "decoder_start_token_id": BOS,
+}
 
 
-def _config(network: Network, start: int, num_positions: int) -> dict[str, Any]:
+def _config(network: Network, target_size: int, num_positions: int) -> dict[str, Any]:
     config, vocabularies = network.config, network.vocabularies
     tied_all = config.tied_embeddings == "all"
-    target_size = max(vocabularies.target.size, start + 1)
     return {
         "architectures": ["MarianMTModel"],
         "model_type": "marian",
@@ -118,7 +120,7 @@ def _config(network: Network, start: int, num_positions: int) -> dict[str, Any]:
         "d_model": config.dimension,
         "max_position_embeddings": num_positions,
         "activation_function": config.activation,
-        **_control_ids(start),
+        **_CONTROL_IDS,
         "forced_eos_token_id": EOS,
         **{
             f"{side}_{key}": value
@@ -140,14 +142,14 @@ def _config(network: Network, start: int, num_positions: int) -> dict[str, Any]:
 
 def _write_tokenizer(network: Network, origin: Origin, directory: Path) -> None:
     vocabularies, separate = network.vocabularies, network.config.tied_embeddings != "all"
-    more = [ZERO] if network.config.zero_start else []
-    target = _numbered(vocabularies.target, more)
-    write_json(directory / "vocab.json", _numbered(vocabularies.source) if separate else target)
+    source, target = (_names(v, network) for v in (vocabularies.source, vocabularies.target))
+    if network.config.zero_start:
+        target.append(CONTROL_NAMES[BOS])
+    write_json(directory / "vocab.json", _numbered(source if separate else target))
     if separate:
-        write_json(directory / "target_vocab.json", target)
+        write_json(directory / "target_vocab.json", _numbered(target))
     (directory / "source.spm").write_bytes(vocabularies.source.model)
     (directory / "target.spm").write_bytes(vocabularies.target.model)
-    pieces = vocabularies.target.pieces()
     write_json(
         directory / "tokenizer_config.json",
         {
@@ -156,12 +158,21 @@ def _write_tokenizer(network: Network, origin: Origin, directory: Path) -> None:
             "target_lang": origin.target_language,
             "separate_vocabs": separate,
             "model_max_length": _LONGEST,
-            "pad_token": pieces[PAD],
-            "unk_token": pieces[UNK],
-            "eos_token": pieces[EOS],
+            "pad_token": target[PAD],
+            "unk_token": target[UNK],
+            "bos_token": target[BOS],
+            "eos_token": target[EOS],
         },
     )
 
 
-def _numbered(vocabulary: Vocabulary, more: list[str] | None = None) -> dict[str, int]:
-    return {piece: i for i, piece in enumerate([*vocabulary.pieces(), *(more or [])])}
+def _names(vocabulary: Vocabulary, network: Network) -> list[str]:
+    """List pieces, the one that the decoder starts with in the place of BOS."""
+    names = [word_as_tag(piece) for piece in vocabulary.pieces()]
+    if network.config.zero_start:
+        names[BOS] = ZERO
+    return names
+
+
+def _numbered(names: list[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}

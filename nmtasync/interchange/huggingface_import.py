@@ -27,6 +27,7 @@ from nmtasync.interchange.huggingface_names import (
     OUTPUT,
     POSITIONS,
     SHARED,
+    ZERO,
     name_of,
 )
 from nmtasync.interchange.imported_run import Imported, model_config
@@ -219,7 +220,8 @@ def _renumber(
         (source, target), rows = renumber(pieces.target, control, pieces.models)
         return VocabularyPair.of_joint(source, target), {"source": rows, "target": rows}
     (target,), rows = renumber(pieces.target, control, pieces.models[1:])
-    here = pieces.source.index("<s>") if "<s>" in pieces.source else None
+    names = ("<s>", ZERO)  # as of the exporter, whose target alone has both
+    here = next((pieces.source.index(name) for name in names if name in pieces.source), None)
     control = Control(about.pad, unknown[0], here, about.eos)
     (source,), others = renumber(pieces.source, control, pieces.models[:1])
     return VocabularyPair(source, target, joint=False), {

@@ -5,7 +5,7 @@ Source: as of `marian_names`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,23 @@ from torch import Tensor
 from nmtasync.config.schema import ModelConfig
 from nmtasync.data.vocabulary import MAX_MODEL_BYTES, VocabularyPair
 from nmtasync.errors import UserError
+from nmtasync.interchange import marian_recurrent
 from nmtasync.interchange.imported_run import Imported, model_config
 from nmtasync.interchange.marian_names import (
-    BIAS,
     CONFIG,
     DECODER,
     DECODERS,
     ENCODER,
+    FIRST,
     FIXED,
+    FIXED_OF_TRANSFORMERS,
     NORMS,
     OUTPUT,
+    RECURRENT,
+    SECOND,
     SHARED,
     names_of,
+    row_of,
 )
 from nmtasync.interchange.marian_yaml import Options, parse_options, parse_vocabulary
 from nmtasync.interchange.npz import NpzFile
@@ -62,7 +67,7 @@ class _Side:
 
 
 def read_marian(path: Path, vocabularies: Sequence[Path] | None) -> Imported:
-    """Read a Transformer of Marian.
+    """Read a Transformer or a recurrent network of Marian.
 
     Args:
         path: The npz file.
@@ -78,8 +83,8 @@ def read_marian(path: Path, vocabularies: Sequence[Path] | None) -> Imported:
     with reading(path):
         file = NpzFile(path)
         options = parse_options(file.text(CONFIG))
-        settings = _read_settings(options)
-        return _read_network(path, file, settings, sides)
+        kind, settings = str(options.get("type", FIRST)), _read_settings(options)
+        return _read_network(path, file, kind, settings, sides)
 
 
 def _find_vocabularies(path: Path, given: Sequence[Path] | None) -> list[tuple[Path, Path]]:
@@ -118,34 +123,69 @@ def _read_side(vocabulary: Path, model_path: Path) -> _Side:
 
 def _read_settings(options: Options) -> dict[str, Any]:
     """Read the options of [model] that Marian's options stand for."""
+    _refuse_others(options, FIXED)
+    kind = options.get("type", FIRST)
+    if kind == RECURRENT:
+        own = _read_recurrent(options)
+    elif kind in (FIRST, SECOND):
+        own = _read_transformer(options)
+    else:
+        raise ValueError(f"type is {shortened(repr(kind))}, which is not supported")
+    tied = "target" if options.get("tied-embeddings") == "true" else "none"
+    return {
+        "dimension": _number(options, "dim-emb"),
+        "decoder_layers": _number(options, "dec-depth"),
+        "tied_embeddings": "all" if options.get("tied-embeddings-all") == "true" else tied,
+        "zero_start": True,
+        **own,
+    }
 
-    def number(key: str) -> int:
-        value = options.get(key)
-        if not isinstance(value, str) or not value.isdecimal() or len(value) > 9:
-            raise ValueError(f"{key} is {shortened(repr(value))}")
-        return int(value)
 
-    for key, value in FIXED.items():
+def _refuse_others(options: Options, fixed: Mapping[str, Any]) -> None:
+    for key, value in fixed.items():
         wanted = value if isinstance(value, list) else str(value).lower()
         if options.get(key, wanted) not in (wanted, ""):
             raise ValueError(f"{key} is {shortened(repr(options[key]))}, which is not supported")
+
+
+def _number(options: Options, key: str) -> int:
+    value = options.get(key)
+    if not isinstance(value, str) or not value.isdecimal() or len(value) > 9:
+        raise ValueError(f"{key} is {shortened(repr(value))}")
+    return int(value)
+
+
+def _read_recurrent(options: Options) -> dict[str, Any]:
+    fixed, more = dict(marian_recurrent.FIXED), {}
+    if _number(options, "dec-depth") == 1:
+        del fixed["dec-cell-high-depth"]
+    else:
+        more = {"residual_connections": options.get("skip") == "true"}
+    _refuse_others(options, fixed)
+    return {
+        **more,
+        "type": "rnn",
+        "state_dimension": _number(options, "dim-rnn"),
+        "encoder_layers": 1,
+        "decoder_base_cell_depth": _number(options, "dec-cell-base-depth"),
+        **{key: values[0] for key, values in marian_recurrent.HOLDS.items()},
+    }
+
+
+def _read_transformer(options: Options) -> dict[str, Any]:
+    _refuse_others(options, FIXED_OF_TRANSFORMERS)
     activation = options.get("transformer-ffn-activation")
     if activation not in ("relu", "swish"):
         raise ValueError(f"transformer-ffn-activation is {shortened(repr(activation))}")
     decoder = _read_decoder(options)
-    tied = "target" if options.get("tied-embeddings") == "true" else "none"
     return {
         "norm": _read_norm(options),
         "decoder": decoder,
         "ssru_bias": decoder != "ssru",
         "activation": activation,
-        "dimension": number("dim-emb"),
-        "heads": number("transformer-heads"),
-        "feed_forward": number("transformer-dim-ffn"),
-        "encoder_layers": number("enc-depth"),
-        "decoder_layers": number("dec-depth"),
-        "tied_embeddings": "all" if options.get("tied-embeddings-all") == "true" else tied,
-        "zero_start": True,
+        "heads": _number(options, "transformer-heads"),
+        "feed_forward": _number(options, "transformer-dim-ffn"),
+        "encoder_layers": _number(options, "enc-depth"),
     }
 
 
@@ -174,7 +214,7 @@ def _read_norm(options: Options) -> str:
 
 
 def _read_network(
-    path: Path, file: NpzFile, settings: dict[str, Any], sides: Sequence[_Side]
+    path: Path, file: NpzFile, kind: str, settings: dict[str, Any], sides: Sequence[_Side]
 ) -> Imported:
     """Read parameters, embeddings first: the file must hold as much as its options promise."""
     dimension, tied = settings["dimension"], settings["tied_embeddings"]
@@ -183,9 +223,10 @@ def _read_network(
     matrices = {"target": file.take(SHARED if tied == "all" else DECODER, sizes[1])}
     if tied != "all":
         matrices["source"] = file.take(ENCODER, sizes[0])
+    output = OUTPUT["rnn" if kind == RECURRENT else "transformer"]
     if tied == "none":
-        matrices["output"] = file.take(OUTPUT, sizes[1][::-1]).T
-    bias = file.take(BIAS, (1, len(target.tokens)))[0]
+        matrices["output"] = _read_output(file, output, sizes[1])
+    bias = file.take(f"{output}_b", (1, len(target.tokens)))[0]
     if tied == "all":
         if source.tokens != target.tokens:
             raise ValueError("all embeddings are tied, but the vocabularies differ")
@@ -202,17 +243,28 @@ def _read_network(
     }
     parameters["embeddings.output_bias"] = rows.take_bias(bias)
     config = model_config(settings, path)
-    parameters |= _read_layers(config, file)
+    if kind == RECURRENT:
+        parameters |= marian_recurrent.read_recurrent(config, file.take)
+    else:
+        parameters |= _read_layers(config, file, kind)
     origin = {"format": "marian", "path": str(path.absolute())}
     return Imported(config, parameters, vocabularies, None, None, origin)
 
 
-def _read_layers(config: ModelConfig, file: NpzFile) -> dict[str, Tensor]:
+def _read_output(file: NpzFile, name: str, shape: tuple[int, int]) -> Tensor:
+    """Read the output projection [V, D], which older versions kept transposed."""
+    if f"{name}_W" in file.names:
+        return file.take(f"{name}_W", shape[::-1]).T
+    return file.take(f"{name}_Wt", shape)
+
+
+def _read_layers(config: ModelConfig, file: NpzFile, kind: str) -> dict[str, Tensor]:
     def find(part: Part) -> WeightAndBias:
         shape = shape_of(config, part)
-        weight_name, bias_name = names_of(part, config)
-        weight = file.take(weight_name, (1, *shape) if part.is_norm else shape[::-1])
-        bias = None if part.bias is None else file.take(bias_name, (1, shape[0]))[0]
-        return (weight[0] if part.is_norm else weight.T), bias
+        weight_name, bias_name = names_of(part, config, kind)
+        row = row_of(shape[0], kind)
+        weight = file.take(weight_name, row if part.is_norm else shape[::-1])
+        bias = None if part.bias is None else file.take(bias_name, row).flatten()
+        return (weight.flatten() if part.is_norm else weight.T), bias
 
     return join_parts(config, find)

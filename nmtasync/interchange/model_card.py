@@ -53,8 +53,12 @@ def _summary(network: Network, origin: Origin) -> str:
 
 
 def _data(origin: Origin) -> str:
-    rows = [f"| {c.name} | {c.side} | {c.lines:,} | `{c.sha256[:16]}` |" for c in origin.corpora]
-    return "\n".join(["| corpus | side | lines | SHA-256 |", "| --- | --- | --- | --- |", *rows])
+    rows = [
+        f"| {c.name} | {c.side} | {c.file} | {c.lines:,} | `{c.sha256[:16]}` |"
+        for c in origin.corpora
+    ]
+    heads = ["| corpus | side | file | lines | SHA-256 |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*heads, *rows])
 
 
 def _scores(origin: Origin) -> str:

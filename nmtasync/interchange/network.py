@@ -96,13 +96,19 @@ class Network:
         return Affine(weight.detach(), bias.detach())
 
 
-def refuse_unfit(config: ModelConfig, who: str, holds: Mapping[str, Sequence[Any]]) -> None:
+def refuse_unfit(
+    config: ModelConfig,
+    who: str,
+    holds: Mapping[str, Sequence[Any]],
+    preset: str = "marian, which every format holds",
+) -> None:
     """Refuse a network that a format has no place for.
 
     Args:
         config: What the network is like.
         who: Whose networks the format describes, as an error names it.
         holds: The values that an option may have, by its key in the section [model].
+        preset: The preset that fits, and what is said of it.
 
     Raises:
         UserError: An option has another value.
@@ -115,7 +121,7 @@ def refuse_unfit(config: ModelConfig, who: str, holds: Mapping[str, Sequence[Any
                 f"is {_spelled(value)}, but {who} has {fitting} only",
                 where=f"model.{key}",
                 remedy=f"train with --set model.{key}={str(values[0]).lower()}, or with "
-                "--set model.preset=marian, which every format holds",
+                f"--set model.preset={preset}",
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nmtasync
@@ -22,12 +23,14 @@ class Corpus:
     Attributes:
         name: Of the corpus.
         side: "source", "target" or another.
+        file: The name of the file.
         lines: How many it has.
         sha256: Of its content.
     """
 
     name: str
     side: str
+    file: str
     lines: int
     sha256: str
 
@@ -104,8 +107,9 @@ def _corpora(manifest: Mapping[str, Any]) -> tuple[Corpus, ...]:
             if entry.get("corpus") == "train":
                 name = typed(str | None, entry.get("name"), "name")  # type: ignore[arg-type]
                 side = typed(str, entry["side"], "side")
-                lines = typed(int, entry["lines"], "lines")
-                found.append(Corpus(name or "train", side, lines, typed(str, entry["sha256"])))
+                file = Path(typed(str, entry["path"], "path")).name
+                lines, digest = typed(int, entry["lines"], "lines"), typed(str, entry["sha256"])
+                found.append(Corpus(name or "train", side, file, lines, digest))
     except (KeyError, ValueError):
         return ()
     return tuple(found)

@@ -7,6 +7,7 @@ Shapes: U pieces of theirs, V of ours, D dimension.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -64,6 +65,25 @@ class Renumbering:
         return taken
 
 
+_TAG = re.compile(r"\u2581?(>>[^<>\s]+<<)")
+"""Of a language, before the text, as in multilingual models of OPUS-MT."""
+
+
+def tag_as_word(piece: str) -> str:
+    """Spell a tag as SentencePiece sees it, with the space before it; leave other pieces alone.
+
+    So the tag and that space are one piece, as other programs take tags off before text is cut.
+    """
+    tag = _TAG.fullmatch(piece)
+    return f"\u2581{tag[1]}" if tag else piece
+
+
+def word_as_tag(piece: str) -> str:
+    """Undo `tag_as_word`."""
+    tag = _TAG.fullmatch(piece)
+    return tag[1] if tag else piece
+
+
 def by_number(numbers: Mapping[str, int]) -> list[str]:
     """List pieces by their numbers.
 
@@ -82,6 +102,7 @@ def renumber(
     """Number pieces as ours.
 
     A piece that text is cut into and that the network lacks is unknown text to it, and here, too.
+    Tags of languages (">>fra<<") are one piece each.
 
     Args:
         tokens: Their pieces, by number.
@@ -94,6 +115,10 @@ def renumber(
     Raises:
         ValueError: The pieces are none, or not those of the models.
     """
+    tags = {tag_as_word(token) for token in tokens if _TAG.fullmatch(token)}
+    tokens = [tag_as_word(token) for token in tokens]
+    if len(set(tokens)) < len(tokens):
+        raise ValueError("a tag of a language is there twice")
     first = [control.pad, control.unk, control.bos, control.eos]
     named = {row for row in first if row is not None} | control.dropped
     if any(not 0 <= row < len(tokens) for row in named):
@@ -108,4 +133,4 @@ def renumber(
     silent = [row is None for row in rows]
     silent[2] = silent[2] or control.bos_is_silent
     silent[4 + len(others) :] = [True] * len(unknown)
-    return [renumbered(model, pieces) for model in models], Renumbering(rows, silent)
+    return [renumbered(model, pieces, tags) for model in models], Renumbering(rows, silent)

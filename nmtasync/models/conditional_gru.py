@@ -77,31 +77,40 @@ class ConditionalGRU(nn.Module):
         input_size: Width of the input.
         state_size: R.
         memory_size: M.
+        attention_size: A.
         depth: Units a step, at least 2: one before the attention, and those after it, the first
             of which reads the context.
         cell: What they are like; the same holds for the attention.
     """
 
     def __init__(
-        self, input_size: int, state_size: int, memory_size: int, depth: int, cell: CellOptions
+        self,
+        input_size: int,
+        state_size: int,
+        memory_size: int,
+        attention_size: int,
+        depth: int,
+        cell: CellOptions,
     ) -> None:
         super().__init__()
         normalised = cell.normalised
         self.inputs = Projection(input_size, 3 * state_size, normalised=normalised)
-        self.first = Projection(state_size, 3 * state_size, normalised=normalised)
-        self.query = Projection(state_size, state_size, normalised=normalised)
+        self.first = Projection(
+            state_size, 3 * state_size, normalised=normalised, bias=cell.state_bias
+        )
+        self.query = Projection(state_size, attention_size, normalised=normalised)
         self.second = Projection(state_size, 3 * state_size, normalised=normalised)
-        self.keys = Projection(memory_size, state_size, normalised=normalised, bias=False)
+        self.keys = Projection(memory_size, attention_size, normalised=normalised, bias=False)
         self.gates = nn.Linear(memory_size, 3 * state_size, bias=False)
         self.gates_gain = nn.Parameter(torch.ones(3 * state_size)) if normalised else None
-        self.energy = nn.Parameter(torch.empty(state_size))
+        self.energy = nn.Parameter(torch.empty(attention_size))
         for layer in (self.inputs, self.first, self.query, self.second):
             initialise(layer)
         nn.init.xavier_uniform_(self.keys.weight)
         nn.init.xavier_uniform_(self.gates.weight)
         make_orthogonal(self.first.weight)
         make_orthogonal(self.second.weight)
-        nn.init.uniform_(self.energy, -(state_size**-0.5), state_size**-0.5)
+        nn.init.uniform_(self.energy, -(attention_size**-0.5), attention_size**-0.5)
         self.transitions = Transitions(depth - 2, state_size, cell)
         self.dropout = Dropout(cell.dropout)
 

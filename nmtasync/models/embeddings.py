@@ -34,7 +34,8 @@ class Embeddings(nn.Module):
 
     A shared matrix is one parameter with one name, so that a list of the parameters holds it
     once. Embeddings are scaled by sqrt(D) when they are looked up and drawn from N(0, 1 / D), so
-    that they enter the network with unit variance and fit the output projection as they are.
+    that they enter the network with unit variance and fit the output projection as they are; on
+    request they are not scaled.
     Source: Press and Wolf 2017, "Using the Output Embedding to Improve Language Models";
     Vaswani et al. 2017, section 3.4.
 
@@ -49,11 +50,11 @@ class Embeddings(nn.Module):
         super().__init__()
         tied, dimension = config.tied_embeddings, config.dimension
         assert tied != "all" or source_size == target_size
-        self.scale = math.sqrt(dimension)
+        self.scale = math.sqrt(dimension) if config.scale_embeddings else 1.0
         self.zero_start = config.zero_start
 
         def matrix(size: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(size, dimension) / self.scale)
+            return nn.Parameter(torch.randn(size, dimension) / math.sqrt(dimension))
 
         self.target = matrix(target_size)
         self.source = None if tied == "all" else matrix(source_size)

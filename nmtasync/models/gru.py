@@ -30,10 +30,12 @@ class CellOptions:
         normalised: Whether the products of inputs and states are layer-normalised.
         dropout: Probability with which an element of a state is dropped before it is
             multiplied; for a sentence in all steps alike.
+        state_bias: Whether a unit that reads an input has a bias at the state's product, too.
     """
 
     normalised: bool = False
     dropout: float = 0.0
+    state_bias: bool = True
 
 
 def gru(inputs: Tensor, recurrent: Tensor, state: Tensor) -> Tensor:
@@ -116,6 +118,9 @@ class GatedLayer(nn.GRU):
         make_orthogonal(self.weight_hh_l0)
         nn.init.zeros_(self.bias_ih_l0)
         nn.init.zeros_(self.bias_hh_l0)
+        if not cell.state_bias:
+            del self.bias_hh_l0
+            self.register_buffer("bias_hh_l0", torch.zeros(3 * state_size), persistent=False)
         self.input_gain, self.state_gain = (
             nn.Parameter(torch.ones(3 * state_size)) if cell.normalised else None for _ in range(2)
         )

@@ -35,32 +35,32 @@ class KeysValuesPast(Past):
     """
 
     def __init__(self) -> None:
-        self._cells: Tensor | None = None  # keys and values [2, N, H, room, E]
+        self._cells: list[Tensor] = []  # keys and values, each [N, H, room, E]
         self._num_cells = 0
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Give the hypotheses' new pieces [N, H, K, E] cells; return those of all [N, H, C, E]."""
-        end = self._num_cells + keys.shape[2]
-        if self._cells is None or self._cells.shape[3] < end:
+        start, end = self._num_cells, self._num_cells + keys.shape[2]
+        if not self._cells or self._cells[0].shape[2] < end:
             self._cells = self._larger(keys, max(_FIRST_CELLS, 2 * end))
-        self._cells[0, :, :, self._num_cells : end] = keys
-        self._cells[1, :, :, self._num_cells : end] = values
+        for cells, new in zip(self._cells, (keys, values), strict=True):
+            cells[:, :, start:end] = new
         self._num_cells = end
-        return self._cells[0, :, :, :end], self._cells[1, :, :, :end]
+        all_keys, all_values = (cells[:, :, :end] for cells in self._cells)
+        return all_keys, all_values
 
-    def _larger(self, like: Tensor, room: int) -> Tensor:
+    def _larger(self, like: Tensor, room: int) -> list[Tensor]:
         sentences, heads, _, width = like.shape
-        larger = like.new_empty(2, sentences, heads, room, width)
-        if self._cells is not None:
-            larger[:, :, :, : self._num_cells] = self._cells[:, :, :, : self._num_cells]
+        larger = [like.new_empty(sentences, heads, room, width) for _ in range(2)]
+        for cells, old in zip(larger, self._cells, strict=False):  # none at first
+            cells[:, :, : self._num_cells] = old[:, :, : self._num_cells]
         return larger
 
     def reorder(self, rows: Tensor, sentences: Tensor) -> None:
         """Keep sentences; hypotheses stay where they are."""
-        if self._cells is not None:
-            used = self._cells[:, :, :, : self._num_cells]
-            keep_sentences(used, sentences, dim=1)
-            self._cells = self._cells[:, : len(sentences)]
+        for cells in self._cells:
+            keep_sentences(cells[:, :, : self._num_cells], sentences)
+        self._cells = [cells[: len(sentences)] for cells in self._cells]
 
 
 class RecurrentPast(Past):
@@ -105,15 +105,14 @@ class Sight:
         self.bias = self.bias.flatten(0, 1)[rows]
 
 
-def keep_sentences(x: Tensor, sentences: Tensor, dim: int = 0) -> Tensor:
+def keep_sentences(x: Tensor, sentences: Tensor) -> Tensor:
     """Move sentences to the front, in place, and return them.
 
     Args:
-        x: Whose dimension `dim` has N sentences.
+        x: Something of each of N sentences [N, ...].
         sentences: The old places of those that are kept, in their new order [N'].
-        dim: The dimension.
     """
     moved = (sentences != torch.arange(len(sentences), device=x.device)).nonzero().squeeze(1)
     if len(moved):
-        x.index_copy_(dim, moved, x.index_select(dim, sentences[moved]))
-    return x.narrow(dim, 0, len(sentences))
+        x.index_copy_(0, moved, x.index_select(0, sentences[moved]))
+    return x[: len(sentences)]

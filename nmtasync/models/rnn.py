@@ -83,9 +83,9 @@ class RecurrentDecoder(nn.Module):
         dimension, size, cell = config.dimension, state_size(config), cell_options(config)
         memory_size, upper = 2 * size, range(config.decoder_layers - 1)
         self.initial = Projection(memory_size, size, normalised=cell.normalised)
-        self.conditional = ConditionalGRU(
-            dimension, size, memory_size, config.decoder_base_cell_depth, cell
-        )
+        attention_size = memory_size if config.attention_width == "source" else size
+        depth = config.decoder_base_cell_depth
+        self.conditional = ConditionalGRU(dimension, size, memory_size, attention_size, depth, cell)
         self.upper = nn.ModuleList(
             GatedLayer(size, size, config.decoder_high_cell_depth, cell) for _ in upper
         )
@@ -210,7 +210,8 @@ def state_size(config: ModelConfig) -> int:
 
 def cell_options(config: ModelConfig) -> CellOptions:
     """Select what the cells are like."""
-    return CellOptions(config.layer_normalization in ("cells", "both"), config.dropout_rnn)
+    normalised = config.layer_normalization in ("cells", "both")
+    return CellOptions(normalised, config.dropout_rnn, config.state_bias)
 
 
 def build_dropout(config: ModelConfig) -> Dropout:

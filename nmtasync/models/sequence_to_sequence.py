@@ -43,6 +43,7 @@ class SequenceToSequence(nn.Module, ABC):
 
     Attributes:
         max_length: The most pieces of a sentence, its end counted; None for no limit.
+        output_projection: What computes the logits; None for the embeddings' weight and bias.
     """
 
     max_length: int | None = None
@@ -50,6 +51,7 @@ class SequenceToSequence(nn.Module, ABC):
     def __init__(self, embeddings: Embeddings) -> None:
         super().__init__()
         self.embeddings = embeddings
+        self.output_projection: nn.Module | None = None
 
     @abstractmethod
     def encode(self, source: Tensor, source_mask: Tensor) -> Encoded:
@@ -132,4 +134,7 @@ class SequenceToSequence(nn.Module, ABC):
 
     def logits(self, outputs: Tensor) -> Tensor:
         """Project the decoder's outputs [..., D] to unnormalised log probabilities [..., V]."""
+        if self.output_projection is not None:
+            projected: Tensor = self.output_projection(outputs)
+            return projected
         return F.linear(outputs, self.embeddings.output_weight, self.embeddings.output_bias)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from nmtasync.errors import UserError
 _TRAINING_THREADS = 4
 _MAX_LINE_BYTES = 1 << 20
 _NO_LOGS = 3
-_CONTROL, _UNKNOWN, _UNUSED = 3, 2, 5  # SentencePiece's kinds of pieces
+_CONTROL, _UNKNOWN, _UNUSED, _WHOLE = 3, 2, 5, 4  # SentencePiece's kinds of pieces
 _LAST = -1e6
 """The score of pieces that text is never cut into: their merges come after all others."""
 _CONTROL_PIECES = (("<pad>", _CONTROL), ("<unk>", _UNKNOWN), ("<s>", _CONTROL), ("</s>", _CONTROL))
@@ -157,15 +157,17 @@ def numbered_pieces(model: bytes) -> tuple[list[str], int, int]:
     return pieces, unknown, pieces.index(end)
 
 
-def renumbered(model: bytes, pieces: Sequence[str]) -> Vocabulary:
+def renumbered(model: bytes, pieces: Sequence[str], whole: Collection[str] = ()) -> Vocabulary:
     """Give a SentencePiece model of any toolkit these pieces, in this order.
 
-    Text is cut as before. What the model lacks no text is cut into, but it is joined to text.
+    Text is cut as before, but for pieces that stay whole wherever they stand. What the model lacks
+    besides no text is cut into, but it is joined to text.
 
     Args:
         model: The model.
         pieces: The control pieces first, as ours are called, then others, among them all
             `text_pieces` of the model.
+        whole: Those of them that stay whole.
 
     Raises:
         ValueError: The model is none, or the pieces are none for it.
@@ -186,6 +188,8 @@ def renumbered(model: bytes, pieces: Sequence[str]) -> Vocabulary:
         content.pieces.add(piece=name, score=0.0, type=kind)
     for text in pieces[len(names) :]:
         score, kind = kept.get(text, (_LAST, _UNUSED))
+        if text in whole:
+            score, kind = 0.0, _WHOLE
         content.pieces.add(piece=text, score=score, type=kind)
     serialized = _with_control_ids(content)
     refuse_damaged(serialized)

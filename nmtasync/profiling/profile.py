@@ -34,6 +34,7 @@ from nmtasync.machine.device import (
     resolve_devices,
 )
 from nmtasync.machine.matrix_products import layer_seconds
+from nmtasync.machine.precision import cpu_flags, has_bf16_units
 from nmtasync.machine.processes import Child, serving
 from nmtasync.models.build import build_model
 from nmtasync.optim.flat import Layout
@@ -53,8 +54,6 @@ from nmtasync.worker.objective import refuse_without_alignments
 from nmtasync.worker.precision import (
     choose_precision,
     compute_type,
-    cpu_flags,
-    has_bf16_units,
     layer_shape,
     with_precision,
 )
@@ -141,7 +140,7 @@ class _Measuring:
         self.device = device
         self.corpus = open_training_corpus(run, config)
         self.plans = EpochPlans.of(self.corpus, config)
-        self.config = config = with_reference_words(config, self.plans, num_workers=1)
+        self.config = config = with_reference_words(config, self.plans, num_devices=1)
         refuse_without_alignments(self.corpus, config.training)
         vocabularies = VocabularyPair.load(run.vocab)
         torch.manual_seed(config.training.seed)

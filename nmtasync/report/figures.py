@@ -195,6 +195,7 @@ def summary(run: RunFigures) -> dict[str, float | None]:
         "staleness": sum(k * n for k, n in run.staleness_histogram.items()) / late
         if late
         else None,
+        "gigabytes_exchanged": None if run.bytes_exchanged is None else run.bytes_exchanged / 1e9,
         "best_bleu": max((point.bleu for point in run.points), default=None),
         "lowest_cross_entropy": min(cross_entropies, default=None),
     }

@@ -73,6 +73,7 @@ class RunFigures:
         points: The validations that measured BLEU.
         smoothed: The same, smoothed as the paper's curves are.
         staleness_histogram: How many pushes, times shards, came how many updates late.
+        bytes_exchanged: Pushed and fetched, all workers together; None if it is not known.
         events: What else happened, the last of it.
         notes: What could not be read.
     """
@@ -88,6 +89,7 @@ class RunFigures:
     points: list[Point] = field(default_factory=list)
     smoothed: list[Point] = field(default_factory=list)
     staleness_histogram: dict[int, int] = field(default_factory=dict)
+    bytes_exchanged: float | None = None
     events: list[Event] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -135,6 +137,7 @@ def read_run(name: str, path: Path) -> RunFigures:
         points=points,
         smoothed=smooth(points, half) if half > 0 else points,
         staleness_histogram=_histogram(line for line, _ in intervals),
+        bytes_exchanged=_bytes_exchanged([line for line, _ in intervals]),
         events=_events(log.lines),
         notes=notes,
     )
@@ -184,6 +187,11 @@ def _training(
         **{name: [line.number(key) for line in lines] for name, key in _FIGURES.items()},
         "momentum": [momentum(line) for line in lines],
     }
+
+
+def _bytes_exchanged(lines: list[Line]) -> float | None:
+    numbers = [line.number(name) for line in lines for name in ("bytes_sent", "bytes_received")]
+    return sum(number for number in numbers if number is not None) or None
 
 
 def _by_worker(lines: list[Line]) -> dict[int, Series]:

@@ -25,6 +25,7 @@ from nmtasync.server.shard import Shard
 from nmtasync.server.sharded_vector import ShardedState
 from nmtasync.server.sparse import Unpacker
 from nmtasync.server.streams import ServerStreams
+from nmtasync.server.wire import Wire
 
 
 class Server:
@@ -61,6 +62,8 @@ class Server:
         self.measured = Measurements(config, num_workers, self._state, num_shards)
         self._streams = ServerStreams(devices or ())
         self._unpacker = Unpacker()
+        self.wire = Wire(config.asynchronous.exchange_precision)
+        self._all_travel = config.asynchronous.own_shard != "batch"
 
     @property
     def vectors(self) -> dict[str, Tensor]:
@@ -97,13 +100,26 @@ class Server:
         """The updates of the shard that has made the most."""
         return max(self.versions)
 
+    def exchanged_elements(self, worker: int) -> int:
+        """How many parameters travel between a worker and the server.
+
+        Where single batches change a worker's own shards, these lie with it.
+        """
+        if self._all_travel:
+            return self.size
+        own = own_shards(worker, self.num_workers, len(self.shards))
+        return self.size - sum(self.shards[shard].parameters.numel() for shard in own)
+
     def fetch(self, landing: Tensor, worker: int, slot: int = 0) -> tuple[int, ...]:
-        """Copy the parameters to the `landing` [P] of a worker's slot; return their versions."""
+        """Copy the parameters to the `landing` [P] of a worker's slot; return their versions.
+
+        They are rounded as they travel, by `asynchronous.exchange_precision`.
+        """
         with self._streams.completed():
             return self._hand_out(landing, worker, slot)
 
     def _hand_out(self, landing: Tensor, worker: int, slot: int) -> tuple[int, ...]:
-        self._state.vectors["parameters"].copy_to(landing)
+        self._state.vectors["parameters"].copy_to(landing, wire=self.wire)
         for shard in self.shards:
             shard.rule.fetched(worker, slot)
         return self.versions

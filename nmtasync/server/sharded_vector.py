@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from nmtasync.server.wire import EXACT, Wire
+
 
 class ShardedVector:
     """A vector [P] that is read and written as a whole here, and by pieces by the shards.
@@ -45,14 +47,21 @@ class ShardedVector:
         device = self.pieces[0].device
         return torch.cat([piece.to(device) for piece in self.pieces])
 
-    def copy_to(self, target: Tensor, shards: Sequence[int] | None = None) -> None:
+    def copy_to(
+        self, target: Tensor, shards: Sequence[int] | None = None, wire: Wire = EXACT
+    ) -> None:
         """Copy the vector, or some pieces, to their places in `target` [P].
 
         From GPUs, the copies may still be under way then.
+
+        Args:
+            target: Overwritten there.
+            shards: Whose pieces; None for all.
+            wire: What they are rounded by.
         """
         for shard in range(len(self.pieces)) if shards is None else shards:
-            piece = self.pieces[shard]
-            target[self._bounds[shard]].copy_(piece, non_blocking=self._whole is None)
+            place, piece = target[self._bounds[shard]], self.pieces[shard]
+            wire.copy(place, piece, non_blocking=self._whole is None)
 
     def copy_from(self, source: Tensor) -> None:
         """Copy `source` [P] here; to GPUs, the copies may still be under way then."""

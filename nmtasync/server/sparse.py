@@ -8,26 +8,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nmtasync.server.wire import Wire
 
-def pack(payload: Tensor) -> int | None:
-    """Rewrite a payload [P] of float32 as values, then places, if that is shorter.
+
+def pack(payload: Tensor, wire: Wire) -> int | None:
+    """Rewrite a payload [P] of float32 as values, then places, if that is shorter on its way.
+
+    Args:
+        payload: Rewritten in place.
+        wire: How many bytes values and places take.
 
     Returns:
         K, or None where the payload is left dense.
     """
     places = payload.nonzero().squeeze(1)
-    count = places.numel()
-    if packed_length(payload.numel(), count) < 2 * count:
+    size, count = payload.numel(), places.numel()
+    if wire.shortest(size, count) < wire.num_bytes(size, count):
         return None
     values = payload[places]
     payload[:count] = values
     payload[count : 2 * count].view(torch.int32).copy_(places)
     return count
-
-
-def packed_length(size: int, count: int) -> int:
-    """How many elements of 4 bytes a payload of `size` takes, of which `count` are not zero."""
-    return min(size, 2 * count)
 
 
 def unpack(payload: Tensor, count: int, dense: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.languages import warn_of_missing_spaces
 from nmtasync.config.load import to_settings
 from nmtasync.config.schema import Config
-from nmtasync.config.simulation import parse_speeds
+from nmtasync.config.simulation import parse_speeds, simulated_workers
 from nmtasync.data.corpus import read_lines
 from nmtasync.data.cursor import BatchCursor, DataPosition
 from nmtasync.data.epochs import EpochPlans, same_batches
@@ -100,7 +100,7 @@ class Assembly:
             self.recording = read_exchange_log(Path(config.simulation.replay or ""))
         self.num_workers = self._count_workers()
         self.plans = EpochPlans.of(self.corpus, config)
-        config = with_reference_words(config, self.plans, self.num_workers)
+        config = with_reference_words(config, self.plans, self._count_devices())
         if self.recording is not None:
             self.not_as_recorded = check_recording(self.recording, config, self.data_digest, state)
         self.settings = to_settings(config)
@@ -135,8 +135,14 @@ class Assembly:
         if self.recording:
             return self.recording.num_workers
         if self.kind.simulated:
-            return len(parse_speeds(self.config.simulation.speeds))
+            return len(simulated_workers(self.config))
         return len(self.devices)
+
+    def _count_devices(self) -> int:
+        """How many mini-batches are computed at a time."""
+        if self.kind.simulated and not self.recording:
+            return len(parse_speeds(self.config.simulation.speeds))
+        return self.num_workers
 
     def _share_of_cores(self) -> int:
         if self.recording:  # sums depend on the number of threads
@@ -307,6 +313,8 @@ def _summarise(
         workers=workers,
         num_parameters=assembly.parts.layout.num_parameters,
         padding=totals.padding_share,
+        bytes_sent=totals.bytes_sent,
+        bytes_received=totals.bytes_received,
         noise=noise,
     )
 

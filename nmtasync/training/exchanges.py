@@ -25,6 +25,8 @@ class LoggedExchanges:
         cursor: Knows which batches a worker computes.
         seconds: Tells the time since training began.
         log: Where to note it, if anywhere.
+        count_bytes: Is told of each push how many bytes it takes between hosts, and how many the
+            parameters that answer it.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class LoggedExchanges:
         cursor: BatchCursor,
         seconds: Callable[[], float],
         log: ExchangeLog | None,
+        count_bytes: Callable[[int, int], None],
     ) -> None:
         self.server = server
         self.cursor = cursor
         self.seconds = seconds
         self.log = log
+        self.count_bytes = count_bytes
 
     def fetch(
         self, worker: int, landing: Tensor, batches_before: int | None = None, slot: int = 0
@@ -72,12 +76,17 @@ class LoggedExchanges:
         """
         push, start = computed.push, time.perf_counter()
         reply = self.server.exchange(push, payload, landing, measure_update=measure_update)
+        self._count_bytes(push)
         if exchange_seconds is None:
             exchange_seconds = time.perf_counter() - start
         if self.log:
             held = self.cursor.held(push.worker, push.slot)
             self.log.pushed(computed, held, reply.versions, exchange_seconds, self.seconds())
         return reply, exchange_seconds
+
+    def _count_bytes(self, push: Push) -> None:
+        wire, size = self.server.wire, self.server.exchanged_elements(push.worker)
+        self.count_bytes(wire.num_bytes(size, push.num_values), wire.num_bytes(size))
 
     def push_own(self, push: Push, payload: Tensor, landing: Tensor, number: int) -> Reply:
         """Let a worker's own shards take the gradient of a batch in the middle of a window.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nmtasync.checkpoints.history import ValidationHistory
 from nmtasync.checkpoints.state import Numbers, TrainingState
+from nmtasync.config.simulation import simulated_workers
 from nmtasync.data.cursor import AssignedBatch, BatchCursor
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
@@ -91,13 +92,17 @@ class Session:
         self.reporter = reporter
         self.start = start
         self.exchange_log = exchange_log
-        self.exchanges = LoggedExchanges(server, cursor, lambda: self.seconds, exchange_log)
+        self.exchanges = LoggedExchanges(
+            server, cursor, lambda: self.seconds, exchange_log, self.count_bytes
+        )
         metric = self.config.training.validate_metric
         self.history = ValidationHistory(self.run, metric, start.updates)
         self.totals = start.totals
         self.delay = Delay(self.config.asynchronous, server.num_workers)
         self.delay.restore(start.measured.get("delay", {}))
         self.divergence = Divergence.of(self.config, start)
+        synchronous_hosts = self.config.asynchronous.hosts == "synchronous"
+        self._hosts = simulated_workers(self.config) if synchronous_hosts else None
         self.stop_request: str | None = None
         self.saving = threading.Event()
         self._clock = clock
@@ -113,7 +118,11 @@ class Session:
     def next_window(self, worker: int, slot: int = 0) -> list[AssignedBatch]:
         """Draw the batches of a worker's next push; none where the epochs end."""
         delay = self.delay.choose(self.server.updates, self.server.measured.noise.words)
-        return self.cursor.draw(worker, delay, slot, self.share_done())
+        return self.cursor.draw(worker, delay * self.num_devices(worker), slot, self.share_done())
+
+    def num_devices(self, worker: int) -> int:
+        """How many devices compute for a worker: all of its host, if hosts are workers."""
+        return 1 if self._hosts is None else len(self._hosts[worker].devices)
 
     def share_done(self) -> float:
         """The share of the training that is over, by the limit that is nearest: from 0 to 1."""
@@ -181,6 +190,13 @@ class Session:
             self.reporter.dropped(window.worker, what, self.clocks())
         self.reporter.pushed(window, reply, exchange_seconds, self.clocks())
         self.divergence.judge(self.run.root, self.reporter.display.message)
+
+    def count_bytes(self, sent: int, received: int) -> None:
+        """Count a push and its answer, in bytes; of synchronous workers none are counted."""
+        synchronous = self.config.asynchronous.driver == "synchronous"
+        if not (synchronous or self.config.simulation.synchronous):
+            self.totals = self.totals.and_bytes(sent, received)
+            self.reporter.transferred(sent, received)
 
     def count_split(self, worker: int, number: int) -> None:
         """Count batches that a worker has computed in parts."""

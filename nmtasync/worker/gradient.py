@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -186,11 +186,13 @@ class WindowGradient(GradientFunction):
     def _seed(self, assigned: AssignedBatch) -> int:
         return batch_seed(self.config.seed, assigned.epoch, assigned.index)
 
-    def add_apart(self, assigned: AssignedBatch, room: BatchGradient) -> BatchFigures:
-        """Compute the gradient of an assigned batch in a room of its own, and add it to the sum."""
+    def add_apart(
+        self, assigned: Sequence[AssignedBatch], room: BatchGradient
+    ) -> list[BatchFigures]:
+        """Sum gradients of assigned batches in a room of their own, and add that to the sum."""
         with room.apart():
             self._base, self._summed = None, []
-            figures = self.add_assigned(assigned)
+            figures = [self.add_assigned(batch) for batch in assigned]
         self.flat.gradients.add_(room.gradient)
         self._summed = None
         return figures

@@ -1,6 +1,8 @@
-"""Gradient dropping: push only the largest part of a gradient, keep the rest for later.
+"""Gradient dropping: push only the largest part of a gradient.
 
-Shapes: P is the length of the parameter vector, K of what is pushed.
+What becomes of the rest says `nmtasync/worker/error_feedback.py`.
+
+Shapes: P is the length of the parameter vector.
 
 Sources: Aji and Heafield 2017, "Sparse Communication for Distributed Gradient Descent"
 (arXiv 1704.05021); the local gradient: Aji, Heafield and Bogoychev 2019, "Combining Global
@@ -27,35 +29,17 @@ def drop_rate_at(pushes: int, config: AsynchronousConfig) -> float:
     return config.drop_rate * (min(1.0, pushes / warmup) if warmup else 1.0)
 
 
-class GradientDropper:
-    """Splits each gradient of a worker into what is pushed and what is kept.
+def keep_largest(total: Tensor, rate: float, out: Tensor) -> None:
+    """Copy the largest elements of `total` [P] to `out` [P], and zeros in place of the others.
 
     Args:
-        size: P.
-        device: Where the gradients are.
-
-    Attributes:
-        residual: [P], what has been kept so far; it is added to the next gradient.
+        total: What is chosen from.
+        rate: The share of elements that is dropped.
+        out: Overwritten.
     """
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.residual = torch.zeros(size, device=device)
-
-    def split(self, gradient: Tensor, rate: float) -> None:
-        """Leave in the gradient [P], in place, what is pushed, and keep the rest.
-
-        The residual counts: what is largest of the sum of both is pushed, and nothing is lost.
-
-        Args:
-            gradient: [P].
-            rate: The share of elements that is dropped.
-        """
-        total = self.residual.add_(gradient)
-        kept = num_kept(total.numel(), rate)
-        places = torch.topk(total.abs(), kept, sorted=False).indices
-        gradient.zero_()
-        gradient[places] = total[places]
-        total[places] = 0.0
+    places = torch.topk(total.abs(), num_kept(total.numel(), rate), sorted=False).indices
+    out.zero_()
+    out[places] = total[places]
 
 
 def num_kept(size: int, rate: float) -> int:

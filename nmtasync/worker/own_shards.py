@@ -57,12 +57,14 @@ class WorkerPlace:
         num_workers: How many there are.
         num_shards: How many shards there are.
         access: To its own shards; None where they need no more than its pushes.
+        num_devices: How many devices compute for it; its local steps are of a batch of each.
     """
 
     index: int
     num_workers: int = 1
     num_shards: int = 1
     access: ShardAccess | None = None
+    num_devices: int = 1
 
 
 class OwnShards:

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from nmtasync.config.schema import Config, ModelConfig
 from nmtasync.machine.matrix_products import layer_seconds
-
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-MIN_SPEEDUP = 1.2
-"""bf16 is chosen where its products are at least this many times as fast: not all is products."""
+from nmtasync.machine.precision import (
+    MIN_SPEEDUP,
+    NUMBER_TYPES,
+    PrecisionChoice,
+    cpu_flags,
+    has_bf16_units,
+)
 
 _CPU_WORDS = 64
 """Words of the trial on a CPU; enough for its matrix units."""
@@ -30,23 +30,13 @@ _CPU_WORDS = 64
 _GPU_WORDS = 4096
 """The same on a GPU, while it is open how many a batch has."""
 
-_FLAGS = ("flags", "features")
-"""What /proc/cpuinfo calls the list, on x86 and on ARM."""
-
 Trial = Callable[[str, torch.dtype, int, int, int], float]
 """Measures matrix products; arguments and result as of `layer_seconds`."""
 
 
-class PrecisionChoice(NamedTuple):
-    """In which precision to compute, and why; `precision` is never "auto"."""
-
-    precision: str
-    reason: str
-
-
 def compute_type(precision: str) -> torch.dtype:
     """The type that a precision names; "auto" is float32 as long as nothing has been tried."""
-    return _TYPES.get(precision, torch.float32)
+    return NUMBER_TYPES.get(precision, torch.float32)
 
 
 def choose_precision(
@@ -78,23 +68,9 @@ def choose_precision(
     )
 
 
-def cpu_flags() -> set[str]:
-    """List what this machine's processor says that it can do."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    named = (line.partition(":") for line in lines)
-    return {
-        flag for name, _, flags in named if name.strip().lower() in _FLAGS for flag in flags.split()
-    }
-
-
-def has_bf16_units(flags: set[str]) -> bool:
-    """Whether a processor multiplies bf16 itself: avx512_bf16, amx_bf16, bf16 or svebf16."""
-    return any(flag.endswith("bf16") for flag in flags)
-
-
 def compute_name(precision: str) -> str:
     """Name what `compute_type` makes of a precision."""
-    return precision if precision in _TYPES else "fp32"
+    return precision if precision in NUMBER_TYPES else "fp32"
 
 
 def with_precision(config: Config, precision: str) -> Config:

@@ -31,8 +31,8 @@ from nmtasync.server.messages import Push
 from nmtasync.server.sparse import pack
 from nmtasync.worker.bad_batches import BadBatchFinder
 from nmtasync.worker.batch_gradient import BatchGradient
+from nmtasync.worker.error_feedback import ErrorFeedback
 from nmtasync.worker.gradient import BatchFigures, WindowGradient
-from nmtasync.worker.gradient_dropping import GradientDropper, drop_rate_at
 from nmtasync.worker.local_optimizer import LocalOptimizer
 from nmtasync.worker.own_shards import OwnShards, WorkerPlace
 from nmtasync.worker.window import ComputedWindow, WindowFigures
@@ -92,6 +92,7 @@ class Worker:
     ) -> None:
         self.index = place.index
         self.access = place.access
+        self.num_devices = place.num_devices
         self.flat = flat
         self.gradient = WindowGradient(flat, corpus, config)
         self.bad_batches = BadBatchFinder(place.index, self.gradient)
@@ -102,13 +103,13 @@ class Worker:
         self.window: OpenWindow | None = None
         self.batch_gradient: BatchGradient | None = None
         self.local: LocalOptimizer | None = None
-        self.dropper: GradientDropper | None = None
+        self.feedback: ErrorFeedback | None = None
         options = config.asynchronous
         self.own: OwnShards | None = None
         if options.own_shard == "batch" and place.index < place.num_shards:  # or it has none
             self.own = OwnShards(place, flat, config.optimizer.clip_norm)
-        if options.drop_rate is not None:
-            self.dropper = GradientDropper(flat.size, flat.parameters.device)
+        if options.keeps_residual:
+            self.feedback = ErrorFeedback(flat.size, flat.parameters.device, options)
         local = self.local_batches_left > 0 or options.drop_local_gradient
         if local or self.own is not None:
             self.batch_gradient = BatchGradient(flat)
@@ -127,9 +128,14 @@ class Worker:
         The parameters must be those fetched last for the slot, of `versions`.
         """
         self.begin(window[0].progress, slot)
-        for assigned in window:
-            self.add(assigned)
+        self.add_rest(window)
         return self.end(window)
+
+    def add_rest(self, window: Sequence[AssignedBatch]) -> None:
+        """Compute what is left of the window, a batch of each device at a time."""
+        assert self.window is not None
+        for start in range(len(self.window.batches), len(window), self.num_devices):
+            self.add(*window[start : start + self.num_devices])
 
     def begin(self, progress: float, slot: int = 0) -> None:
         """Begin a window; arguments as in `OpenWindow`."""
@@ -139,27 +145,30 @@ class Worker:
         if self.local is not None:
             self.local.begin_window()
 
-    def add(self, assigned: AssignedBatch) -> None:
-        """Compute one more batch of the window; the own shards get what is theirs."""
+    def add(self, *together: AssignedBatch) -> None:
+        """Compute one more batch of the window, or one of each device.
+
+        A local step is made of all of them; the own shards get what is theirs.
+        """
         assert self.window is not None
         stepping = self.local is not None and self.local_batches_left > 0  # or it is for dropping
         if not stepping and self.own is None:
-            self.window.batches.append(self.gradient.add_assigned(assigned))
+            self.window.batches += [self.gradient.add_assigned(batch) for batch in together]
         else:
             assert self.batch_gradient is not None
-            figures = self.gradient.add_apart(assigned, self.batch_gradient)
-            words = figures.target_words
+            figures = self.gradient.add_apart(together, self.batch_gradient)
+            words = sum(batch.target_words for batch in figures)
             # the local step overwrites the gradient, and the own shards overwrite that step
             norm = self.own.load(self.batch_gradient.gradient, words) if self.own else 0.0
             self.window.finite &= math.isfinite(norm)
             if stepping:
-                self._step_locally(words, assigned.progress)
+                self._step_locally(words, together[0].progress)
             if self.own is not None:
                 push = self._header(self.window, words, norm, self.own.indices)
                 number = len(self.window.batches)
                 self.versions = self.own.exchange(push, number, self.versions)
-            self.window.batches.append(figures)
-        self.batches += 1
+            self.window.batches += figures
+        self.batches += len(together)
 
     def _step_locally(self, target_words: int, progress: float) -> None:
         assert self.local is not None and self.window is not None
@@ -183,10 +192,10 @@ class Worker:
         overflowed = self.gradient.finish(self.flat.gradients, norm, clip=not whole)
         self._pushed_words = target_words
         num_values = None
-        if self.dropper is not None and math.isfinite(norm):
-            rate = drop_rate_at(self.sequence, self.config.asynchronous)
-            self.dropper.split(self.flat.gradients, rate)
-            num_values = pack(self.flat.gradients)
+        if self.feedback is not None and math.isfinite(norm):
+            self.feedback.split(self.flat.gradients, self.sequence)
+            if self.config.asynchronous.drop_rate is not None:
+                num_values = pack(self.flat.gradients, self.feedback.wire)
         others = None if self.own is None else self.own.others
         push = self._header(window, target_words, norm, others, num_values)
         summed = WindowFigures(
@@ -224,10 +233,10 @@ class Worker:
         )
 
     def _apply_what_was_kept(self, progress: float) -> None:
-        """Let the replica have what gradient dropping has kept from the shards, if it shall."""
+        """Let the replica have what was kept from the shards, if it shall."""
         if self.config.asynchronous.drop_local_gradient and self._pushed_words:
-            assert self.local is not None and self.dropper is not None
-            self.local.gradient.copy_(self.dropper.residual)
+            assert self.local is not None and self.feedback is not None
+            self.local.gradient.copy_(self.feedback.residual)
             self.local.update(self._pushed_words, max(self.versions, default=0) + 1, progress)
 
     def state_vectors(self) -> dict[str, Tensor]:
@@ -236,8 +245,8 @@ class Worker:
         if self.local is not None:
             vectors[f"local_first_moment.{self.index}"] = self.local.first_moment
             vectors[f"local_second_moment.{self.index}"] = self.local.second_moment
-        if self.dropper is not None:
-            vectors[f"residual.{self.index}"] = self.dropper.residual
+        if self.feedback is not None:
+            vectors[f"residual.{self.index}"] = self.feedback.residual
         return vectors
 
     def numbers(self) -> dict[str, int]:

@@ -12,6 +12,8 @@ import pytest
 from nmtasync.config.schema import DataConfig
 from nmtasync.data.alignment import parse_alignment
 from nmtasync.data.corpus import PairPaths
+from nmtasync.decoding import precision
+from nmtasync.models.narrow_linear import computes_int8
 from nmtasync.preprocessing.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.validation.validator import Validator
@@ -36,6 +38,9 @@ NASTY = [
 ]
 
 
+needs_int8 = pytest.mark.skipif(not computes_int8(), reason="this machine has no exact int8")
+
+
 def text(lines: list[str]) -> str:
     return "".join(line + "\n" for line in lines)
 
@@ -44,7 +49,16 @@ def objects(stdout: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stdout.split("\n")[:-1]]
 
 
-@pytest.mark.parametrize("how", [["--beam-size=1"], ["--beam-size=4"], ["--sampling", "--seed=5"]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--beam-size=1"],
+        ["--beam-size=4"],
+        ["--sampling", "--seed=5"],
+        ["--beam-size=4", "--precision=bf16"],
+        pytest.param(["--beam-size=4", "--precision=int8"], marks=needs_int8),
+    ],
+)
 def test_output_does_not_depend_on_batches_threads_or_neighbours(
     how: list[str], nmtasync: CommandLine, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +170,28 @@ def test_an_ensemble_of_a_run_with_itself_is_the_run(nmtasync: CommandLine, trai
     heavy = nmtasync("translate", trained, "--ensemble", f"{other}@1e9", stdin=text(LINES)).stdout
     there = nmtasync("translate", trained, "--checkpoint=15", stdin=text(LINES)).stdout
     assert heavy == there != nmtasync("translate", trained, stdin=text(LINES)).stdout
+
+
+def test_the_precision_that_auto_came_to_is_said_and_written(
+    nmtasync: CommandLine, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_possible", lambda device: ["bf16"])
+    monkeypatch.setattr(precision, "MIN_SPEEDUP", 0.0)
+    source = tmp_path / "source"
+    source.write_text(text(LINES), "utf-8")
+    auto = ["--precision=auto", "--beam-size=2"]
+    result = nmtasync("evaluate", trained, "--test", "t", source, source, *auto, "--json")
+    assert "nmtasync: precision bf16: it computes the output projection" in result.stderr
+    (written,) = json.loads(result.stdout)
+    assert written["decoding"]["precision"] == "bf16"
+    asked = nmtasync("translate", trained, "--precision=bf16", "--beam-size=2", stdin=text(LINES))
+    assert "precision" not in asked.stderr, "nothing was chosen"
+    assert asked.stdout == (trained / "evaluation" / "t.hyp").read_text("utf-8")
+    scores = {
+        how: nmtasync("score", trained, source, source, f"--precision={how}").stdout
+        for how in ("fp32", "bf16", "auto")
+    }
+    assert scores["auto"] == scores["bf16"] != scores["fp32"]
 
 
 def test_evaluate_notes_ensemble_and_limits(

@@ -31,6 +31,7 @@ def shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         ("base", (512, 2048, 8, 6, 6, 0.1)),
         ("big", (1024, 4096, 16, 6, 6, 0.3)),
         ("marian", (512, 2048, 8, 6, 6, 0.1)),
+        ("marian-s2s", (512, None, None, 1, 1, 0.1)),
     ],
 )
 def test_sizes(name: str, expected: tuple[float, ...]) -> None:
@@ -79,6 +80,6 @@ def test_the_command_line_s_preset_replaces_the_file_s_sizes(tmp_path: Path) -> 
     assert resolve(settings).training.seed == 3
 
 
-def test_other_networks_have_none() -> None:
+def test_other_networks_have_none_of_a_transformer() -> None:
     with pytest.raises(UserError, match=r"^model\.preset: has no effect while model\.type"):
         resolve({"model.preset": "tiny", "model.type": "rnn"})

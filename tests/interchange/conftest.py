@@ -38,9 +38,9 @@ def _multi30k() -> Path:
 
 @pytest.fixture(scope="session")
 def pairs() -> Pairs:
-    """Fifty pairs of the test set of 2016."""
+    """Two hundred pairs of the test set of 2016."""
     files = (_multi30k() / f"test_2016_flickr.{side}.gz" for side in ("de", "en"))
-    return Pairs(*(gzip.decompress(f.read_bytes()).decode().splitlines()[:50] for f in files))
+    return Pairs(*(gzip.decompress(f.read_bytes()).decode().splitlines()[:200] for f in files))
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,17 @@ import re
 import pytest
 import torch
 
+from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.run_directory import RunDirectory
 from tests.support.command_line import one_line, succeeded
 from tests.support.interchange import (
     MOST_PIECES,
+    Pairs,
     assert_same_but_for_ties,
     assert_same_parameters,
     our_scores,
-    our_translations,
 )
-from tests.support.opus import save_like_opus
+from tests.support.opus import TAGS, save_like_opus
 from tests.support.toy import TOY_FLAGS
 
 pytestmark = pytest.mark.slow
@@ -73,12 +74,29 @@ def test_transformers_scores_and_translates_alike(
         assert scores == pytest.approx(ours.piece_scores, abs=1e-4)
     batch = tokenizer(pairs.source, return_tensors="pt", padding=True)
     found = model.generate(**batch, num_beams=1, max_new_tokens=MOST_PIECES + 1)
+    texts = tokenizer.batch_decode(found, skip_special_tokens=True)
+    assert not any(name in text for text in texts for name in ("<zero>", "<s>", "<pad>", "</s>"))
     tokenizer._switch_to_target_mode()
     pieces = [
         [p for p in tokenizer.convert_ids_to_tokens(row[1 : 1 + MOST_PIECES]) if p != "<pad>"]
         for row in found
     ]
-    assert_same_but_for_ties(our_translations(run, pairs.source), pieces)
+    assert_same_but_for_ties(run, pairs.source, pieces)
+
+
+def test_the_pipeline_of_transformers_4_translates(make_run, pairs, tmp_path, nmtasync, loaded):
+    pipelines = pytest.importorskip("transformers.pipelines")
+    if "translation" not in pipelines.SUPPORTED_TASKS:
+        pytest.skip("transformers 5 has no such task")
+    run, out = make_run(norm="post"), tmp_path / "hf"
+    succeeded(nmtasync("export", run.root, "--format", "huggingface", "-o", out))
+    flags = {"num_beams": 1, "max_new_tokens": MOST_PIECES}
+    found = pipelines.pipeline("translation", model=str(out), device="cpu")(pairs.source, **flags)
+    tokenizer, model = loaded(out)
+    batch = tokenizer(pairs.source, return_tensors="pt", padding=True)
+    expected = tokenizer.batch_decode(model.generate(**batch, **flags), skip_special_tokens=True)
+    same = [one["translation_text"] == text for one, text in zip(found, expected, strict=True)]
+    assert sum(same) >= 0.98 * len(same)
 
 
 @pytest.mark.parametrize("options", FITTING.values(), ids=FITTING)
@@ -121,6 +139,26 @@ def test_a_model_like_those_of_opus_scores_alike(opus, pairs, tmp_path, nmtasync
     assert_same_but_for_unknown(our_scores(run, pairs), theirs)
 
 
+def test_a_tag_of_a_language_is_one_piece(opus, pairs, tmp_path, nmtasync, loaded):
+    run, again = RunDirectory(tmp_path / "imported"), RunDirectory(tmp_path / "again")
+    succeeded(nmtasync("import", run.root, opus, "--from", "huggingface"))
+    tags = ["", *(f"{tag} " for tag in TAGS)]
+    tagged = Pairs([tags[i % 3] + line for i, line in enumerate(pairs.source)], pairs.target)
+    ours = our_scores(run, tagged)
+    changed = zip(ours, our_scores(run, pairs), strict=True)
+    assert all((one.score != other.score) == (i % 3 > 0) for i, (one, other) in enumerate(changed))
+    assert_same_but_for_unknown(ours, piece_scores(*loaded(opus), tagged.source, tagged.target))
+    vocabulary = VocabularyPair.load(run.vocab).source
+    plain, with_tag = vocabulary.encode([pairs.source[0], f"{TAGS[0]} {pairs.source[0]}"])
+    assert with_tag[1:] == plain and vocabulary.decode([with_tag[:1]]) == [TAGS[0]]
+    succeeded(nmtasync("export", run.root, "--format", "huggingface", "-o", tmp_path / "out"))
+    there = piece_scores(*loaded(tmp_path / "out"), tagged.source, tagged.target)
+    assert_same_but_for_unknown(ours, there)
+    succeeded(nmtasync("import", again.root, tmp_path / "out", "--from", "huggingface"))
+    assert_same_parameters(run, again)
+    assert VocabularyPair.load(again.vocab).digest() == VocabularyPair.load(run.vocab).digest()
+
+
 def assert_same_but_for_unknown(ours, theirs):
     """A target's piece that the network lacks has no probability here, and UNK's there."""
     number = 0
@@ -130,7 +168,7 @@ def assert_same_but_for_unknown(ours, theirs):
             [each.piece_scores[place] for place in known], abs=1e-4
         )
         number += len(known)
-    assert number > 1000
+    assert number > 4000
 
 
 def test_an_imported_model_is_fine_tuned(opus, tmp_path, nmtasync, toy_corpus):
@@ -204,7 +242,8 @@ def test_the_card_tells_data_and_scores(make_run, pairs, tmp_path, nmtasync):
     succeeded(nmtasync("export", run.root, "--format", "huggingface", "-o", out))
     card = (out / "README.md").read_text("utf-8")
     assert card.startswith("---\n") and '- "de"' in card
-    assert "| train.de | source | 980 |" in card
+    assert "| train.de | source | train.de | 980 |" in card
+    assert "| train.de | target | train.en | 980 |" in card
     (row,) = re.findall(r"\| flickr \| bleu \| ([0-9.]+) \| `nrefs:1\\\|", card)
     result = json.loads((run.evaluation / "flickr.json").read_text("utf-8"))
     assert float(row) == pytest.approx(result["bleu"]["score"], abs=0.006)

@@ -17,6 +17,7 @@ CELLS = {
     "normalised": (0, CellOptions(normalised=True)),
     "dropout": (0, CellOptions(dropout=0.4)),
     "deep": (2, CellOptions()),
+    "no bias of the state": (0, CellOptions(state_bias=False)),
     "all": (1, CellOptions(normalised=True, dropout=0.4)),
 }
 """Units more than usual, and what they are like."""
@@ -39,7 +40,7 @@ def inputs(*shape: int) -> Tensor:
 def make_conditional(more: int, cell: CellOptions) -> tuple[ConditionalGRU, list[Tensor], Tensor]:
     """Make a layer, what it reads (inputs, first state, source states), and the source's bias."""
     torch.manual_seed(1)
-    layer = ConditionalGRU(5, 4, 6, 2 + more, cell)
+    layer = ConditionalGRU(5, 4, 6, 7, 2 + more, cell)
     noisy(layer)
     bias = torch.zeros(2, 1, 3, dtype=torch.float64)
     bias[1, 0, 2:] = float("-inf")
@@ -147,7 +148,7 @@ def test_the_unit_is_pytorch_s() -> None:
 @pytest.mark.parametrize("make", [GatedLayer, ConditionalGRU])
 def test_recurrent_matrices_are_orthogonal_at_first(make: Callable[..., nn.Module]) -> None:
     torch.manual_seed(1)
-    sizes = (5, 4) if make is GatedLayer else (5, 4, 6)
+    sizes = (5, 4) if make is GatedLayer else (5, 4, 6, 7)
     layer = make(*sizes, 4, CellOptions())
     recurrent = [p for name, p in layer.named_parameters() if p.shape == (12, 4)]
     assert len(recurrent) == 4

@@ -55,7 +55,7 @@ def test_the_memory_table_is_what_workers_allocate(toy_run):
         corpus = ParallelShards.open(toy_run.data / "train")
         place = WorkerPlace(0, access=cast("ShardAccess", object()))
         worker = Worker(place, slots[0].replica(model), corpus, config)
-        owners = [*slots, worker.flat, worker.batch_gradient, worker.local, worker.dropper]
+        owners = [*slots, worker.flat, worker.batch_gradient, worker.local, worker.feedback]
         found = {
             value.untyped_storage().data_ptr()
             for owner in owners

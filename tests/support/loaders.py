@@ -7,12 +7,14 @@ import json
 import shutil
 import unicodedata
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nmtasync.checkpoints.history import ValidationHistory
 from nmtasync.checkpoints.load import find_checkpoint, load_model, read_state, read_vectors
 from nmtasync.config.experiment import experiment_config
+from nmtasync.config.load import resolve
 from nmtasync.config.schema import AsynchronousConfig, Config, DataConfig, ModelConfig
 from nmtasync.data.alignment import parse_alignment
 from nmtasync.data.batches import collate
@@ -87,23 +89,23 @@ def prepare(root: Path) -> RunDirectory:
     return run
 
 
+_SIZES: dict[str, Any] = {"dimension": 8, "encoder_layers": 1, "decoder_layers": 1}
+_TRANSFORMER = ModelConfig(**_SIZES, heads=2, feed_forward=4, norm="post", zero_start=True)
+_RECURRENT = replace(resolve({"model.preset": "marian-s2s"}).model, **_SIZES, state_dimension=6)
+
+
 def _write_foreign(run: RunDirectory) -> None:
-    """Write a network as other programs have it, once with the vocabulary of OPUS-MT's style."""
-    config = ModelConfig(
-        dimension=8,
-        heads=2,
-        encoder_layers=1,
-        decoder_layers=1,
-        feed_forward=4,
-        norm="post",
-        zero_start=True,
-    )
+    """Write networks as other programs have them, once with the vocabulary of OPUS-MT's style."""
     vocabularies = VocabularyPair.load(run.vocab)
-    model = build_model(config, vocabularies.source.size, vocabularies.target.size)
-    network = Network(config, model, vocabularies)
+    sizes = vocabularies.source.size, vocabularies.target.size
     origin = Origin("run", (5,), "de", "en", (), ())
-    for kind in ("huggingface", "marian"):
-        export_network(network, origin, kind, run.root / kind)
+    for config, kind, name in (
+        (_TRANSFORMER, "huggingface", "huggingface"),
+        (_TRANSFORMER, "marian", "marian"),
+        (_RECURRENT, "marian", "recurrent"),
+    ):
+        network = Network(config, build_model(config, *sizes), vocabularies)
+        export_network(network, origin, kind, run.root / name)
     pieces = vocabularies.target.pieces()
     lines = (f"{json.dumps(piece)}: {i}\n" for i, piece in enumerate(pieces))
     shutil.copytree(run.root / "marian", run.root / "opus")
@@ -259,6 +261,11 @@ LOADERS = {
     "huggingface": Loader(_HUGGINGFACE, _huggingface, 0.3),
     "marian": Loader(
         ("marian/model.npz", "marian/model.npz", "marian/source.spm"), _marian("marian"), 0.3
+    ),
+    "marian s2s": Loader(
+        ("recurrent/model.npz", "recurrent/model.npz", "recurrent/source.spm"),
+        _marian("recurrent"),
+        0.3,
     ),
     "marian with yml": Loader(("opus/vocab.yml", "opus/target.spm"), _marian("opus"), 0.2),
     "text": Loader(("text.src", "text.tgt.gz", "text.align"), _text, 2),

@@ -26,6 +26,14 @@ DEEP_RNN = dataclasses.replace(
     variational_dropout=True,
     dropout_rnn=0.2,
 )
+MARIANS_RNN = dataclasses.replace(
+    PAPER_RNN,
+    decoder_layers=2,
+    state_bias=False,
+    attention_width="source",
+    scale_embeddings=False,
+    zero_start=True,
+)
 MODELS = {
     "transformer": TINY,
     "post-norm, learned positions": dataclasses.replace(
@@ -43,6 +51,7 @@ MODELS = {
     "rnn": TINY_RNN,
     "rnn, paper's": PAPER_RNN,
     "rnn, deep": DEEP_RNN,
+    "rnn, Marian's": MARIANS_RNN,
 }
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import sentencepiece
 import torch
 
+TAGS = (">>fra<<", ">>sr_Latn<<")
+
 
 def learn_models(out: Path, texts: list[Path], lacking: int = 3) -> list[str]:
     """Write source.spm and target.spm, and list their pieces, but for some of the last ones."""
@@ -34,7 +36,7 @@ def learn_models(out: Path, texts: list[Path], lacking: int = 3) -> list[str]:
 
 def save_like_opus(transformers: Any, out: Path, texts: list[Path]) -> Path:
     """Write a directory that transformers has saved."""
-    tokens = [*learn_models(out, texts), "<pad>"]
+    tokens = [*learn_models(out, texts), *TAGS, "<pad>"]
     pad = len(tokens) - 1
     (out / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}), "utf-8")
     tokenizer = {"tokenizer_class": "MarianTokenizer", "source_lang": "de", "target_lang": "en"}

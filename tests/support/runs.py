@@ -65,6 +65,11 @@ def assert_same_state(left: RunDirectory, right: RunDirectory) -> None:
         assert state.get(key) == other_state.get(key), key
 
 
+def learnt(state: dict) -> dict[str, int]:
+    """What a state says was trained on; what was exchanged for it differs between drivers."""
+    return {name: n for name, n in state["progress"].items() if not name.startswith("bytes_")}
+
+
 def assert_same_vectors(left: RunDirectory, right: RunDirectory) -> None:
     """Compare what both latest checkpoints have."""
     vectors, others = final_state(left)[0], final_state(right)[0]

@@ -9,6 +9,7 @@ from nmtasync.config.load import resolve
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
 from nmtasync.server.sparse import pack
+from nmtasync.server.wire import Wire
 
 SIZE = 64 * 6
 FLAT = {"schedule.warmup_updates": 0, "schedule.decay": "none", "optimizer.smoothing": None}
@@ -81,7 +82,7 @@ class Exchanges:
                 self.versions[worker] = server.fetch(self.landing, worker)
             if number % 2:
                 payload[payload.abs() < 1.5] = 0.0
-                count = pack(payload)
+                count = pack(payload, Wire("fp32"))
                 assert count, "or no push is sparse"
             base = self.versions[worker]
             push = Push(worker, 1 + number // 3, base, 5, 1.0, count)

@@ -69,7 +69,7 @@ def test_one_worker_elsewhere_computes_what_one_in_this_process_does(
 ) -> None:
     other = copy_of(toy_run)
     options = {"training__max_updates": 12}
-    cluster.train(toy_run, asynchronous__devices="cpu", **options)
+    cluster.train(toy_run, asynchronous__devices="cpu", asynchronous__num_workers=1, **options)
     train_toy(other, training__validate_every=10**6, **options)
     assert_same_vectors(toy_run, other)
 
@@ -83,7 +83,11 @@ PLAIN: dict[str, object] = {
 
 VARIANTS: dict[str, dict[str, object]] = {
     "local optimizers, compensation": {**ONE, "asynchronous__rule": "delay-compensation"},
-    "overlap, dropping": {"asynchronous__overlap": True, "asynchronous__drop_rate": 0.9},
+    "overlap, dropping, 16 bits": {
+        "asynchronous__overlap": True,
+        "asynchronous__drop_rate": 0.9,
+        "asynchronous__exchange_precision": "bf16",
+    },
 }
 
 

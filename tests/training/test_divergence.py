@@ -134,14 +134,36 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(divergence, "MARGIN", 0.5)
 
 
-def explode(monkeypatch: pytest.MonkeyPatch, at: int, rate: float = 3.0) -> None:
-    """Let the server make its updates after the first `at` with a rate that forgets everything."""
-    usual = immediate.learning_rate_at
+def explode(
+    monkeypatch: pytest.MonkeyPatch, at: int, rate: float = 3.0, *, with_a_good: bool = False
+) -> list[int]:
+    """Let the server make its updates after the first `at` with a rate that forgets everything.
+
+    Args:
+        at: The last update before it.
+        rate: The rate.
+        with_a_good: Whether to wait until a checkpoint is good, however long a process takes to it.
+
+    Returns:
+        A list that gets the number of each such update.
+    """
+    usual, see = immediate.learning_rate_at, Divergence.see
+    goods: list[int] = []
+    exploded: list[int] = []
+
+    def seen(self: Divergence, loss: float) -> None:
+        see(self, loss)
+        goods.extend([] if self.good is None else [self.good])
 
     def rate_at(update: int, *rest) -> float:
-        return rate if update > at else usual(update, *rest)
+        if not exploded and (update <= at or (with_a_good and not goods)):
+            return usual(update, *rest)
+        exploded.append(update)
+        return rate
 
+    monkeypatch.setattr(Divergence, "see", seen)
     monkeypatch.setattr(immediate, "learning_rate_at", rate_at)
+    return exploded
 
 
 LEARNING = {"schedule__learning_rate": 1e-2, "schedule__warmup_updates": 5}
@@ -158,13 +180,13 @@ def test_the_last_good_checkpoint_stays_and_training_goes_on_from_it(
 ):
     options = {**LEARNING, "training__validate_every": every, "asynchronous__devices": devices}
     with monkeypatch.context() as patch:
-        explode(patch, at=40)
+        exploded = explode(patch, at=40, with_a_good=True)
         with pytest.raises(TrainingError, match=r"diverged.*above its best.*that of update \d+ is"):
-            train_toy(toy_run, training__max_updates=400, **options)
+            train_toy(toy_run, **options)
     latest = store.pointed(toy_run, "latest")
-    assert latest and latest <= 40
+    assert latest and latest < exploded[0]
     if devices == "cpu":  # with several, it also depends on how long validations take
-        assert latest >= 40 - 2 * every - QUICK["TRUSTED_PUSHES"]
+        assert exploded[0] == 41 and latest >= 40 - 2 * every - QUICK["TRUSTED_PUSHES"]
     assert max(store.list_checkpoints(toy_run)) == latest in trainable(toy_run)
     best = store.pointed(toy_run, "best")
     assert best and best <= latest and best in store.list_checkpoints(toy_run)

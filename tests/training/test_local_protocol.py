@@ -231,6 +231,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "local optimizers": LOCAL_STEPS,
     "deltas": OUTER,
     "dropping": {"drop_rate": 0.9, "drop_local_gradient": True},
+    "rounding": {"exchange_precision": "bf16"},
+    "rounding what is not dropped": {"exchange_precision": "fp16", "drop_rate": 0.9},
 }
 
 

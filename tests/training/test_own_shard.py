@@ -269,15 +269,17 @@ def test_only_what_lies_elsewhere_travels(toy_run):
     """A third of the vector is a worker's own: two thirds take two thirds of the time."""
     config = toy_config(
         asynchronous__driver="simulated",
+        simulation__speeds="1,1,1",
         simulation__exchange_bytes_per_second=400.0,
         simulation__exchange_latency_seconds=0.5,
     )
     corpus = ParallelShards.open(toy_run.data / "train")
-    costs = CostModel(config, corpus, [Fraction(1)] * 3, 300, [100, 0, 300])
+    costs = CostModel(config, corpus, 300, [200, 300, 0])
     half = Fraction(1, 2)
-    assert [costs.fetch_seconds(w) for w in range(3)] == [2 + half, 3 + half, 0]
-    assert [costs.send_seconds(w, 0) for w in range(3)] == [2 + half, 3 + half, 0]
-    assert costs.receive_seconds == 3 + half
+    for size_of in (costs.fetch_bytes, lambda worker: costs.push_bytes(worker, 0)):
+        seconds = [costs.transfer(worker, size_of(worker)).seconds for worker in range(3)]
+        assert seconds == [2 + half, 3 + half, 0]
+    assert costs.reduction_seconds() == 2 * (3 + half)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nmtasync.errors import UserError
 from nmtasync.training.session import Session
-from nmtasync.training.simulation.cost_model import jitter_factor
+from nmtasync.training.simulation.chance import jitter_factor
 from tests.support.runs import events, final_state, simulate, train_toy
 from tests.support.toy import TOY_FLAGS
 

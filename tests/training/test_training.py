@@ -45,9 +45,12 @@ DROPPING = {
 }
 
 
+ROUNDING = {"asynchronous__exchange_precision": "bf16"}
+
+
 @pytest.mark.parametrize(
     "options",
-    [{}, DRAWN, LOCAL, WRITE_BACK, BUFFER, COMPENSATED, OUTER, DROPPING],
+    [{}, DRAWN, LOCAL, WRITE_BACK, BUFFER, COMPENSATED, OUTER, DROPPING, ROUNDING],
     ids=[
         "plain",
         "drawn",
@@ -57,6 +60,7 @@ DROPPING = {
         "compensation",
         "outer",
         "dropping",
+        "rounding",
     ],
 )
 def test_stopped_and_resumed_is_never_interrupted_bit_for_bit(tmp_path, toy_run, options):

@@ -234,6 +234,22 @@ class AsynchronousConfig:
         "Gradient dropping: the worker applies what it keeps to its own replica, by an Adam of "
         "its own, after each fetch.",
     )
+    hosts: str = option(
+        "asynchronous",
+        "How the workers of a host come together: 'asynchronous' lets each exchange by itself; "
+        "'synchronous' makes one worker of a host, whose devices sum their gradients there. "
+        "optimizer_delay and the batches of local steps are then those of each device. So far only "
+        "simulations have hosts.",
+        choices=("asynchronous", "synchronous"),
+        only_if=(*_APART, lacks("simulation.hosts", None)),
+    )
+    exchange_precision: str = _asynchronous(
+        "fp32",
+        "The type of values on their way between workers and server, for hosts and for the costs "
+        "of simulations. Of a gradient, what 'bf16' and 'fp16' leave out is kept for the next "
+        "push; parameters are rounded for each fetch, and never on the server.",
+        choices=("fp32", "bf16", "fp16"),
+    )
     num_shards: int | None = _asynchronous(
         None,
         "Shards of the parameter vector; 'none' means one for each worker.",
@@ -253,6 +269,11 @@ class AsynchronousConfig:
         minimum=0,
         only_if=(lacks("asynchronous.driver", "simulated"),),
     )
+
+    @property
+    def keeps_residual(self) -> bool:
+        """Whether pushes leave something out, which workers keep for the next ones."""
+        return self.drop_rate is not None or self.exchange_precision != "fp32"
 
     @property
     def num_slots(self) -> int:

@@ -90,3 +90,9 @@ class DecodingConfig:
         unit="sentences",
         minimum=1,
     )
+    precision: str = _scored(
+        "fp32",
+        "The type in which linear layers multiply: 'int8' on CPUs with VNNI, 'bf16'; 'auto' tries "
+        "which is the fastest here. Validation while training is always in fp32.",
+        choices=("auto", "fp32", "bf16", "int8"),
+    )

@@ -26,12 +26,14 @@ class ModelConfig:
         "Transformer, or GRU encoder-decoder with attention.",
         choices=("transformer", "rnn"),
     )
-    preset: str | None = _of_transformer(
+    preset: str | None = option(
         None,
         "Well-known sizes of a Transformer: sets dimension, feed_forward, heads, encoder_layers, "
         "decoder_layers and dropout where the same file or command does not set them; marian is "
-        "Marian's base, which all formats of `nmtasync export` hold.",
-        choices=("tiny", "small", "base", "big", "marian"),
+        "Marian's base, which all formats of `nmtasync export` hold, and marian-s2s its recurrent "
+        "network.",
+        choices=("tiny", "small", "base", "big", "marian", "marian-s2s"),
+        only_if=(_TRANSFORMER | has("model.preset", "marian-s2s"),),
     )
     dimension: int = option(
         256,
@@ -105,6 +107,22 @@ class ModelConfig:
         unit="elements",
         minimum=1,
         maximum=MAX_WIDTH,
+    )
+    state_bias: bool = _of_rnn(
+        True,
+        "Add a bias to the state's product inside the reset gate, beside that of the input's, in "
+        "gated units that read pieces or layers, as cuDNN does; Marian and Nematus do not.",
+    )
+    attention_width: str = _of_rnn(
+        "state",
+        "Width of the attention's hidden layer: that of the decoder's states, or that of the "
+        "encoder's, which is twice as much, as Marian has it.",
+        choices=("state", "source"),
+    )
+    scale_embeddings: bool = _of_rnn(
+        True,
+        "Multiply embeddings by the square root of the dimension, as Transformers do; Marian's "
+        "recurrent networks do not.",
     )
     encoder_cell_depth: int = _of_rnn(
         1,

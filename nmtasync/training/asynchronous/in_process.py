@@ -117,7 +117,8 @@ class InProcessDriver(ABC):
     ) -> Worker:
         session, server = self.session, self.session.server
         access = _DirectAccess(session, index, flat)
-        place = WorkerPlace(index, server.num_workers, len(server.shards), access)
+        num_devices = session.num_devices(index)
+        place = WorkerPlace(index, server.num_workers, len(server.shards), access, num_devices)
         sequence = server.last_sequences.get(index, 0)
         return Worker(place, flat, self.corpus, session.config, sequence, batches)
 
@@ -182,8 +183,7 @@ class InProcessDriver(ABC):
         if worker.window is None:
             self.begin_window(index, window[0].progress, slot)
         assert worker.window is not None
-        for batch in window[len(worker.window.batches) :]:
-            worker.add(batch)
+        worker.add_rest(window)
         computed = worker.end(window)
         if compute_seconds is not None:
             computed.figures.compute_seconds = compute_seconds

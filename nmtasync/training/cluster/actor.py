@@ -10,6 +10,7 @@ import nmtasync
 from nmtasync.errors import NmtasyncError
 from nmtasync.machine.signals import leave_signals_to_main
 from nmtasync.server.transport import Slot
+from nmtasync.server.wire import Wire
 from nmtasync.training.asynchronous.worker_process import (
     Ready,
     Task,
@@ -19,7 +20,7 @@ from nmtasync.training.asynchronous.worker_process import (
 )
 from nmtasync.training.cluster.corpus import RunSource, open_corpus_here
 from nmtasync.training.cluster.engine import load_ray
-from nmtasync.training.cluster.payload import Payload, pack_push, unpack_parameters
+from nmtasync.training.cluster.payload import Payload, pack, unpack
 from nmtasync.worker.window import ComputedWindow
 
 
@@ -55,6 +56,7 @@ class WorkerActor:
     def __init__(self, setup: WorkerSetup, source: RunSource, version: str) -> None:
         leave_signals_to_main()
         self.setup, self.source, self.version = setup, source, version
+        self.wire = Wire(setup.parts.config.asynchronous.exchange_precision)
         self.idle_since = 0.0
 
     def place(self) -> Placed:
@@ -86,8 +88,8 @@ class WorkerActor:
     def compute(self, task: Task, parameters: Payload) -> tuple[ComputedWindow, Payload]:
         """Compute a window on the parameters that it is handed."""
         slot = self.setup.slots[task.slot]
-        unpack_parameters(parameters, slot.landing)
+        unpack(self.wire, parameters, slot.landing)
         computed = compute(self.worker, task, slot, self.idle_since)
-        payload = pack_push(computed.push, slot.mailbox)
+        payload = pack(self.wire, slot.mailbox, computed.push.num_values)
         self.idle_since = time.perf_counter()
         return computed, payload

@@ -21,7 +21,7 @@ from nmtasync.training.asynchronous.workers import Death, WorkerHandle, WorkersD
 from nmtasync.training.cluster.actor import Placed, WorkerActor
 from nmtasync.training.cluster.corpus import RunSource
 from nmtasync.training.cluster.engine import Cluster
-from nmtasync.training.cluster.payload import pack_parameters, unpack_push
+from nmtasync.training.cluster.payload import pack, unpack
 from nmtasync.training.session import Session
 
 _NO_ROOM_SECONDS = 20.0
@@ -116,7 +116,8 @@ class RayDriver(WorkersDriver[ClusterWorker]):
             return
         self.heard(worker)
         if payload:
-            unpack_push(payload.pop(), self.slot.mailbox)
+            num_values = message.push.num_values
+            unpack(self.session.server.wire, payload.pop(), self.slot.mailbox, num_values)
         self.take(worker, message)
 
     def _placed(self, worker: ClusterWorker, placed: Placed) -> None:
@@ -151,7 +152,7 @@ class RayDriver(WorkersDriver[ClusterWorker]):
 
     def send(self, worker: ClusterWorker, message: Task) -> None:
         """Hand out a task, and the parameters that have just been put in the slot."""
-        parameters = self.cluster.ray.put(pack_parameters(self.slot.landing))
+        parameters = self.cluster.ray.put(pack(self.session.server.wire, self.slot.landing))
         call = worker.actor.compute.options(num_returns=2)
         worker.expect(*call.remote(message, parameters))
 

@@ -1,6 +1,8 @@
-"""What travels between hosts: vectors, packed on one side and unpacked on the other.
+"""What travels between hosts: vectors as bytes, packed on one side and unpacked on the other.
 
-Shapes: P is the length of the parameter vector.
+They have been rounded to what `asynchronous.exchange_precision` names, so this loses nothing.
+
+Shapes: P is the length of the parameter vector, K the number of values of a sparse payload.
 """
 
 from __future__ import annotations
@@ -12,34 +14,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nmtasync.server.messages import Push
+from nmtasync.server.wire import Wire
 
 Payload = npt.NDArray[Any]
-"""What Ray copies: to its store of objects, and from there to that of the other node."""
+"""Bytes that Ray copies: to its store of objects, and from there to that of the other node."""
 
 
-def pack_parameters(parameters: Tensor) -> Payload:
-    """Pack the parameters [P] that a worker is handed."""
-    return parameters.cpu().numpy()
+def pack(wire: Wire, vector: Tensor, num_values: int | None = None) -> Payload:
+    """Pack a vector [P], or of a sparse payload the K values and their places."""
+    return wire.pack(vector, num_values).cpu().numpy()
 
 
-def unpack_parameters(payload: Payload, landing: Tensor) -> None:
-    """Write packed parameters to the landing buffer [P] of a worker."""
-    landing.copy_(_as_tensor(payload))
-
-
-def pack_push(push: Push, mailbox: Tensor) -> Payload:
-    """Pack the payload [P] of a push; of a sparse one only what it has."""
-    used = mailbox if push.num_values is None else mailbox[: 2 * push.num_values]
-    return used.cpu().numpy()
-
-
-def unpack_push(payload: Payload, mailbox: Tensor) -> None:
-    """Write a packed push to the mailbox [P] that the server reads."""
-    mailbox[: payload.size].copy_(_as_tensor(payload))
-
-
-def _as_tensor(payload: Payload) -> Tensor:
-    """See a payload, which can't be written, as a tensor, which must not be."""
+def unpack(wire: Wire, payload: Payload, vector: Tensor, num_values: int | None = None) -> None:
+    """Write what `pack` returned to a vector [P]; arguments as there."""
     with warnings.catch_warnings(action="ignore", category=UserWarning):
-        return torch.from_numpy(payload)
+        packed = torch.from_numpy(payload)  # it can't be written, and torch knows no such thing
+    wire.unpack(packed.to(vector.device), vector, num_values)

@@ -42,6 +42,8 @@ class Interval:
     target_words: int = 0
     source_words: int = 0
     padding: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
     cross_entropy: float = 0.0
     gradient_norm: float = 0.0
     learning_rate: float = 0.0
@@ -79,6 +81,8 @@ class Interval:
             "target_words_per_second": self.target_words / seconds if seconds else None,
             "target_words_per_update": self.target_words / (self.updates or 1.0),
             "padding": self.padding / (words + self.padding),
+            "bytes_sent": self.bytes_sent,
+            "bytes_received": self.bytes_received,
             "batches_per_push": self.batches / self.pushes,
             "non_finite_pushes": self.non_finite_pushes,
             "split_batches": self.split_batches,
@@ -187,6 +191,11 @@ class Reporter:
         if reply.applied:
             self._interval.updated(worker, reply)
 
+    def transferred(self, sent: int, received: int) -> None:
+        """Note the payloads of a push and of its answer, in bytes."""
+        self._interval.bytes_sent += sent
+        self._interval.bytes_received += received
+
     def computed(self, worker: int, seconds: float) -> None:
         """Note for how long a worker has computed."""
         self._computed.update({worker: seconds})
@@ -198,6 +207,7 @@ class Reporter:
         if not interval.pushes:  # what was dropped is told in the next line
             self._interval.non_finite_pushes = interval.non_finite_pushes
             self._interval.split_batches = interval.split_batches
+            self.transferred(interval.bytes_sent, interval.bytes_received)
         else:
             figures = {
                 **interval.figures(now),
@@ -262,8 +272,9 @@ class Reporter:
     ) -> None:
         """Note the end of training, how the workers had spent their time, and what went wrong."""
         shares = {worker: asdict(spent) for worker, spent in workers.items()}
-        wrong = {name: getattr(totals, name) for name in ("non_finite_pushes", "split_batches")}
-        figures = {"reason": reason, "workers": shares, "padding": totals.padding_share, **wrong}
+        names = ("bytes_sent", "bytes_received", "non_finite_pushes", "split_batches")
+        sums = {name: getattr(totals, name) for name in names}
+        figures = {"reason": reason, "workers": shares, "padding": totals.padding_share, **sums}
         if self.nodes:
             figures["nodes"] = dict(self.nodes)
         self._write("end", figures, clocks)

@@ -55,6 +55,8 @@ class TrainingSummary:
         num_parameters: Of the model, tied ones counted once.
         padding: What share of all that was computed was padding, from 0 to 1, over resumes; None
             if nothing was.
+        bytes_sent: Payloads of pushes, as they would be between hosts, over resumes.
+        bytes_received: Parameters that answered them, likewise.
         noise: How noisy gradients were, if that is known.
     """
 
@@ -72,4 +74,6 @@ class TrainingSummary:
     split_batches: int
     rollbacks: int
     padding: float | None
+    bytes_sent: int
+    bytes_received: int
     noise: NoiseSummary | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
 from typing import Any
@@ -18,56 +18,71 @@ from torch import Tensor
 
 from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.schema import Config
-from nmtasync.config.simulation import parse_failures, parse_speeds
+from nmtasync.config.simulation import exact, parse_failures
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.epochs import same_batches
 from nmtasync.errors import TrainingError
-from nmtasync.server.ownership import own_shards
 from nmtasync.training.asynchronous.in_process import (
     InProcessDriver,
     as_versions,
     replica_name,
 )
 from nmtasync.training.session import DriverState, Session
-from nmtasync.training.simulation.clock import Timeline, VirtualClock
+from nmtasync.training.simulation.chance import until_failure
+from nmtasync.training.simulation.clock import VirtualClock
 from nmtasync.training.simulation.cost_model import CostModel
+from nmtasync.training.simulation.stations import Stations, three_times
 from nmtasync.untrusted import Integer, typed
 
 
 class Event(IntEnum):
-    """Kinds of events. Simultaneous events happen in this order, then by worker."""
+    """Kinds of events. Simultaneous events happen in this order, then by worker.
 
+    A window has been computed, and its push sets out (SEND); it has arrived, and waits for the
+    server (ARRIVAL), which has taken it (PUSH).
+    """
+
+    SEND = -3
+    ARRIVAL = -2
     BATCH = -1
     PUSH = 0
     DEATH = 1
     RETURN = 2
 
 
-@dataclass(frozen=True)
+_ENDS_OF_WINDOWS = (Event.SEND, Event.ARRIVAL, Event.PUSH)
+"""Of each window that is under way, one of these is to come."""
+
+
+@dataclass
 class Window:
-    """A window of a worker, from the fetch of its parameters until its push arrives.
+    """A window of a worker, from the fetch of its parameters until the server has taken its push.
 
     Attributes:
         slot: In which slot of the worker.
         batches: What is computed.
         compute_seconds: For how long.
-        exchange_seconds: How long the parameters and the push travel.
+        receive_seconds: How long the parameters travel, or wait on their way.
         idle_seconds: For how long the worker has nothing to compute before.
+        push_bytes: Of its push, which has not set out yet; None if it has.
+        sent: When it has; None if it has not.
     """
 
     slot: int
     batches: list[AssignedBatch]
     compute_seconds: Fraction
-    exchange_seconds: Fraction
+    receive_seconds: Fraction
     idle_seconds: Fraction
+    push_bytes: int | None = None
+    sent: Fraction | None = None
 
 
 class SimulatedDriver(InProcessDriver):
     """Runs simulated workers to the end.
 
     A worker fetches; the parameters travel to it; it computes; its push travels to the server,
-    which takes it in no time, and its answer is the next fetch. With overlap it does so with two
-    windows, one behind the other. A push counts when it has arrived: a worker that dies before
+    which takes it, and its answer is the next fetch. With overlap it does so with two
+    windows, one behind the other. A push counts when it has been taken: a worker that dies before
     has sent nothing, and its windows are drawn again. It returns as a new worker, whose local
     optimizer begins anew. Where single batches change the worker's own shards, they do so at the
     moment when they have been computed, and stay when it dies after that.
@@ -78,17 +93,18 @@ class SimulatedDriver(InProcessDriver):
     """
 
     def __init__(self, session: Session, clock: VirtualClock) -> None:
-        options = session.config.simulation
-        speeds = parse_speeds(options.speeds)
-        super().__init__(session, len(speeds))
+        server, options = session.server, session.config.simulation
+        super().__init__(session, server.num_workers)
         self.clock = clock
-        own, size = self._own_parameters(len(speeds)), session.server.size
-        self.costs = CostModel(session.config, self.corpus, speeds, size, own)
-        self.windows: list[list[Window]] = [[] for _ in speeds]  # in the order of their pushes
-        self.timelines = [self._timeline() for _ in speeds]
+        exchanged = [server.exchanged_elements(worker.index) for worker in self.workers]
+        self.costs = CostModel(session.config, self.corpus, server.size, exchanged)
+        self.stations = Stations(self.costs, clock.seconds)
+        self.windows: list[list[Window]] = [
+            [] for _ in self.workers
+        ]  # in the order of their pushes
         self.dead: set[int] = set()
         self.events: list[tuple[Fraction, Event, int]] = []
-        for outage in parse_failures(options.failures, len(speeds)):
+        for outage in parse_failures(options.failures, self.costs.hosts):
             if outage.end is not None and outage.end <= clock.seconds:
                 continue
             if outage.start <= clock.seconds:
@@ -97,6 +113,8 @@ class SimulatedDriver(InProcessDriver):
                 self.events.append((outage.start, Event.DEATH, outage.worker))
             if outage.end is not None:
                 self.events.append((outage.end, Event.RETURN, outage.worker))
+        for worker in self.workers:
+            self._draw_failure(worker.index)
         heapq.heapify(self.events)
 
     def train(self) -> str:
@@ -117,18 +135,16 @@ class SimulatedDriver(InProcessDriver):
                 self._handle(*heapq.heappop(self.events)[1:])
         return reason
 
-    def _own_parameters(self, num_workers: int) -> list[int] | None:
-        """How many parameters lie with each worker, where they are not exchanged."""
-        if self.session.config.asynchronous.own_shard != "batch":
-            return None
-        shards = self.session.server.shards
-        return [
-            sum(shards[i].parameters.numel() for i in own_shards(worker, num_workers, len(shards)))
-            for worker in range(num_workers)
-        ]
-
-    def _timeline(self) -> Timeline:
-        return Timeline(*[self.clock.seconds] * 3)  # received, computed, sent
+    def _draw_failure(self, worker: int) -> None:
+        """Let the host of a worker that begins fail some time, alike for all workers on it."""
+        options, host = self.session.config.simulation, self.costs.hosts[worker]
+        if options.host_failure_seconds is None or not self.costs.shares_network(worker):
+            return
+        now = self.clock.seconds
+        death = now + until_failure(options.host_failure_seconds, self.costs.seed, host, now)
+        heapq.heappush(self.events, (death, Event.DEATH, worker))
+        returned = death + exact(options.host_outage_seconds)
+        heapq.heappush(self.events, (returned, Event.RETURN, worker))
 
     def _fill_slots(self) -> None:
         """Let the workers begin their next windows in the slots that are free."""
@@ -147,34 +163,42 @@ class SimulatedDriver(InProcessDriver):
         if self.fetched[index][slot].versions != self.session.server.versions:
             self.fetch(index, slot)  # or the slot's last push has brought them
         pushes = self.workers[index].sequence + len(self.windows[index])
-        receive, send = self.costs.fetch_seconds(index), self.costs.send_seconds(index, pushes)
-        each = [self.costs.batch_seconds(index, batch) for batch in batches]
+        receive = self.stations.receive(index, self.clock.seconds, batches[0])
+        locally = self.workers[index].local_batches_left > 0
+        each = self.costs.compute_seconds(index, batches, locally=locally)
         compute = sum(each, Fraction(0))
-        arrival, idle = self.timelines[index].book(self.clock.seconds, receive, compute, send)
-        self.windows[index].append(Window(slot, batches, compute, receive + send, idle))
-        heapq.heappush(self.events, (arrival, Event.PUSH, index))
+        idle = self.stations.compute(index, compute)
+        size = self.costs.push_bytes(index, pushes)
+        self.windows[index].append(Window(slot, batches, compute, receive, idle, size))
+        computed = self.stations.timelines[index].computed
+        heapq.heappush(self.events, (computed, Event.SEND, index))
         if self.by_batch:
             self.begin_window(index, batches[0].progress)
-            moment = self.timelines[index].computed - compute
+            moment = computed - compute
             for seconds in each:
                 moment += seconds
                 heapq.heappush(self.events, (moment, Event.BATCH, index))
 
     def _handle(self, event: Event, index: int) -> None:
-        session = self.session
+        session, now = self.session, self.clock.seconds
         match event:
+            case Event.SEND:
+                self._send(index)
+            case Event.ARRIVAL:
+                heapq.heappush(self.events, (self.stations.serve(now), Event.PUSH, index))
             case Event.BATCH:
                 worker, (window,) = self.workers[index], self.windows[index]
                 assert worker.window is not None
                 worker.add(window.batches[len(worker.window.batches)])
             case Event.PUSH:
                 window = self.windows[index].pop(0)
+                exchanging = window.receive_seconds + (now - (window.sent or now))
                 self.push(
                     index,
                     window.batches,
                     window.slot,
                     compute_seconds=float(window.compute_seconds),
-                    exchange_seconds=float(window.exchange_seconds),
+                    exchange_seconds=float(exchanging),
                     idle_seconds=float(window.idle_seconds) if self.num_slots > 1 else None,
                 )
                 self.save_if_due()
@@ -183,15 +207,26 @@ class SimulatedDriver(InProcessDriver):
                 self.workers[index].window = None
                 session.cursor.give_back(index)
                 self.windows[index].clear()
-                own = ((Event.PUSH, index), (Event.BATCH, index))
-                self.events = [e for e in self.events if e[1:] not in own]
+                lost = {(event, index) for event in (*_ENDS_OF_WINDOWS, Event.BATCH)}
+                self.events = [e for e in self.events if e[1:] not in lost]
                 heapq.heapify(self.events)
                 session.reporter.worker_event(index, "died", session.clocks())
             case Event.RETURN:
                 self.dead.remove(index)
                 self.replace(index)
-                self.timelines[index] = self._timeline()
+                self.stations.begin_anew(index, now)
+                self._draw_failure(index)
                 session.reporter.worker_event(index, "returned", session.clocks())
+
+    def _send(self, index: int) -> None:
+        """Let the push of a worker's oldest window that is still with it set out."""
+        window = next(w for w in self.windows[index] if w.push_bytes is not None)
+        assert window.push_bytes is not None
+        begin = self.clock.seconds, window.push_bytes, window.batches[0]
+        window.sent, arrival = self.stations.send(index, *begin)
+        window.push_bytes = None
+        event = Event.ARRIVAL if self.costs.server_seconds else Event.PUSH
+        heapq.heappush(self.events, (arrival, event, index))
 
     def state(self) -> DriverState:
         """Keep what is under way, too: the windows and their parameters, the timelines, events."""
@@ -201,7 +236,7 @@ class SimulatedDriver(InProcessDriver):
         for worker, window in ((w, one) for w, of_one in enumerate(self.windows) for one in of_one):
             fetched = self.fetched[worker][window.slot]
             vectors[replica_name(worker, window.slot)] = fetched.parameters
-            seconds = window.compute_seconds, window.exchange_seconds, window.idle_seconds
+            seconds = window.compute_seconds, window.receive_seconds, window.idle_seconds
             windows.append(
                 {
                     "worker": worker,
@@ -210,11 +245,13 @@ class SimulatedDriver(InProcessDriver):
                     "batches": [[batch.epoch, batch.index] for batch in window.batches],
                     "progress": window.batches[0].progress,
                     "seconds": [str(each) for each in seconds],
+                    "push_bytes": window.push_bytes,
+                    "sent": None if window.sent is None else str(window.sent),
                 }
             )
         own = {
             "flights": windows,
-            "timelines": [[str(each) for each in astuple(line)] for line in self.timelines],
+            **self.stations.to_json(),
             "open": open_windows,
             "dead": sorted(self.dead),
             "events": [[str(when), event.value, who] for when, event, who in sorted(self.events)],
@@ -241,9 +278,10 @@ class SimulatedDriver(InProcessDriver):
             places = typed(list[tuple[int, int]], window["batches"], "batches")
             progress = typed(float, window["progress"], "progress")
             batches = self.session.cursor.draw_places(worker, places, slot, progress)
-            self.windows[worker].append(Window(slot, batches, *_times(window["seconds"])))
+            times = three_times(window["seconds"])
+            self.windows[worker].append(Window(slot, batches, *times, *_on_its_way(window)))
         self.restore_open_windows(vectors, saved.get("open", {}))
-        self.timelines = [Timeline(*_times(line)) for line in saved["timelines"]]
+        self.stations.restore(saved)
         self.dead = set(typed(list[int], saved["dead"], "dead"))
         events = typed(list[tuple[Fraction, Integer, int]], saved["events"], "events")
         self.events = [(when, Event(event), who) for when, event, who in events]
@@ -256,6 +294,7 @@ class SimulatedDriver(InProcessDriver):
         return (
             trained.simulation == config.simulation
             and then.overlap == now.overlap
+            and then.hosts == now.hosts
             and then.own_shard == now.own_shard
             and then.local_write_back == now.local_write_back
             and (then.num_shards == now.num_shards or now.own_shard == "window")
@@ -269,8 +308,6 @@ def _check_restored(driver: SimulatedDriver) -> None:
     Raises:
         ValueError: They do not.
     """
-    if len(driver.timelines) != len(driver.workers):
-        raise ValueError("there is a timeline for each worker")
     if any(
         worker >= len(driver.workers) for worker in (*driver.dead, *(e[2] for e in driver.events))
     ):
@@ -286,12 +323,19 @@ def _check_restored(driver: SimulatedDriver) -> None:
         counts = Counter(event for _, event, _ in own)
         done = 0 if worker.window is None else len(worker.window.batches)
         batches = sum(len(window.batches) for window in windows) - done if driver.by_batch else 0
-        if counts[Event.PUSH] != len(windows) or counts[Event.BATCH] != batches:
+        waiting = [window.push_bytes is not None for window in windows]
+        alike = counts[Event.SEND] == sum(waiting) and waiting == sorted(waiting)
+        ends = sum(counts[event] for event in _ENDS_OF_WINDOWS)
+        if ends != len(windows) or counts[Event.BATCH] != batches or not alike:
             raise ValueError(f"the windows of worker {index} are not those that will end")
         if not all(window.batches for window in windows) or (index in driver.dead and windows):
             raise ValueError(f"worker {index} can have no such window")
 
 
-def _times(content: Any) -> tuple[Fraction, Fraction, Fraction]:
-    """Read three times, in seconds, of a checkpoint."""
-    return typed(tuple[Fraction, Fraction, Fraction], content, "seconds")
+def _on_its_way(window: dict[str, Any]) -> tuple[int | None, Fraction | None]:
+    """Read a window's `push_bytes` and `sent`; earlier versions kept neither."""
+    size, sent = window.get("push_bytes"), window.get("sent")
+    return (
+        None if size is None else typed(int, size, "push_bytes"),
+        None if sent is None else typed(Fraction, sent, "sent"),
+    )

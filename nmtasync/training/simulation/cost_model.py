@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from statistics import NormalDist
 
 import numpy as np
 
 from nmtasync.config.schema import Config
-from nmtasync.config.simulation import exact
+from nmtasync.config.simulation import SimulatedWorker, exact, simulated_workers
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
-from nmtasync.server.sparse import packed_length
+from nmtasync.server.wire import Wire
+from nmtasync.training.simulation.chance import jitter_factor, jittered, to_nanoseconds
 from nmtasync.worker.gradient_dropping import drop_rate_at, num_kept
 
-_BYTES_PER_ELEMENT = 4
-_NANOSECONDS = 10**9
+
+@dataclass(frozen=True)
+class Transfer:
+    """How long a payload travels, in seconds.
+
+    Attributes:
+        occupied: For how long no other can pass.
+        latency: What comes on top of it, while others pass.
+    """
+
+    occupied: Fraction
+    latency: Fraction
+
+    @property
+    def seconds(self) -> Fraction:
+        """Altogether."""
+        return self.occupied + self.latency
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a transfer costs; attributes in seconds, and seconds for each byte."""
+
+    latency: Fraction
+    per_byte: Fraction
+
+    @classmethod
+    def of(cls, latency: float, bytes_per_second: float | None) -> Link:
+        """Make one of what the options say; without a bandwidth it is infinite."""
+        per_byte = Fraction(0) if bytes_per_second is None else 1 / exact(bytes_per_second)
+        return cls(exact(latency), per_byte)
+
+    def transfer(self, num_bytes: int) -> Transfer:
+        """How long so many bytes travel."""
+        return Transfer(num_bytes * self.per_byte, self.latency)
 
 
 class CostModel:
@@ -27,46 +59,50 @@ class CostModel:
     Args:
         config: The experiment.
         corpus: The training corpus, for the words of a batch.
-        speeds: Of the workers.
-        num_parameters: P, the length of the vector that is exchanged.
-        own_parameters: How many of them each worker need not exchange, because it has them.
+        size: P, the length of the parameter vector.
+        exchanged: How many of them travel to and from each worker; None for all.
 
     Attributes:
-        receive_seconds: Of all parameters, from the server to a worker.
+        workers: Whose time it is.
+        server_seconds: Of a push.
     """
 
     def __init__(
         self,
         config: Config,
         corpus: ParallelShards,
-        speeds: list[Fraction],
-        num_parameters: int,
-        own_parameters: Sequence[int] | None = None,
+        size: int,
+        exchanged: Sequence[int] | None = None,
     ) -> None:
         options = config.simulation
         self.seed = config.training.seed
-        self.jitter = options.speed_jitter
+        self.jitter, self.network_jitter = options.speed_jitter, options.network_jitter
         self.corpus = corpus
-        self.speeds = speeds
+        self.workers = simulated_workers(config)
+        self.hosts = [worker.host for worker in self.workers]
         self.seconds_per_batch = exact(options.seconds_per_batch)
         self.seconds_per_target_word = exact(options.seconds_per_target_word)
-        self.latency_seconds = exact(options.exchange_latency_seconds)
-        self.seconds_per_element = Fraction(0)
-        if options.exchange_bytes_per_second is not None:
-            self.seconds_per_element = _BYTES_PER_ELEMENT / exact(options.exchange_bytes_per_second)
+        self.server_seconds = exact(options.server_seconds)
+        self.wire = Wire(config.asynchronous.exchange_precision)
+        inside = options.exchange_latency_seconds, options.exchange_bytes_per_second
+        between = options.network_latency_seconds, options.network_bytes_per_second
+        self.inside, self.between = Link.of(*inside), Link.of(*between)
         self.asynchronous = config.asynchronous
-        self.num_parameters = num_parameters
-        own = own_parameters or [0] * len(speeds)
-        self.exchanged = [num_parameters - each for each in own]
-        self.receive_seconds = self.latency_seconds + num_parameters * self.seconds_per_element
+        self.num_parameters = options.num_parameters or size
+        self._sum_bytes = Wire("fp32").num_bytes(self.num_parameters)
+        self.exchanged = [each * self.num_parameters // size for each in exchanged or ()]
+        self.exchanged = self.exchanged or [self.num_parameters] * len(self.workers)
 
-    def fetch_seconds(self, worker: int) -> Fraction:
-        """How long the parameters that a worker does not have travel to it; no time, if none."""
-        length = self.exchanged[worker]
-        return self.latency_seconds + length * self.seconds_per_element if length else Fraction(0)
+    def shares_network(self, worker: int) -> bool:
+        """Whether a worker's exchanges pass the network interface of the server's host."""
+        return self.hosts[worker] != self.hosts[0]
 
-    def send_seconds(self, worker: int, pushes: int) -> Fraction:
-        """How long a push travels from a worker to the server; no time, if it has nothing to push.
+    def fetch_bytes(self, worker: int) -> int:
+        """How many bytes the parameters are that a worker does not have; 0, if none."""
+        return self.wire.num_bytes(self.exchanged[worker])
+
+    def push_bytes(self, worker: int, pushes: int) -> int:
+        """How many bytes a push is; 0, if the worker has nothing to push.
 
         Of a gradient that is dropped in part, what is kept travels, values and places; it is whole
         where that is shorter.
@@ -76,25 +112,80 @@ class CostModel:
             pushes: Those that the worker has made before it.
         """
         length = self.exchanged[worker]
-        if not length:
-            return Fraction(0)
-        if self.asynchronous.drop_rate is not None:
-            kept = num_kept(length, drop_rate_at(pushes, self.asynchronous))
-            length = packed_length(length, kept)
-        return self.latency_seconds + length * self.seconds_per_element
+        if self.asynchronous.drop_rate is None or not length:
+            return self.wire.num_bytes(length)
+        kept = num_kept(length, drop_rate_at(pushes, self.asynchronous))
+        return self.wire.shortest(length, kept)
 
-    def compute_seconds(self, worker: int, window: Sequence[AssignedBatch]) -> Fraction:
-        """How long a worker computes a window."""
-        return sum((self.batch_seconds(worker, batch) for batch in window), Fraction(0))
+    def transfer(
+        self, worker: int, num_bytes: int, way: str = "", batch: AssignedBatch | None = None
+    ) -> Transfer:
+        """How long a payload travels between a worker and the server; no time, if it is empty.
 
-    def batch_seconds(self, worker: int, batch: AssignedBatch) -> Fraction:
-        """How long a worker computes a batch."""
+        Args:
+            worker: Which.
+            num_bytes: Of the payload.
+            way: Whether it is a "fetch" or a "push"; with `batch` it tells how the network varies.
+            batch: The first of the window; None for what it takes on average.
+        """
+        if not num_bytes:
+            return Transfer(Fraction(0), Fraction(0))
+        if not self.shares_network(worker):
+            return self.inside.transfer(num_bytes)
+        travel = self.between.transfer(num_bytes)
+        if not self.network_jitter or batch is None:
+            return travel
+        name = f"{way}:{self.seed}:{worker}:{batch.epoch}:{batch.index}"
+        return Transfer(jittered(travel.occupied, self.network_jitter, name), travel.latency)
+
+    def reduction_seconds(self) -> Fraction:
+        """How long synchronous workers sum their gradients and share the parameters.
+
+        Inside hosts, that is a reduce-scatter and an all-gather, in each of which a worker sends as
+        many bytes as in a push. Between H hosts, a ring does both in 2 (H - 1) steps, in each of
+        which every host sends an H-th of the vector.
+        """
+        num_bytes, num_hosts = self.wire.num_bytes(self.num_parameters), self.hosts[-1] + 1
+        step = self.between.latency + self.between.per_byte * num_bytes / num_hosts
+        alone = num_hosts > 1 and len(self.hosts) == num_hosts
+        inside = Fraction(0) if alone else self.inside.transfer(num_bytes).seconds
+        return 2 * inside + 2 * (num_hosts - 1) * step
+
+    def compute_seconds(
+        self, worker: int, window: Sequence[AssignedBatch], *, locally: bool = False
+    ) -> list[Fraction]:
+        """How long a worker computes each batch of a window, or its devices a batch each.
+
+        The devices of a host take turns in the batches. They sum up their gradients inside the
+        host, and are handed what comes of it: after each batch if it makes a local step, else
+        after the window. So long is each of the last, and the slowest device's time before.
+
+        Args:
+            worker: Which.
+            window: The batches.
+            locally: Whether there is a local step after each batch of the devices.
+        """
+        whom = self.workers[worker]
+        number = len(whom.devices)
+        seconds = [self._seconds(whom, i % number, batch) for i, batch in enumerate(window)]
+        if number == 1:
+            return seconds
+        gathering = 2 * self.inside.transfer(self._sum_bytes).seconds
+        if locally:
+            steps = (seconds[start : start + number] for start in range(0, len(seconds), number))
+            return [max(step) + gathering for step in steps]
+        return [
+            max(sum(seconds[place::number], Fraction(0)) for place in range(number)) + gathering
+        ]
+
+    def _seconds(self, worker: SimulatedWorker, place: int, batch: AssignedBatch) -> Fraction:
         words = target_words(self.corpus, batch)
         seconds = self.seconds_per_batch + words * self.seconds_per_target_word
-        seconds /= self.speeds[worker]
+        seconds /= worker.speeds[place]
         if self.jitter:
-            factor = jitter_factor(self.jitter, self.seed, worker, batch.epoch, batch.index)
-            seconds = Fraction(round(seconds * Fraction(factor) * _NANOSECONDS), _NANOSECONDS)
+            device = worker.devices[place]
+            factor = jitter_factor(self.jitter, self.seed, device, batch.epoch, batch.index)
+            seconds = to_nanoseconds(seconds * Fraction(factor))
         return seconds
 
 
@@ -102,24 +193,3 @@ def target_words(corpus: ParallelShards, batch: AssignedBatch) -> int:
     """Count the target words of a batch, end of sentence included."""
     offsets, rows = corpus.target_offsets, np.asarray(batch.sentences)
     return int((offsets[rows + 1] - offsets[rows]).sum()) + len(rows)
-
-
-def jitter_factor(deviation: float, seed: int, worker: int, epoch: int, index: int) -> float:
-    """Draw by how much longer a batch takes than it ought to.
-
-    The number depends on the arguments alone, so that there is no generator whose state a
-    checkpoint would have to keep.
-
-    Args:
-        deviation: Relative standard deviation of the factor, whose mean is 1 and whose logarithm
-            is normally distributed.
-        seed: Of the run.
-        worker: Who computes the batch.
-        epoch: Of the batch.
-        index: Of the batch.
-    """
-    name = f"jitter:{seed}:{worker}:{epoch}:{index}"
-    bits = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 12
-    normal = NormalDist().inv_cdf((bits + 0.5) / 2**52)
-    variance = math.log1p(deviation**2)
-    return math.exp(normal * math.sqrt(variance) - variance / 2)

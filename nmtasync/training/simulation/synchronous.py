@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from nmtasync.config.simulation import parse_speeds
 from nmtasync.training.asynchronous.in_process import InProcessDriver
 from nmtasync.training.session import DriverState, Session
 from nmtasync.training.simulation.clock import VirtualClock
@@ -19,9 +18,7 @@ from nmtasync.training.simulation.cost_model import CostModel
 class SimulatedSynchronousDriver(InProcessDriver):
     """Runs simulated synchronous workers to the end, round by round.
 
-    A round takes as long as its slowest worker computes, plus a reduce-scatter and an all-gather.
-    In each of these a worker sends as many bytes as in a push or a fetch of the same vector whose
-    shards lie with the workers, so each takes `CostModel.receive_seconds`.
+    A round takes as long as its slowest worker computes, plus `CostModel.reduction_seconds`.
 
     Args:
         session: The run; its clock is `clock`.
@@ -30,10 +27,9 @@ class SimulatedSynchronousDriver(InProcessDriver):
 
     def __init__(self, session: Session, clock: VirtualClock) -> None:
         super().__init__(session, num_workers=1)
-        speeds = parse_speeds(session.config.simulation.speeds)
         self.clock = clock
-        self.costs = CostModel(session.config, self.corpus, speeds, session.server.size)
-        self.ranks = range(len(speeds))
+        self.costs = CostModel(session.config, self.corpus, session.server.size)
+        self.ranks = range(len(self.costs.workers))
 
     def train(self) -> str:
         """Train until there is a reason to stop; return it."""
@@ -47,8 +43,8 @@ class SimulatedSynchronousDriver(InProcessDriver):
         """Let all workers make one update together, or time run out before."""
         cursor, reporter = self.session.cursor, self.session.reporter
         windows = [self.session.next_window(rank) for rank in self.ranks]
-        busy = [self.costs.compute_seconds(rank, windows[rank]) for rank in self.ranks]
-        exchanging = 2 * self.costs.receive_seconds
+        busy = [sum(self.costs.compute_seconds(rank, windows[rank])) for rank in self.ranks]
+        exchanging = self.costs.reduction_seconds()
         if not self.clock.advance(self.clock.seconds + max(busy) + exchanging):
             for rank in self.ranks:
                 cursor.give_back(rank)
