@@ -35,7 +35,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	  { echo "nmtasync needs Python 3.11 or newer; name one: make PYTHON=python3.11 ..." >&2; exit 2; }
 	@echo "Installing into $(VENV); this takes a minute or two"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers,cluster]'
 	@touch $@
 
 install: $(INSTALLED) ## Make .venv and install nmtasync into it, with the versions of constraints.txt

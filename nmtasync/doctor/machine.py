@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def examine_machine(place: Path) -> Iterator[Finding]:
         "processors": _processors,
         "bf16": _bf16,
         "GPUs": _gpus,
+        "Ray": _ray,
         "shared memory": _shared_memory,
         "processes": _processes,
         "disk": lambda: _disk(place),
@@ -116,6 +118,15 @@ def _gpus() -> Iterator[Finding]:
             yield ok("GPUs", what)
         else:
             yield problem("GPUs", f"{what}, multiplies wrongly", "use another one, and replace it")
+
+
+def _ray() -> Iterator[Finding]:
+    """Say whether training on several hosts can be asked for; without it, nothing is wrong."""
+    try:
+        yield ok("Ray", f"{metadata.version('ray')}, for train --driver ray")
+    except metadata.PackageNotFoundError:
+        what = 'not installed; train --driver ray needs it: pip install "nmtasync[cluster]"'
+        yield ok("Ray", what)
 
 
 def _shared_memory() -> Iterator[Finding]:

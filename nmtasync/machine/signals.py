@@ -113,6 +113,21 @@ def signals_kept_from_children() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def own_handlers_kept() -> Iterator[None]:
+    """Put the handlers of the signals back when the context ends, whatever a library has put there.
+
+    Only the main thread can; in another one nobody has changed them either.
+    """
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def on_stop_signal(
     request: Callable[[str], None], preemption: str | None = None, grace: float | None = None
 ) -> Iterator[None]:

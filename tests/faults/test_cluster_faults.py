@@ -12,7 +12,7 @@ import pytest
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.session import Session
 from tests.support.cluster import at_each_push, emulated_cluster, workers_seen
-from tests.support.processes import descendants, wait_gone
+from tests.support.processes import command_of, descendants, wait_gone
 from tests.support.replays import log_of, replay
 from tests.support.runs import assert_same_vectors, copy_of, final_state, words_of_an_epoch
 
@@ -60,11 +60,8 @@ def test_fifty_kills_of_actors_and_removals_of_nodes_lose_no_window(toy_run: Run
                 asynchronous__max_restarts=1000,
                 training__max_epochs=ENDLESS,
             )
-        left = descendants(os.getpid())
-        actors = [pid for pid in left if "WorkerActor" in Path(f"/proc/{pid}/cmdline").read_text()]
-    for pid in actors:
-        wait_gone(pid)
-    for pid in left:
+        ours = [pid for pid in descendants(os.getpid()) if "multiprocessing" not in command_of(pid)]
+    for pid in ours:
         wait_gone(pid)
     assert sum(happened.values()) == FAULTS and min(happened.values()) > 10
     assert not set(Path("/dev/shm").iterdir()) - memory

@@ -139,13 +139,13 @@ class RayDriver(WorkersDriver[ClusterWorker]):
         self._next_look = self.supervision.now + _LOOK_SECONDS
         if not self.cluster.has_node(self.cluster.node):
             raise TrainingError(
-                "the main process's node has left the cluster",
+                "the cluster can't be reached, or the main process's node has left it",
                 where="asynchronous.driver = ray",
                 remedy="the state is saved; see that Ray runs, and run the same command again",
             )
         for worker in self.workers.values():
-            waited = self.supervision.now - (worker.asked_at or self.supervision.now)
-            if worker.asked_at is not None and waited > _NO_ROOM_SECONDS:
+            asked = worker.asked_at
+            if asked is not None and self.supervision.now - asked > _NO_ROOM_SECONDS:
                 worker.asked_at = None
                 what = "waits until there is room for it on the cluster"
                 self.session.reporter.worker_event(worker.index, what, self.session.clocks())

@@ -19,6 +19,7 @@ from nmtasync.errors import UserError
 from nmtasync.machine.cores import available_cores
 from nmtasync.machine.environment import changed_environment
 from nmtasync.machine.import_path import own_import_path
+from nmtasync.machine.signals import own_handlers_kept
 from nmtasync.training.cluster.room import NodeRoom, WorkersWanted, choose_workers
 
 _QUIET = {
@@ -92,8 +93,10 @@ class Cluster:
         return list(self.ray.get(list(results), timeout=_KEPT_SECONDS))
 
     def has_node(self, node: str) -> bool:
-        """Whether a node, by its id, belongs to the cluster."""
-        return any(each["NodeID"] == node and each["Alive"] for each in self.ray.nodes())
+        """Whether a node, by its id, belongs to the cluster, as far as that can be reached."""
+        with contextlib.suppress(Exception):
+            return any(each["NodeID"] == node and each["Alive"] for each in self.ray.nodes())
+        return False
 
     def run(self, function: Callable[..., Any], *arguments: object) -> Any:
         """Call a function where a worker would run, and return its result."""
@@ -108,16 +111,19 @@ def connected(options: AsynchronousConfig) -> Iterator[Cluster]:
     Raises:
         UserError: Ray is not installed, there is no such cluster, or it has no room.
     """
+    variables = _QUIET if options.ray_address else _QUIET | _ON_LOOPBACK
     with contextlib.ExitStack() as stack:
-        with changed_environment(_QUIET if options.ray_address else _QUIET | _ON_LOOPBACK):
+        with changed_environment(variables), own_handlers_kept():
             ray = load_ray()
-            stack.callback(ray.shutdown)
             if options.ray_address:
+                stack.callback(ray.shutdown)
                 _connect(ray, options.ray_address)
             else:
-                folder = tempfile.TemporaryDirectory(prefix="nmtasync-ray-", dir="/tmp")
+                folder = tempfile.TemporaryDirectory(
+                    prefix="nmtasync-ray-", dir="/tmp", ignore_cleanup_errors=True
+                )
                 stack.enter_context(folder)
-                stack.callback(ray.shutdown)  # before its folder goes
+                stack.callback(ray.shutdown)
                 _start(ray, folder.name, options)
         _keep_quiet(ray)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
