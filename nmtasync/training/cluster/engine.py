@@ -24,6 +24,7 @@ from nmtasync.training.cluster.room import NodeRoom, WorkersWanted, choose_worke
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what it would warn of does not concern us
 }
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -165,5 +166,6 @@ def _connect(ray: Any, address: str) -> None:
         raise UserError(
             f"there is no cluster that can be used at {address}: {reason}",
             where="asynchronous.ray_address",
-            remedy="start Ray on this machine, too: ray start --address=HOST:PORT",
+            remedy="start Ray on this machine, too (ray start --address=HOST:PORT), and set "
+            "RAY_AUTH_MODE=token here as well where the cluster asks for a token",
         ) from None
