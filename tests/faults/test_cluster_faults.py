@@ -73,4 +73,3 @@ def test_fifty_kills_of_actors_and_removals_of_nodes_lose_no_window(toy_run: Run
     plain = {"asynchronous__optimizer_delay": 1, "asynchronous__local_optimizer_batches": 0}
     replay(other, log_of(toy_run), **options, **plain, schedule__decay="inverse-sqrt")
     assert_same_vectors(toy_run, other)
-    print(happened, epochs)

@@ -134,6 +134,7 @@ def what_happened(run: RunDirectory, worker: int) -> list[str]:
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_that_was_killed_or_hangs_loses_nothing_and_is_replaced(
     toy_run: RunDirectory, cluster: EmulatedCluster, number: signal.Signals
@@ -161,6 +162,7 @@ def test_a_worker_that_was_killed_or_hangs_loses_nothing_and_is_replaced(
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_a_node_goes_away_another_joins_and_nothing_is_lost(
     toy_run: RunDirectory, cluster: EmulatedCluster
 ) -> None:
