@@ -166,7 +166,6 @@ def _read_recurrent(options: Options) -> dict[str, Any]:
         **more,
         "type": "rnn",
         "state_dimension": _number(options, "dim-rnn"),
-        "encoder_layers": 1,
         "decoder_base_cell_depth": _number(options, "dec-cell-base-depth"),
         **{key: values[0] for key, values in marian_recurrent.HOLDS.items()},
     }

@@ -115,10 +115,11 @@ def renumber(
     Raises:
         ValueError: The pieces are none, or not those of the models.
     """
-    tags = {tag_as_word(token) for token in tokens if _TAG.fullmatch(token)}
-    tokens = [tag_as_word(token) for token in tokens]
+    cut = dict.fromkeys(piece for model in models for piece in text_pieces(model))
+    tokens = [token if token in cut else tag_as_word(token) for token in tokens]
     if len(set(tokens)) < len(tokens):
         raise ValueError("a tag of a language is there twice")
+    tags = {token for token in tokens if word_as_tag(token) != token}
     first = [control.pad, control.unk, control.bos, control.eos]
     named = {row for row in first if row is not None} | control.dropped
     if any(not 0 <= row < len(tokens) for row in named):
@@ -127,7 +128,7 @@ def renumber(
     known = {tokens[row] for row in others}
     if taken := known & set(CONTROL_NAMES):
         raise ValueError(f"{sorted(taken)[0]} is no control piece in it")
-    unknown = dict.fromkeys(p for model in models for p in text_pieces(model) if p not in known)
+    unknown = [piece for piece in cut if piece not in known]
     pieces = [*CONTROL_NAMES, *(tokens[row] for row in others), *unknown]
     rows = [*first, *others, *[control.unk] * len(unknown)]
     silent = [row is None for row in rows]
