@@ -129,6 +129,8 @@ def _read_settings(options: Options) -> dict[str, Any]:
         own = _read_recurrent(options)
     elif kind in (FIRST, SECOND):
         own = _read_transformer(options)
+        if kind == SECOND and own["decoder"] == "ssru":
+            raise ValueError(f"{SECOND} with an SSRU is not supported")
     else:
         raise ValueError(f"type is {shortened(repr(kind))}, which is not supported")
     tied = "target" if options.get("tied-embeddings") == "true" else "none"

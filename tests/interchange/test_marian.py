@@ -289,6 +289,12 @@ def test_another_transformer_is_refused_in_one_line(line, instead, make_run, tmp
     assert_refused_when_changed(run, line, instead, tmp_path, nmtasync)
 
 
+def test_an_ssru_of_the_second_implementation_is_refused(make_run, tmp_path, nmtasync):
+    run = make_run(norm="post", decoder="ssru", ssru_bias=False, zero_start=True)
+    lines = "type: transformer", "type: transformer-new"
+    assert_refused_when_changed(run, *lines, tmp_path, nmtasync)
+
+
 @pytest.mark.parametrize(
     ("line", "instead"),
     [
