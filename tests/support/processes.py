@@ -60,14 +60,26 @@ def command_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
-def listening() -> set[str]:
-    """The addresses that some process of this machine listens on: IP in hexadecimal:port."""
+def listening(pid: int) -> set[str]:
+    """The addresses that a process and those under it listen on: IP in hexadecimal:port."""
+    sockets = {where for each in (pid, *descendants(pid)) for where in _open_files(each)}
     lines = [
         line.split()
         for name in ("tcp", "tcp6")
         for line in Path("/proc/net", name).read_text().splitlines()[1:]
     ]
-    return {fields[1] for fields in lines if fields[3] == "0A"}
+    heard = [fields for fields in lines if fields[3] == "0A"]
+    return {fields[1] for fields in heard if f"socket:[{fields[9]}]" in sockets}
+
+
+def _open_files(pid: int) -> list[str]:
+    """What a process has open; of one that has ended, nothing."""
+    found = []
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found.append(str(descriptor.readlink()))
+    return found
 
 
 def is_loopback(address: str) -> bool:

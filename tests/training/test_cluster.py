@@ -219,17 +219,19 @@ def test_a_cluster_of_this_machine_is_out_of_reach_and_ends_with_the_main_proces
     Ray's agents, which compute nothing, take a minute to see that they are alone.
     """
     pytest.importorskip("ray")
-    before = listening()
     process = start_training(
         toy_run, "--driver=ray", "--devices=cpu,cpu", "--validate-every=5",
         "--set=training.log_every_seconds=0",
     )  # fmt: skip
-    wait_for_line(process, "validation of update")
-    assert not [address for address in listening() - before if not is_loopback(address)]
-    assert listening() - before, "or this would see nothing"
-    left = [pid for pid in descendants(process.pid) if "Agent" not in command_of(pid)]
-    process.kill()
-    process.communicate(timeout=60)
+    try:
+        wait_for_line(process, "validation of update")
+        addresses = listening(process.pid)
+        left = [pid for pid in descendants(process.pid) if "Agent" not in command_of(pid)]
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+    assert addresses, "or this would see nothing"
+    assert not [address for address in addresses if not is_loopback(address)]
     for pid in left:
         wait_gone(pid)
     stopped = store.pointed(toy_run, "latest")
