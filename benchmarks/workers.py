@@ -18,7 +18,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ SETTINGS = {
 class Case:
     """What is measured: the driver, its devices, whether workers overlap, whether one is slow.
 
-    With the driver "ray", also the address of the cluster.
+    With the driver "ray", also the address of the cluster; further settings go over all others.
     """
 
     driver: str
@@ -67,6 +67,7 @@ class Case:
     overlap: bool = False
     slow: bool = False
     ray_address: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def cases_of(devices: list[str]) -> dict[str, Case]:
@@ -133,9 +134,8 @@ class Recorder:
         self.pushes: dict[int, list[tuple[float, WindowFigures]]] = {}
         self.begin: float | None = None
 
-    def note(self, window: WindowFigures) -> None:
-        """Note a push; the clock begins when all workers have pushed once."""
-        now = time.perf_counter()
+    def note(self, window: WindowFigures, now: float) -> None:
+        """Note a push at a moment of training; the clock begins when all have pushed once."""
         self.pushes.setdefault(window.worker, []).append((now, window))
         if self.begin is None and len(self.pushes) == self.num_pushing:
             self.begin = now
@@ -150,6 +150,14 @@ class Recorder:
             sum(window.target_words for _, window in pushes[1:]) / (pushes[-1][0] - pushes[0][0])
             for pushes in self.pushes.values()
         )
+
+    def costs(self) -> tuple[float, float]:
+        """Seconds of computing for each target word, and for each window those outside it."""
+        windows = [window for pushes in self.pushes.values() for _, window in pushes[1:]]
+        seconds = sum(pushes[-1][0] - pushes[0][0] for pushes in self.pushes.values())
+        computing = sum(window.compute_seconds for window in windows)
+        words = sum(window.target_words for window in windows)
+        return computing / words, (seconds - computing) / len(windows)
 
     def share_outside_computing(self) -> float:
         """The share of the fast worker's time in which it did not compute."""
@@ -170,7 +178,7 @@ def run_case(run: RunDirectory, case: Case, seconds: float) -> Recorder:
         exchange_seconds: float,
         clocks: dict[str, Any],
     ) -> None:
-        recorder.note(window)
+        recorder.note(window, clocks["time_seconds"])
         original(self, window, reply, exchange_seconds, clocks)
 
     settings = {
@@ -179,6 +187,7 @@ def run_case(run: RunDirectory, case: Case, seconds: float) -> Recorder:
         "asynchronous.devices": ",".join(case.devices),
         "asynchronous.overlap": case.overlap,
         "asynchronous.ray_address": case.ray_address,
+        **case.settings,
     }
     Reporter.pushed = pushed  # type: ignore[method-assign]
     local.run_worker = run_slow_worker if case.slow else run_worker
