@@ -140,7 +140,7 @@ def test_what_is_found_out_late_does_not_come_after_the_deletion(
 ):
     """What the driver needs is asked for when all else is decided, but before anything goes."""
     from nmtasync.errors import NmtasyncError
-    from nmtasync.training.asynchronous import local
+    from nmtasync.training.asynchronous import local, workers
 
     def fail(*arguments: object) -> None:
         raise NmtasyncError(f"no {what}")
@@ -149,7 +149,7 @@ def test_what_is_found_out_late_does_not_come_after_the_deletion(
         monkeypatch.setattr(local.Slot, "allocate", fail)
     else:
         monkeypatch.setattr(local, "Child", fail)
-        monkeypatch.setattr(local, "ValidatorClient", fail)
+        monkeypatch.setattr(workers, "ValidatorClient", fail)
     before = contents(trained.root / "checkpoints"), trained.config.read_bytes()
     exchanges = (trained.logs / "exchanges.jsonl").read_bytes()
     result = nmtasync("train", trained.root, "--no-resume", "--devices=cpu,cpu")

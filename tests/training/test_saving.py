@@ -13,7 +13,7 @@ from nmtasync.checkpoints.history import Validation, ValidationHistory
 from nmtasync.checkpoints.load import load_model
 from nmtasync.errors import TrainingError
 from nmtasync.run_directory import RunDirectory
-from nmtasync.training.asynchronous import local
+from nmtasync.training.asynchronous import workers
 from nmtasync.training.session import DriverState
 from nmtasync.training.synchronous import rounds
 from nmtasync.training.validation.validator_client import ValidatorClient
@@ -21,7 +21,7 @@ from nmtasync.training.validation.validator_process import Saved
 from tests.support.runs import events, final_state, train_toy
 
 TWO = {"asynchronous__devices": "cpu,cpu"}
-DRIVERS = {"local": local, "synchronous": rounds}
+DRIVERS = {"local": workers, "synchronous": rounds}
 
 
 class NeverValidates(ValidatorClient):
@@ -81,7 +81,7 @@ def test_what_was_only_about_to_be_saved_is_saved_all_the_same(toy_run, monkeypa
             self.take_snapshot(driver, self.vectors, to_validate=True)
             raise TrainingError("exit code -9")
 
-    monkeypatch.setattr(local, "ValidatorClient", DyingBeforeItSaves)
+    monkeypatch.setattr(workers, "ValidatorClient", DyingBeforeItSaves)
     with pytest.raises(TrainingError, match="exit code -9"):
         train_toy(toy_run, training__validate_every=3, training__max_updates=9, **TWO)
     assert updates and store.pointed(toy_run, "latest") == updates[-1] < 9

@@ -25,6 +25,7 @@ from nmtasync.training.cluster.room import NodeRoom, WorkersWanted, choose_worke
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what it would warn of does not concern us
+    "RAY_worker_niceness": "0",  # or all else on this machine would go before the workers
 }
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """What lets Ray call this machine 127.0.0.1 on those systems does so on Linux, too."""
