@@ -42,7 +42,7 @@ def test_int8_is_what_integers_give(bias):
     expected = whole_inputs @ whole_weights.T * of_rows * of_outputs.T
     if bias:
         expected += offsets.numpy()
-    np.testing.assert_allclose(layer(x).numpy(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer(x).double(), torch.from_numpy(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_bf16_is_a_product_of_rounded_numbers():
