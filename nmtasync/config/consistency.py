@@ -172,13 +172,7 @@ def _refuse_own_shard(config: Config) -> None:
         "drop_rate": (options.drop_rate is not None, "keeps a part of whole gradients"),
         "overlap": (options.overlap, "computes two windows on different parameters"),
     }
-    for other, (on, why) in others.items():
-        if on:
-            raise UserError(
-                f"is 'batch', but asynchronous.{other} {why}",
-                where=name,
-                remedy="drop one of them",
-            )
+    _refuse_beside(name, options.own_shard, others)
     for rule in options.rule.split("+"):
         if not RULES[rule].takes_parts:
             raise UserError(
@@ -197,13 +191,7 @@ def _refuse_rounding(config: Config) -> None:
         "local_write_back": (options.local_write_back, "writes what was rounded over shards"),
         "own_shard": (options.own_shard == "batch", "is 'batch', for shards that do not travel"),
     }
-    for other, (on, why) in others.items():
-        if on:
-            raise UserError(
-                f"is {options.exchange_precision!r}, but asynchronous.{other} {why}",
-                where=name,
-                remedy="drop one of them",
-            )
+    _refuse_beside(name, options.exchange_precision, others)
 
 
 def _refuse_synchronous_hosts(config: Config) -> None:
@@ -215,11 +203,16 @@ def _refuse_synchronous_hosts(config: Config) -> None:
         "local_write_back": (options.local_write_back, "is for workers of one device"),
         "optimizer_delay": (options.optimizer_delay == "auto", "is 'auto', which measures one"),
     }
+    _refuse_beside("asynchronous.hosts", options.hosts, others)
+
+
+def _refuse_beside(name: str, value: str, others: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse an option beside others of its section, of which each is on or not, and says why."""
     for other, (on, why) in others.items():
         if on:
             raise UserError(
-                f"is 'synchronous', but asynchronous.{other} {why}",
-                where="asynchronous.hosts",
+                f"is {value!r}, but asynchronous.{other} {why}",
+                where=name,
                 remedy="drop one of them",
             )
 

@@ -6,13 +6,14 @@ validates during training.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from nmtasync.errors import UserError
+from nmtasync.machine.matrix_products import least_seconds
 from nmtasync.machine.precision import (
     MIN_SPEEDUP,
     PrecisionChoice,
@@ -23,7 +24,6 @@ from nmtasync.models.narrow_linear import BFloat16Linear, Int8Linear, computes_i
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
 _TRIAL_ROWS = 128
-_TRIAL_TURNS = 5
 _TYPES: dict[str, Callable[[Tensor, Tensor | None], nn.Module]] = {
     "bf16": BFloat16Linear,
     "int8": Int8Linear,
@@ -42,8 +42,7 @@ def choose_precision(asked: str, model: SequenceToSequence) -> PrecisionChoice:
         UserError: What is asked for can't be computed there.
     """
     weight, bias = model.embeddings.output_weight, model.embeddings.output_bias
-    possible = _possible(weight.device)
-    if asked == "int8" and asked not in possible:
+    if asked == "int8" and asked not in _possible(weight.device):
         raise UserError(
             "int8 can't be computed exactly here",
             where="decoding.precision",
@@ -53,7 +52,10 @@ def choose_precision(asked: str, model: SequenceToSequence) -> PrecisionChoice:
         return PrecisionChoice(asked, "as decoding.precision says")
     rows = torch.randn(_TRIAL_ROWS, weight.shape[1], device=weight.device)
     as_it_is = _seconds(model.logits, rows)
-    speedups = {name: as_it_is / _seconds(_TYPES[name](weight, bias), rows) for name in possible}
+    speedups = {
+        name: as_it_is / _seconds(_TYPES[name](weight, bias), rows)
+        for name in _possible(weight.device)
+    }
     best = max(speedups, key=speedups.__getitem__, default="fp32")
     if speedups.get(best, 0.0) < MIN_SPEEDUP:
         return PrecisionChoice("fp32", "no other type is faster here")
@@ -91,11 +93,5 @@ def _possible(device: torch.device) -> list[str]:
 
 
 def _seconds(project: Callable[[Tensor], Tensor], rows: Tensor) -> float:
-    """Measure the least time of some turns."""
-    times = []
-    for _ in range(1 + _TRIAL_TURNS):
-        start = time.perf_counter()
-        project(rows)
-        torch.get_device_module(rows.device).synchronize(rows.device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    """Measure a projection of rows."""
+    return least_seconds(partial(project, rows), rows.device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,19 +39,31 @@ def layer_seconds(
 
     x, weight, by_output = matrix(rows, inputs), matrix(outputs, inputs), matrix(rows, outputs)
     products = ((x, weight.t()), (by_output, weight), (by_output.t(), x))
-    return sum(_least_seconds(left, right, seconds) for left, right in products)
+    return sum(
+        least_seconds(partial(torch.mm, left, right), left.device, seconds)
+        for left, right in products
+    )
 
 
-def _least_seconds(left: Tensor, right: Tensor, seconds: float) -> float:
-    _timed(left, right)  # sets things up
-    times = [_timed(left, right)]
+def least_seconds(
+    compute: Callable[[], object], device: torch.device, seconds: float = _SECONDS
+) -> float:
+    """Measure the least time of something that a device computes.
+
+    Args:
+        compute: Has it computed.
+        device: Where.
+        seconds: For how long to repeat it, at least a few times.
+    """
+    _timed(compute, device)  # sets things up
+    times = [_timed(compute, device)]
     while len(times) < _LEAST_REPEATS or sum(times) < seconds:
-        times.append(_timed(left, right))
+        times.append(_timed(compute, device))
     return min(times)
 
 
-def _timed(left: Tensor, right: Tensor) -> float:
+def _timed(compute: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
-    torch.mm(left, right)
-    torch.get_device_module(left.device).synchronize(left.device)
+    compute()
+    torch.get_device_module(device).synchronize(device)
     return time.perf_counter() - start

@@ -13,11 +13,11 @@ from nmtasync.config.schema import DataConfig
 from nmtasync.data.alignment import parse_alignment
 from nmtasync.data.corpus import PairPaths
 from nmtasync.decoding import precision
-from nmtasync.models.narrow_linear import computes_int8
 from nmtasync.preprocessing.preprocess import preprocess
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.validation.validator import Validator
 from tests.support.command_line import CommandLine, one_line
+from tests.support.int8 import needs_int8
 from tests.support.one_worker import toy_model
 from tests.support.toy import toy_config
 
@@ -36,9 +36,6 @@ NASTY = [
     "\u200b",
     "eins zwei",
 ]
-
-
-needs_int8 = pytest.mark.skipif(not computes_int8(), reason="this machine has no exact int8")
 
 
 def text(lines: list[str]) -> str:

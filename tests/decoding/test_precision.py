@@ -12,20 +12,16 @@ from nmtasync.decoding.ensemble import Ensemble
 from nmtasync.decoding.precision import choose_precision, reduce_precision
 from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
-from nmtasync.models.narrow_linear import NarrowLinear, computes_int8
+from nmtasync.models.narrow_linear import NarrowLinear
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from tests.support.int8 import needs_int8
 
 NETWORKS = {
     "transformer": ModelConfig(dimension=64, encoder_layers=2, decoder_layers=2),
     "ssru": ModelConfig(dimension=64, encoder_layers=1, decoder_layers=1, decoder="ssru"),
     "rnn": ModelConfig(type="rnn", dimension=64, encoder_layers=1, decoder_layers=1),
 }
-NARROW = [
-    pytest.param(
-        "int8", marks=pytest.mark.skipif(not computes_int8(), reason="there is no exact int8")
-    ),
-    "bf16",
-]
+NARROW = [pytest.param("int8", marks=needs_int8), "bf16"]
 
 
 def make(kind: str = "transformer") -> SequenceToSequence:

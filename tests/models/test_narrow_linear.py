@@ -10,11 +10,10 @@ from nmtasync.models.narrow_linear import (
     BFloat16Linear,
     Int8Linear,
     NarrowLinear,
-    computes_int8,
     padded_rows,
 )
+from tests.support.int8 import needs_int8
 
-needs_int8 = pytest.mark.skipif(not computes_int8(), reason="this machine has no exact int8")
 KINDS = [pytest.param(Int8Linear, marks=needs_int8), BFloat16Linear]
 
 
