@@ -29,7 +29,7 @@ from nmtasync.run_directory import RunDirectory
 from nmtasync.training import assembly
 from nmtasync.worker import gradient
 
-HERE, CLUSTER = "local", "two nodes"
+HERE, CLUSTER, OVERLAPPED = "local", "two nodes", "two nodes, bf16, overlap"
 CPUS = ["cpu", "cpu"]
 UNLIMITED = float("inf")
 
@@ -51,27 +51,34 @@ def two_nodes() -> Iterator[str]:
 
 def compare(run: RunDirectory, address: str, seconds: float, repeats: int) -> None:
     """Measure two local workers and two nodes in turn, and print the table."""
-    speeds: dict[str, list[float]] = {HERE: [], CLUSTER: []}
-    outside: dict[str, list[float]] = {HERE: [], CLUSTER: []}
-    cases = {HERE: Case("local", CPUS), CLUSTER: Case("ray", CPUS, ray_address=address)}
+    fp32 = {"training.precision": "fp32"}
+    halved = {**fp32, "asynchronous.exchange_precision": "bf16"}
+    cases = {
+        HERE: Case("local", CPUS, settings=fp32),
+        CLUSTER: Case("ray", CPUS, ray_address=address, settings=fp32),
+        OVERLAPPED: Case("ray", CPUS, overlap=True, ray_address=address, settings=halved),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in cases}
+    outside: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(repeats):
         for name, case in cases.items():
             recorder = run_case(run, case, seconds)
             speeds[name].append(recorder.speed())
             outside[name].append(recorder.share_outside_computing())
-            print(f"  {name:12} {speeds[name][-1]:8,.0f} target words/s", flush=True)
-    print(f"\n{'':12} {'target words/s':26} {'times local':22} not computing (worker 0)")
+            print(f"  {name:26} {speeds[name][-1]:8,.0f} target words/s", flush=True)
+    print(f"\n{'':26} {'target words/s':26} {'times local':22} not computing (worker 0)")
     for name in cases:
         ratios = [speed / here for speed, here in zip(speeds[name], speeds[HERE], strict=True)]
         shares = describe([100 * share for share in outside[name]], "{:.1f}%")
-        print(f"{name:12} {describe(speeds[name]):26} {describe(ratios, '{:.2f}'):22} {shares}")
+        print(f"{name:26} {describe(speeds[name]):26} {describe(ratios, '{:.2f}'):22} {shares}")
 
 
 def throttled(run: RunDirectory, address: str, bandwidth: float, seconds: float) -> Recorder:
     """Train on both nodes behind an interface of so many bytes a second."""
     original = assembly.RayDriver
     assembly.RayDriver = partial(ThrottledDriver, bandwidth)
-    recorder = run_case(run, Case("ray", CPUS, ray_address=address), seconds)
+    settings = {"training.precision": "fp32"}
+    recorder = run_case(run, Case("ray", CPUS, ray_address=address, settings=settings), seconds)
     assembly.RayDriver = original
     return recorder
 

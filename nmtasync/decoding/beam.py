@@ -17,7 +17,7 @@ from nmtasync.data.vocabulary import BOS, EOS
 from nmtasync.decoding.constraints import Constraints
 from nmtasync.decoding.ensemble import Ensemble, States
 from nmtasync.decoding.hypothesis import NEVER, Found, Hypothesis, LengthPenalty, TextOf
-from nmtasync.decoding.rows import best_pieces, close_ranks
+from nmtasync.decoding.rows import best_continuations, close_ranks
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
 
 
@@ -138,21 +138,17 @@ class _Search:
             Three tensors [N, beam_size], the best first; a slot that has a finished hypothesis
             already is no longer filled: it scores minus infinity.
         """
-        sentences = live.scores.shape[0]
         self.constraints.apply(logits, live.sentences, live.history)
-
-        # The best of a sentence [N, beam_size] are among the best of its hypotheses.
-        best, pieces = best_pieces(logits, min(self.beam_size, logits.shape[1]))
-        total = best - normalizers.unsqueeze(1) + live.scores.view(-1, 1)
-        total = total.view(sentences, -1)
-        scores, places = total.topk(min(self.beam_size, total.shape[1]), dim=1)
+        size = logits.shape[1]
+        offsets = live.scores - normalizers.view(live.scores.shape)
+        number = min(self.beam_size, live.scores.shape[1] * size)
+        scores, places = best_continuations(logits, offsets, number)
 
         # Finished hypotheses keep their slots.
         free = [self.beam_size - self.finished[sentence].num_added for sentence in live.sentences]
         taken = torch.arange(scores.shape[1]) >= torch.tensor(free)[:, None]
         scores = scores.masked_fill(taken.to(scores.device), NEVER)
-        tokens = pieces.view(sentences, -1).gather(1, places)
-        return tokens, places // best.shape[1], scores
+        return places % size, places // size, scores
 
     def _finish(self, ends: Tensor, parents: Tensor, scores: Tensor, live: _Live) -> None:
         """Keep the hypotheses that have ended, where `ends` is True [N, beam_size]."""

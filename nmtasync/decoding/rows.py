@@ -1,6 +1,6 @@
 """What a search does with rows of logits and of states.
 
-Shapes: R rows, V target vocabulary.
+Shapes: R rows, V target vocabulary; N sentences with K hypotheses each.
 """
 
 from __future__ import annotations
@@ -12,33 +12,56 @@ _GROUP = 64
 """So many logits are first compared among themselves: on a CPU, a maximum takes a tenth of the
 time of `torch.topk`."""
 
-_CACHE_BYTES = 1 << 20
+_CACHE_BYTES = 1 << 19
 """What is passed over several times is passed over in parts that stay in a CPU's cache."""
 
+_LEAST = 1e-20
+"""Sums of exponentials between this and its inverse are exact though no maximum is subtracted."""
 
-def best_pieces(logits: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Find the highest logits of each row, as `torch.topk` does, the best first.
 
-    They are in those groups of neighbours whose highest logits are the highest.
+def best_continuations(logits: Tensor, offsets: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Find the highest sums of a logit and its hypothesis' offset, of each sentence.
+
+    On a CPU they are looked for in those groups of neighbours whose highest sums are the highest.
 
     Args:
-        logits: Of each piece [R, V].
-        number: How many, at most V.
+        logits: Of each piece after each hypothesis [N * K, V].
+        offsets: Of each hypothesis [N, K], in float64.
+        number: How many, at most K * V.
 
     Returns:
-        The logits and their pieces, each [R, number].
+        The sums, the best first, and their places among the K * V of a sentence, each
+        [N, number].
     """
-    num_groups = logits.shape[1] // _GROUP
+    sentences, size = len(offsets), logits.shape[1]
+    num_groups = size // _GROUP
     if logits.device.type != "cpu" or num_groups <= 2 * number:
-        return logits.topk(number, dim=1)
+        values, pieces = logits.topk(min(number, size), dim=1)
+        starts = size * torch.arange(offsets.shape[1], device=logits.device)
+        totals = (values.view(*offsets.shape, -1) + offsets.unsqueeze(2)).flatten(1)
+        places = (pieces.view(*offsets.shape, -1) + starts[:, None]).flatten(1)
+    else:
+        places = _promising(logits, offsets, number)
+        values = logits.view(sentences, -1).gather(1, places)
+        totals = values + offsets.gather(1, places // size)
+    best, where = totals.topk(number, dim=1)
+    return best, places.gather(1, where)
+
+
+def _promising(logits: Tensor, offsets: Tensor, number: int) -> Tensor:
+    """Find the places of all pieces of the best groups, and of those that are in no group."""
+    sentences, hypotheses = offsets.shape
+    size = logits.shape[1]
+    num_groups = size // _GROUP
     whole = num_groups * _GROUP
-    grouped = logits[:, :whole].view(-1, num_groups, _GROUP)
-    best = grouped.amax(2).topk(number, dim=1).indices
-    members = best.unsqueeze(2) * _GROUP + torch.arange(_GROUP)
-    rest = torch.arange(whole, logits.shape[1]).expand(len(logits), -1)
-    pieces = torch.cat((members.flatten(1), rest), dim=1)
-    values, places = logits.gather(1, pieces).topk(number, dim=1)
-    return values, pieces.gather(1, places)
+    highest = logits[:, :whole].view(sentences, hypotheses, num_groups, _GROUP).amax(3)
+    groups = (highest + offsets.unsqueeze(2)).flatten(1).topk(number, dim=1).indices
+    starts = groups // num_groups * size + groups % num_groups * _GROUP
+    places = (starts.unsqueeze(2) + torch.arange(_GROUP)).flatten(1)
+    if whole == size:
+        return places
+    rest = size * torch.arange(hypotheses)[:, None] + torch.arange(whole, size)
+    return torch.cat((places, rest.flatten().expand(sentences, -1)), dim=1)
 
 
 def log_sum_exp(logits: Tensor) -> Tensor:
@@ -46,11 +69,13 @@ def log_sum_exp(logits: Tensor) -> Tensor:
     if logits.device.type != "cpu":
         return logits.logsumexp(1)
     rows = max(1, _CACHE_BYTES // (logits.shape[1] * logits.element_size()))
-    parts = []
-    for part in torch.split(logits, rows):
-        highest = part.amax(1, keepdim=True)
-        parts.append((part - highest).exp_().sum(1).log_() + highest.squeeze(1))
-    return torch.cat(parts)
+    sums, room = torch.empty_like(logits[:, 0]), torch.empty_like(logits[:rows])
+    for part, total in zip(torch.split(logits, rows), torch.split(sums, rows), strict=True):
+        torch.sum(torch.exp(part, out=room[: len(part)]), 1, out=total)
+    exact = (sums > _LEAST) & (sums < 1 / _LEAST)
+    if bool(exact.all()):
+        return sums.log_()
+    return torch.where(exact, sums.log(), logits.logsumexp(1))  # a row depends on no other
 
 
 def close_ranks(kept: list[int]) -> list[int]:
