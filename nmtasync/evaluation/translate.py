@@ -18,6 +18,7 @@ from nmtasync.decoding.hypothesis import Hypothesis
 from nmtasync.decoding.sampling import sample
 from nmtasync.evaluation.batches import pad, plan_batches
 from nmtasync.evaluation.translation import BLANK, Found, Translation, describe_in_detail
+from nmtasync.machine.forks import can_fork, map_in_forks
 from nmtasync.machine.memory import compute_in_parts
 from nmtasync.machine.threads import map_in_threads
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
@@ -52,6 +53,16 @@ class _Work(NamedTuple):
     found: list[list[Hypothesis]]
     described: list[list[Translation]]
     num_splits: int
+
+
+class _Splits:
+    """How many times memory did not suffice for what was computed at once."""
+
+    number = 0
+
+    def add(self) -> None:
+        """Count one more."""
+        self.number += 1
 
 
 class Translator:
@@ -132,8 +143,10 @@ class Translator:
                 self._keys(first_line + line, text, num_best)
                 for line, text in zip(batch, texts, strict=True)
             ]
-            found, num_splits = self._search(ids, keys, begun and [begun[line] for line in batch])
-            return _Work(batch, found, self._describe(texts, ids, found, details), num_splits)
+            splits = _Splits()
+            found = self._search(ids, keys, begun and [begun[line] for line in batch], splits)
+            described = self._describe(texts, ids, found, splits, details)
+            return _Work(batch, found, described, splits.number)
 
         for each in self._map(work, [*plan_batches(lengths, self.config.batch_sentences)]):
             for _ in range(each.num_splits):
@@ -150,6 +163,8 @@ class Translator:
         """Do the work of all batches; on a CPU several at a time."""
         if self.device.type != "cpu":
             return map(work, batches)
+        if can_fork(len(batches)):
+            return map_in_forks(work, batches)
         return map_in_threads(work, batches, len(batches))
 
     def _segment(self, lines: Sequence[str], first_line: int = 0) -> dict[int, list[int]]:
@@ -200,15 +215,14 @@ class Translator:
         return [int.from_bytes(each.digest(), "little") for each in hashes]
 
     def _search(
-        self, sources: Sequence[list[int]], keys: list[list[int]], begun: list[list[int]] | None
-    ) -> tuple[list[list[Hypothesis]], int]:
-        """Find the hypotheses of a batch, as many of each sentence as it has keys.
-
-        Returns:
-            The hypotheses, and how many times memory did not suffice.
-        """
+        self,
+        sources: Sequence[list[int]],
+        keys: list[list[int]],
+        begun: list[list[int]] | None,
+        splits: _Splits,
+    ) -> list[list[Hypothesis]]:
+        """Find the hypotheses of a batch, as many of each sentence as it has keys."""
         num_best = len(keys[0])
-        splits: list[None] = []
         text_of = self._text_of if num_best > 1 else None
 
         def search(places: range) -> list[list[Hypothesis]]:
@@ -220,8 +234,8 @@ class Translator:
                 return sample(*given, keys[part], prefixes=prefixes, text_of=text_of)
             return beam_search(*given, num_best=num_best, prefixes=prefixes, text_of=text_of)
 
-        parts = compute_in_parts(len(sources), search, lambda: splits.append(None))
-        return [hypotheses for part in parts for hypotheses in part], len(splits)
+        parts = compute_in_parts(len(sources), search, splits.add)
+        return [hypotheses for part in parts for hypotheses in part]
 
     def _text_of(self, ids: list[int]) -> str:
         return self.vocabularies.target.decode([ids])[0]
@@ -231,6 +245,7 @@ class Translator:
         lines: Sequence[str],
         sources: Sequence[list[int]],
         found: list[list[Hypothesis]],
+        splits: _Splits,
         details: bool,
     ) -> list[list[Translation]]:
         """Build the translations of a batch."""
@@ -240,7 +255,7 @@ class Translator:
                 for line, source, hypotheses in zip(lines, sources, found, strict=True)
                 for hypothesis in hypotheses
             ]
-            how = self.config.batch_sentences, self.device, self.on_split
+            how = self.config.batch_sentences, self.device, splits.add
             described = iter(describe_in_detail(self.ensemble, self.vocabularies, rows, *how))
             return [[next(described) for _ in hypotheses] for hypotheses in found]
         texts = iter(self.vocabularies.target.decode([h.ids for each in found for h in each]))

@@ -48,6 +48,7 @@ def test_each_line_is_translated_as_if_alone(translator: Translator) -> None:
     assert len(set(together)) > 10
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("sampling", [False, True])
 def test_the_number_of_threads_does_not_matter(translator: Translator, sampling: bool) -> None:
     translator.config = dataclasses.replace(translator.config, sampling=sampling)
