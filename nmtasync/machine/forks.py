@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -56,7 +57,8 @@ def map_in_forks(function: Callable[[Item], Result], items: Iterable[Item]) -> I
     executor = ProcessPoolExecutor(number, context, _begin, (function,))
 
     def submit(item: Item) -> Future[Result]:
-        with signals_kept_from_children():
+        # newer Pythons warn of copies without the threads of the original, which are not needed
+        with signals_kept_from_children(), warnings.catch_warnings(action="ignore"):
             return executor.submit(_apply, item)
 
     try:
@@ -66,6 +68,11 @@ def map_in_forks(function: Callable[[Item], Result], items: Iterable[Item]) -> I
             "a process that was translating was ended from outside",
             remedy="run the same command again, with fewer --threads if memory was short",
         ) from None
+    except BaseException:  # a signal, too: what is being computed has no use any more
+        for child in multiprocessing.active_children():
+            if isinstance(child, context.Process):
+                child.kill()
+        raise
     finally:
         executor.shutdown(cancel_futures=True)
 
