@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from common import prepare
 from rich.console import Console
+from torch import nn
 
 from nmtasync.data.batches import Batch
-from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from nmtasync.training.train import train
 from nmtasync.worker import gradient
@@ -92,9 +92,11 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
 ]
 
 
-def no_gradient(flat: FlatModel[Any], batch: Batch, *rest: object) -> BatchFigures:
+def no_gradient(model: nn.Module, batch: Batch, *rest: object) -> BatchFigures:
     """Stand for `add_gradient`: a gradient of ones."""
-    flat.gradients.add_(1.0)
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        parameter.grad.add_(1.0)
     return BatchFigures(torch.zeros(()), batch.target_words, batch.source_words, batch.padding)
 
 

@@ -98,7 +98,7 @@ def slowed(add_gradient: Callable[..., Any]) -> Callable[..., Any]:
     def compute(*arguments: Any) -> Any:
         begin = time.perf_counter()
         figures = add_gradient(*arguments)
-        device = arguments[0].gradients.device
+        device = next(arguments[0].parameters()).device
         torch.get_device_module(device).synchronize(device)
         time.sleep(SLEEP_PER_COMPUTE * (time.perf_counter() - begin))
         return figures

@@ -161,6 +161,7 @@ class _Measuring:
         training, seconds = self.config.training, dict[str, float]()
         with self._timed(seconds, "data"):
             batch = self.gradient.collate(AssignedBatch(0, 0, ids))
+        self.gradient.begin_sum()
         self.gradient.add(batch, training.seed, functools.partial(self._timed, seconds))
         with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter:
             add_gradient(self.gradient.begin(), batch, training, training.seed)  # uncompiled

@@ -6,7 +6,6 @@ Shapes: P is the length of the parameter vector.
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,15 +24,12 @@ from nmtasync.optim.flat import FlatModel
 from nmtasync.worker.batch_gradient import BatchGradient
 from nmtasync.worker.compilation import compile_layers, running_compiled
 from nmtasync.worker.loss_scale import LossScale
+from nmtasync.worker.narrow_copy import NarrowCopy
 from nmtasync.worker.objective import run_network, sum_losses
 from nmtasync.worker.precision import compute_type
 
 Phase = Callable[[str], contextlib.AbstractContextManager[object]]
 """The context in which a phase of a batch runs, by the phase's name."""
-
-
-_BLOCK = 1 << 16
-"""So many elements are widened at a time on a CPU: else a vector of them all is made for it."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +52,8 @@ class BatchFigures:
 class GradientFunction:
     """Computes gradients as `training.precision` and `training.compile` say.
 
-    In 16 bits the network computes on a copy of the parameters of that type, made anew for each
-    batch in one pass over the vector, and its gradient is added to the one in float32. So sums
+    In 16 bits the network computes on a copy of the parameters of that type, made in one pass over
+    the vector when they may have changed, and its gradient is added to the one in float32. So sums
     over batches, clipping, optimizers and everything that is exchanged or saved stay in float32;
     so do the statistics of layer normalisation, softmax and loss, which their kernels keep.
     Source: Micikevicius et al. 2018, "Mixed Precision Training" (arXiv 1710.03740), section 3; of
@@ -77,13 +73,11 @@ class GradientFunction:
         self.config = config
         dtype = compute_type(config.precision)
         self.scale = LossScale() if dtype == torch.float16 else None
-        self._half: FlatModel[SequenceToSequence] | None = None
-        if dtype != torch.float32:
-            self._half = FlatModel(copy.deepcopy(flat.model).to(dtype))
-        computing = self._half or flat
-        computing.model.train()
+        self._narrow = NarrowCopy(flat, dtype) if dtype != torch.float32 else None
+        computing = flat.model if self._narrow is None else self._narrow.model
+        computing.train()
         if config.compile:
-            compile_layers(computing.model)
+            compile_layers(computing)
 
     def add(self, batch: Batch, seed: int, phase: Phase = contextlib.nullcontext) -> BatchFigures:
         """Add the batch's gradient, summed over its target words, to `flat.gradients`.
@@ -103,18 +97,23 @@ class GradientFunction:
                 self._end(factor)
         return figures
 
-    def begin(self) -> FlatModel[SequenceToSequence]:
-        """Return the model that computes the next batch, with the newest parameters."""
-        if self._half is None:
-            return self.flat
-        self._half.parameters.copy_(self.flat.parameters)
-        self._half.gradients.zero_()
-        return self._half
+    def begin(self) -> SequenceToSequence:
+        """Return the network that computes the next batch, with the newest parameters."""
+        if self._narrow is None:
+            return self.flat.model
+        if self.may_have_moved():
+            self._narrow.follow()
+        self._narrow.drop_gradients()
+        return self._narrow.model
+
+    def may_have_moved(self) -> bool:
+        """Whether the parameters may be others than those of the batch before; asked once each."""
+        return True
 
     def _end(self, factor: float) -> None:
         """Add the batch's gradient to the one in float32, where it is not there already."""
-        if self._half is not None:
-            _add_narrow(self.flat.gradients, self._half.gradients, 1.0 / factor)
+        if self._narrow is not None:
+            self._narrow.hand_over(1.0 / factor)
 
 
 class WindowGradient(GradientFunction):
@@ -137,13 +136,20 @@ class WindowGradient(GradientFunction):
         self.corpus = corpus
         self.clip_norm = config.optimizer.clip_norm
         self._num_split = 0
+        self._moved = True
         self._base: Tensor | None = None
         self._summed: list[_Part] | None = None
 
     def begin_sum(self) -> None:
-        """Set the sum to zero."""
+        """Set the sum to zero; the parameters may be new, and stay until the next sum."""
         self.flat.gradients.zero_()
         self._base, self._summed = None, []
+        self._moved = True
+
+    def may_have_moved(self) -> bool:
+        """As of `GradientFunction`: within a window they stay, but for what takes batches apart."""
+        moved, self._moved = self._moved, False
+        return moved
 
     def take_num_split(self) -> int:
         """Return how many batches were computed in parts since this was last asked."""
@@ -161,7 +167,7 @@ class WindowGradient(GradientFunction):
 
     def add_assigned(self, assigned: AssignedBatch, batch: Batch | None = None) -> BatchFigures:
         """Add the gradient of an assigned batch, as `add`; `batch` is it, if it was collated."""
-        if self._summed is None and self._half is None:  # it was not made here alone
+        if self._summed is None and self._narrow is None:  # it was not made here alone
             self._base, self._summed = self.flat.gradients.clone(), []
         sentences = assigned.sentences
         seed = self._seed(assigned)
@@ -192,9 +198,10 @@ class WindowGradient(GradientFunction):
         """Sum gradients of assigned batches in a room of their own, and add that to the sum."""
         with room.apart():
             self._base, self._summed = None, []
+            self._moved = True
             figures = [self.add_assigned(batch) for batch in assigned]
         self.flat.gradients.add_(room.gradient)
-        self._summed = None
+        self._summed, self._moved = None, True
         return figures
 
     def _add_part(self, part: _Part, batch: Batch | None = None) -> BatchFigures:
@@ -207,7 +214,7 @@ class WindowGradient(GradientFunction):
 
     def _take_back(self) -> None:
         """Let the sum be what it was before the part that has failed."""
-        if self._half is not None:
+        if self._narrow is not None:
             return  # whose gradients reach the sum only when they are whole
         assert self._summed is not None
         summed, self._summed = self._summed, []
@@ -236,17 +243,17 @@ class WindowGradient(GradientFunction):
 
 
 def add_gradient(
-    flat: FlatModel[SequenceToSequence],
+    model: SequenceToSequence,
     batch: Batch,
     config: TrainingConfig,
     seed: int,
     scale: float = 1.0,
     phase: Phase = contextlib.nullcontext,
 ) -> BatchFigures:
-    """Add the batch's gradient, summed over its target words, to `flat.gradients`.
+    """Add the batch's gradient, summed over its target words, to its parameters'.
 
     Args:
-        flat: The model.
+        model: The network.
         batch: On the model's device.
         config: Label smoothing and guided alignment.
         seed: Of the dropout; see `batch_seed`.
@@ -255,21 +262,13 @@ def add_gradient(
     """
     torch.manual_seed(seed)
     with phase("forward"):
-        outputs, log_weights = run_network(flat.model, batch, config)
+        outputs, log_weights = run_network(model, batch, config)
     with phase("loss"):
-        loss, cross_entropy = sum_losses(flat.model, batch, outputs, log_weights, config)
+        loss, cross_entropy = sum_losses(model, batch, outputs, log_weights, config)
         scaled = loss if scale == 1.0 else scale * loss
     with phase("backward"):
         scaled.backward()  # type: ignore[no-untyped-call]
     return BatchFigures(cross_entropy, batch.target_words, batch.source_words, batch.padding)
-
-
-def _add_narrow(total: Tensor, narrow: Tensor, factor: float) -> None:
-    """Add a vector of a narrower type times a factor: both [P]."""
-    block = _BLOCK if total.device.type == "cpu" else len(total)
-    parts = zip(torch.split(total, block), torch.split(narrow, block), strict=True)
-    for part, addend in parts:
-        part.add_(addend, alpha=factor)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_a_worker_with_overlap_computes_on_the_answer_to_its_push_before_last(to
             assigned = next(batches)
             batch = collate(corpus, assigned.sentences)
             seed = batch_seed(config.training.seed, 0, assigned.index)
-            words += add_gradient(flat, batch, config.training, seed).target_words
+            words += add_gradient(flat.model, batch, config.training, seed).target_words
         vector.grad = flat.gradients / words
         adam.param_groups[0]["lr"] = learning_rate_at(update, words, config.schedule)
         adam.step()
