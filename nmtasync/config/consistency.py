@@ -26,6 +26,7 @@ def refuse_inconsistent(config: Config, settings: Mapping[str, Any]) -> None:
         UserError: There is one.
     """
     changed = {name for name, value in settings.items() if value != OPTIONS[name].default}
+    _refuse_hosts_here(config)
     _refuse_without_effect(config, changed)
     _refuse_rules(config)
     _refuse_schedule(config)
@@ -192,6 +193,18 @@ def _refuse_rounding(config: Config) -> None:
         "own_shard": (options.own_shard == "batch", "is 'batch', for shards that do not travel"),
     }
     _refuse_beside(name, options.exchange_precision, others)
+
+
+def _refuse_hosts_here(config: Config) -> None:
+    options = config.asynchronous
+    if options.hosts == "synchronous" and options.driver in ("local", "synchronous"):
+        raise UserError(
+            f"is 'synchronous', but asynchronous.driver is {options.driver!r}: one machine is one "
+            "host",
+            where="asynchronous.hosts",
+            remedy="set it to 'asynchronous', and write --driver synchronous for the devices of "
+            "this machine, or --driver ray for the hosts of a cluster",
+        )
 
 
 def _refuse_synchronous_hosts(config: Config) -> None:

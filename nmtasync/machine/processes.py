@@ -165,13 +165,21 @@ class Child:
         Returns:
             What follows its name, for example "was killed by signal 9".
         """
-        stacks = self._read_stacks().decode("utf-8", "replace")
-        if self.last_words or stacks:
-            keep_last_words(log, f"{self.last_words}\n{stacks}")
+        if output := self.last_output():
+            keep_last_words(log, output)
         if self.last_words:
             return f"failed: {self.last_words.strip().splitlines()[-1]}"
         if self.silent_seconds is not None:
             return f"said nothing for {self.silent_seconds:.0f} s and was ended, see {log}"
+        return self.end_of_process()
+
+    def last_output(self) -> str:
+        """Return the traceback and the stacks that the process has left, if any."""
+        stacks = self._read_stacks().decode("utf-8", "replace")
+        return f"{self.last_words}\n{stacks}".strip("\n")
+
+    def end_of_process(self) -> str:
+        """Return how the process, which has ended, did so: "was killed by signal 9 (SIGKILL)"."""
         code = self.process.exitcode
         if code is not None and code < 0:
             return f"was killed by signal {-code} ({signal.Signals(-code).name})"

@@ -21,7 +21,7 @@ from nmtasync.checkpoints.state import TrainingState
 from nmtasync.config.languages import warn_of_missing_spaces
 from nmtasync.config.load import to_settings
 from nmtasync.config.schema import Config
-from nmtasync.config.simulation import parse_speeds, simulated_workers
+from nmtasync.config.simulation import simulated_workers
 from nmtasync.data.corpus import read_lines
 from nmtasync.data.cursor import BatchCursor, DataPosition
 from nmtasync.data.epochs import EpochPlans, same_batches
@@ -98,9 +98,10 @@ class Assembly:
         self.not_as_recorded: list[str] = []
         if kind is DriverKind.REPLAY:
             self.recording = read_exchange_log(Path(config.simulation.replay or ""))
-        self.num_workers = self._count_workers()
+        self.num_devices = self._count_devices()
+        self.num_workers = len(self.num_devices)
         self.plans = EpochPlans.of(self.corpus, config)
-        config = with_reference_words(config, self.plans, self._count_devices())
+        config = with_reference_words(config, self.plans, sum(self.num_devices))
         if self.recording is not None:
             self.not_as_recorded = check_recording(self.recording, config, self.data_digest, state)
         self.settings = to_settings(config)
@@ -117,7 +118,8 @@ class Assembly:
         self.corpus.refuse_other_vocabulary(spec.source_size, spec.target_size)
         if model.max_length is not None:
             _refuse_longer_sentences(run, model.max_length)
-        self.parts = RunParts(run, config, spec, Layout.of(model), devices, threads)
+        layout = Layout.of(model)
+        self.parts = RunParts(run, config, spec, layout, devices, threads, self.num_devices)
         self.server = self._build_server(self.parts.layout.gather(model))
         self.cursor = BatchCursor(self.plans, config.training.max_epochs)
         origin = None if initial_model is None else initial_model.record()
@@ -131,18 +133,13 @@ class Assembly:
                 restore_server(self.server, self._vectors(state), state)
                 self.cursor.restore(self.start.cursor)
 
-    def _count_workers(self) -> int:
+    def _count_devices(self) -> tuple[int, ...]:
+        """How many devices compute for each worker: all of its host, if hosts are workers."""
         if self.recording:
-            return self.recording.num_workers
+            return (self.recording.starts[0].num_devices,) * self.recording.num_workers
         if self.kind.simulated:
-            return len(simulated_workers(self.config))
-        return len(self.devices)
-
-    def _count_devices(self) -> int:
-        """How many mini-batches are computed at a time."""
-        if self.kind.simulated and not self.recording:
-            return len(parse_speeds(self.config.simulation.speeds))
-        return self.num_workers
+            return tuple(len(worker.devices) for worker in simulated_workers(self.config))
+        return (self.cluster.wanted.num_devices if self.cluster else 1,) * len(self.devices)
 
     def _share_of_cores(self) -> int:
         if self.recording:  # sums depend on the number of threads
@@ -325,14 +322,18 @@ def _exchange_log(assembly: Assembly) -> ExchangeLog | None:
         return None
     state, threads = assembly.start, assembly.parts.threads
     entry = state.updates, threads, assembly.data_digest, assembly.settings
-    start = LoggedRun(*entry, rollbacks=state.rollbacks or None)
+    rollbacks, num_devices = state.rollbacks or None, assembly.num_devices[0]
+    start = LoggedRun(*entry, rollbacks=rollbacks, num_devices=num_devices)
     return ExchangeLog(assembly.run, start, assembly.start.exchange_log_bytes)
 
 
 def _introduce(assembly: Assembly, display: Display) -> None:
     """Show what is trained, by whom, and what is unusual about it."""
-    names = ", ".join(assembly.devices)
-    plural = "worker" if assembly.num_workers == 1 else "workers"
+    names, noun = ", ".join(assembly.devices), "worker"
+    if assembly.config.asynchronous.hosts == "synchronous":
+        (kind, *_), counts = assembly.devices[0].split(":"), assembly.num_devices
+        names, noun = ", ".join(f"{number} x {kind}" for number in counts), "host"
+    plural = noun if assembly.num_workers == 1 else f"{noun}s"
     start = f"resuming at update {assembly.start.updates:,}" if assembly.resumed else "starting"
     display.message(
         f"{start}: {assembly.config.model.type}, "

@@ -81,7 +81,8 @@ class RunParts:
         layout: Where its parameters lie in the vector.
         devices: Where each worker computes, as its own process calls it; one for all where the
             main process computes.
-        threads: CPU threads of each worker.
+        threads: CPU threads of each device.
+        num_devices: How many devices compute for each worker: more than one for a host of several.
     """
 
     run: RunDirectory
@@ -90,6 +91,7 @@ class RunParts:
     layout: Layout
     devices: list[str]
     threads: int
+    num_devices: tuple[int, ...]
 
 
 def choose_driver(config: Config) -> tuple[DriverKind, list[str]]:

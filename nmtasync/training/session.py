@@ -19,7 +19,6 @@ from torch import Tensor
 
 from nmtasync.checkpoints.history import ValidationHistory
 from nmtasync.checkpoints.state import Numbers, TrainingState
-from nmtasync.config.simulation import simulated_workers
 from nmtasync.data.cursor import AssignedBatch, BatchCursor
 from nmtasync.server.messages import Push, Reply
 from nmtasync.server.server import Server
@@ -101,8 +100,6 @@ class Session:
         self.delay = Delay(self.config.asynchronous, server.num_workers)
         self.delay.restore(start.measured.get("delay", {}))
         self.divergence = Divergence.of(self.config, start)
-        synchronous_hosts = self.config.asynchronous.hosts == "synchronous"
-        self._hosts = simulated_workers(self.config) if synchronous_hosts else None
         self.stop_request: str | None = None
         self.saving = threading.Event()
         self._clock = clock
@@ -122,7 +119,8 @@ class Session:
 
     def num_devices(self, worker: int) -> int:
         """How many devices compute for a worker: all of its host, if hosts are workers."""
-        return 1 if self._hosts is None else len(self._hosts[worker].devices)
+        num_devices = self.parts.num_devices
+        return num_devices[worker % len(num_devices)]  # a rank draws under numbers beyond, too
 
     def share_done(self) -> float:
         """The share of the training that is over, by the limit that is nearest: from 0 to 1."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -47,6 +48,26 @@ class BatchFigures:
     target_words: int
     source_words: int
     padding: int
+
+
+class OtherDevices(Protocol):
+    """The devices of a host besides its worker's own, which compute at the same time."""
+
+    def hand_out(self, slot: int) -> None:
+        """Let them compute on the parameters that the worker has in one of its slots."""
+        ...
+
+    def begin(self, batches: Sequence[AssignedBatch], scale: Mapping[str, int]) -> None:
+        """Let each begin a batch, as far as there are some; `scale` is that of the loss."""
+        ...
+
+    def finish(self, gradients: Tensor) -> tuple[list[BatchFigures], int]:
+        """Wait for what was begun, and add it to the gradients [P] in the order of the batches.
+
+        Returns:
+            The figures of the batches, and how many of them were computed in parts.
+        """
+        ...
 
 
 class GradientFunction:
@@ -127,13 +148,19 @@ class WindowGradient(GradientFunction):
         flat: As of `GradientFunction`.
         corpus: The training corpus.
         config: The experiment.
+        others: Devices that compute with this one; None if it is alone.
     """
 
     def __init__(
-        self, flat: FlatModel[SequenceToSequence], corpus: ParallelShards, config: Config
+        self,
+        flat: FlatModel[SequenceToSequence],
+        corpus: ParallelShards,
+        config: Config,
+        others: OtherDevices | None = None,
     ) -> None:
         super().__init__(flat, config.training)
         self.corpus = corpus
+        self.others = others
         self.clip_norm = config.optimizer.clip_norm
         self._num_split = 0
         self._moved = True
@@ -192,6 +219,22 @@ class WindowGradient(GradientFunction):
     def _seed(self, assigned: AssignedBatch) -> int:
         return batch_seed(self.config.seed, assigned.epoch, assigned.index)
 
+    def add_together(self, assigned: Sequence[AssignedBatch]) -> list[BatchFigures]:
+        """Add the gradients of a batch of each device, in their order.
+
+        One device alone computes them one after another, to the same sum, bit for bit: autograd
+        adds to each gradient once a batch, and where batches begin from zero makes no difference.
+        """
+        if self.others is None:
+            return [self.add_assigned(batch) for batch in assigned]
+        self.others.begin(assigned[1:], {} if self.scale is None else self.scale.numbers())
+        figures = [self.add_assigned(assigned[0])]
+        more, num_split = self.others.finish(self.flat.gradients)
+        self._num_split += num_split
+        if more:
+            self._summed = None
+        return figures + more
+
     def add_apart(
         self, assigned: Sequence[AssignedBatch], room: BatchGradient
     ) -> list[BatchFigures]:
@@ -199,7 +242,7 @@ class WindowGradient(GradientFunction):
         with room.apart():
             self._base, self._summed = None, []
             self._moved = True
-            figures = [self.add_assigned(batch) for batch in assigned]
+            figures = self.add_together(assigned)
         self.flat.gradients.add_(room.gradient)
         self._summed, self._moved = None, True
         return figures

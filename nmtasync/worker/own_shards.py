@@ -18,6 +18,7 @@ from nmtasync.optim.clipping import clip_factor
 from nmtasync.optim.flat import FlatModel, shard_bounds
 from nmtasync.server.messages import Push
 from nmtasync.server.ownership import foreign_shards, own_shards
+from nmtasync.worker.gradient import OtherDevices
 
 
 class ShardAccess(Protocol):
@@ -58,6 +59,7 @@ class WorkerPlace:
         num_shards: How many shards there are.
         access: To its own shards; None where they need no more than its pushes.
         num_devices: How many devices compute for it; its local steps are of a batch of each.
+        others: Those of them that have a process of their own; None where one computes for all.
     """
 
     index: int
@@ -65,6 +67,7 @@ class WorkerPlace:
     num_shards: int = 1
     access: ShardAccess | None = None
     num_devices: int = 1
+    others: OtherDevices | None = None
 
 
 class OwnShards:

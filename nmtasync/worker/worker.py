@@ -94,7 +94,8 @@ class Worker:
         self.access = place.access
         self.num_devices = place.num_devices
         self.flat = flat
-        self.gradient = WindowGradient(flat, corpus, config)
+        self.others = place.others
+        self.gradient = WindowGradient(flat, corpus, config, self.others)
         self.bad_batches = BadBatchFinder(place.index, self.gradient)
         self.config = config
         self.sequence = sequence
@@ -144,6 +145,8 @@ class Worker:
         self._apply_what_was_kept(progress)
         if self.local is not None:
             self.local.begin_window()
+        if self.others is not None:
+            self.others.hand_out(slot)
 
     def add(self, *together: AssignedBatch) -> None:
         """Compute one more batch of the window, or one of each device.
@@ -153,7 +156,7 @@ class Worker:
         assert self.window is not None
         stepping = self.local is not None and self.local_batches_left > 0  # or it is for dropping
         if not stepping and self.own is None:
-            self.window.batches += [self.gradient.add_assigned(batch) for batch in together]
+            self.window.batches += self.gradient.add_together(together)
         else:
             assert self.batch_gradient is not None
             figures = self.gradient.add_apart(together, self.batch_gradient)
@@ -173,6 +176,8 @@ class Worker:
     def _step_locally(self, target_words: int, progress: float) -> None:
         assert self.local is not None and self.window is not None
         self.local.update(target_words, max(self.versions, default=0) + 1, progress)
+        if self.others is not None:
+            self.others.hand_out(self.window.slot)
         if self.config.asynchronous.local_write_back:
             assert self.access is not None
             self.access.write_back(len(self.window.batches), progress)

@@ -12,6 +12,9 @@ import torch.multiprocessing as mp
 
 from nmtasync.server.transport import Slot, page_lock, shared_vector
 from nmtasync.training.simulation.recording import read_exchange_log
+from nmtasync.worker.own_shards import WorkerPlace
+from nmtasync.worker.worker import Worker
+from tests.support.hosts import host_of
 from tests.support.one_worker import OneWorker, plain_loop
 from tests.support.processes import children, start_training, wait_for_line
 from tests.support.replays import log_of, logged, train_until_both_have_pushed
@@ -127,3 +130,21 @@ def test_a_killed_worker_is_replaced(toy_run):
     assert happened == {"was killed by signal 9 (SIGKILL)": 1}
     _, state = final_state(toy_run)
     assert state["progress"]["target_words"] == 60 * words_of_an_epoch(toy_run)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_devices_of_a_host_compute_what_one_does_for_both(toy_run):
+    config = toy_config(
+        optimizer__epsilon=1e-4,
+        asynchronous__local_optimizer_batches="always",
+        asynchronous__local_push="delta",
+    )
+    alone = OneWorker(toy_run, config, device=GPU)
+    one = Worker(WorkerPlace(0, num_devices=2), alone.flat, alone.worker.gradient.corpus, config)
+    one.versions = (0,)
+    window = [next(alone.batches) for _ in range(4)]
+    one.compute(window)
+    with host_of(toy_run, config, num_devices=2, device=GPU) as host:
+        host.compute(window)
+        assert torch.allclose(host.flat.parameters, one.flat.parameters, rtol=0, atol=1e-5)
+        assert torch.allclose(host.flat.gradients, one.flat.gradients, rtol=1e-3, atol=1e-2)

@@ -18,15 +18,16 @@ from tests.support.runs import train_toy
 
 
 class EmulatedCluster:
-    """Two nodes with a CPU each, and more if asked for."""
+    """Two nodes with a CPU each, or several, and more nodes if asked for."""
 
-    def __init__(self, nodes: Any) -> None:
+    def __init__(self, nodes: Any, num_cpus: int) -> None:
         self._nodes = nodes
+        self._num_cpus = num_cpus
         self.address: str = nodes.address
 
     def add(self) -> Any:
-        """Let one more node with a CPU join."""
-        return self._nodes.add_node(num_cpus=1)
+        """Let one more such node join."""
+        return self._nodes.add_node(num_cpus=self._num_cpus)
 
     def remove(self, node: Any) -> None:
         """Take a node away, without a word to anyone."""
@@ -46,7 +47,7 @@ class EmulatedCluster:
 
 
 @contextlib.contextmanager
-def emulated_cluster() -> Iterator[EmulatedCluster]:
+def emulated_cluster(num_cpus: int = 1) -> Iterator[EmulatedCluster]:
     """Start the cluster; it listens on the loopback interface only.
 
     Where Ray is not installed, the test is skipped.
@@ -55,11 +56,11 @@ def emulated_cluster() -> Iterator[EmulatedCluster]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         utils = pytest.importorskip("ray.cluster_utils")
-        head = {"num_cpus": 1, "include_dashboard": False}
+        head = {"num_cpus": num_cpus, "include_dashboard": False}
         nodes = utils.Cluster(initialize_head=True, connect=False, head_node_args=head)
-        nodes.add_node(num_cpus=1)
+        nodes.add_node(num_cpus=num_cpus)
         try:
-            yield EmulatedCluster(nodes)
+            yield EmulatedCluster(nodes, num_cpus)
         finally:
             nodes.shutdown()
 

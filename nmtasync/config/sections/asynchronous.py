@@ -15,6 +15,11 @@ _APART = (lacks("asynchronous.driver", "synchronous"), has("simulation.synchrono
 _SHARDS_AT_HAND = (*_APART, lacks("asynchronous.driver", "ray"))
 _LOCAL_STEPS = lacks("asynchronous.local_optimizer_batches", 0)
 _LATE = lacks("asynchronous.optimizer_delay", 1)
+_HOSTS = (
+    lacks("simulation.hosts", None)
+    | has("asynchronous.driver", "ray")
+    | lacks("simulation.replay", None)
+)
 _AUTO_DELAY = has("asynchronous.optimizer_delay", "auto")
 
 OPTIMIZER = tuple(
@@ -238,10 +243,11 @@ class AsynchronousConfig:
         "asynchronous",
         "How the workers of a host come together: 'asynchronous' lets each exchange by itself; "
         "'synchronous' makes one worker of a host, whose devices sum their gradients there. "
-        "optimizer_delay and the batches of local steps are then those of each device. So far only "
-        "simulations have hosts.",
+        "optimizer_delay and the batches of local steps are then those of each device. With driver "
+        "= ray each node is a host, num_workers says how many, and devices names those of each.",
         choices=("asynchronous", "synchronous"),
-        only_if=(*_APART, lacks("simulation.hosts", None)),
+        stages=("train",),
+        only_if=(*_APART, _HOSTS),
     )
     exchange_precision: str = _asynchronous(
         "fp32",

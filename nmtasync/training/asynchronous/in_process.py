@@ -117,10 +117,14 @@ class InProcessDriver(ABC):
     ) -> Worker:
         session, server = self.session, self.session.server
         access = _DirectAccess(session, index, flat)
-        num_devices = session.num_devices(index)
+        num_devices = self.num_devices(index)
         place = WorkerPlace(index, server.num_workers, len(server.shards), access, num_devices)
         sequence = server.last_sequences.get(index, 0)
         return Worker(place, flat, self.corpus, session.config, sequence, batches)
+
+    def num_devices(self, index: int) -> int:
+        """How many devices compute for a worker that begins now."""
+        return self.session.num_devices(index)
 
     def _empty_slots(self, first: Tensor) -> list[Fetched]:
         others = (torch.zeros_like(first) for _ in range(1, self.num_slots))

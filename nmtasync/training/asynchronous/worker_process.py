@@ -9,13 +9,13 @@ from multiprocessing.connection import Connection
 import torch
 
 from nmtasync.data.cursor import AssignedBatch
-from nmtasync.data.shards import ParallelShards
 from nmtasync.data.training_corpus import open_training_corpus
 from nmtasync.machine.device import allow_tf32
 from nmtasync.machine.processes import serving
 from nmtasync.server.messages import Push
 from nmtasync.server.transport import Slot
 from nmtasync.training.driver import RunParts
+from nmtasync.worker.gradient import OtherDevices
 from nmtasync.worker.own_shards import ShardAccess, WorkerPlace
 from nmtasync.worker.window import ComputedWindow
 from nmtasync.worker.worker import Worker
@@ -141,27 +141,33 @@ def run_worker(setup: WorkerSetup, connection: Connection) -> None:
 
 
 def build_worker(
-    setup: WorkerSetup, access: ShardAccess | None, corpus: ParallelShards | None = None
+    setup: WorkerSetup, access: ShardAccess | None, others: OtherDevices | None = None
 ) -> Worker:
     """Build the worker that this process is, and prepare the process for it.
 
     Args:
         setup: Who and what; its replica lies in the first slot.
         access: To its own shards, if it has a way there.
-        corpus: The training corpus; None for that of the run.
+        others: Devices of its host that compute with it.
     """
-    parts, device = setup.parts, setup.parts.devices[setup.index]
-    torch.set_num_threads(parts.threads)
-    torch.get_device_module(device).set_device(device)
-    allow_tf32(device, parts.config.training.tf32)
+    parts, index = setup.parts, setup.index
+    prepare_process(parts, parts.devices[index])
+    num_devices = parts.num_devices[index]
     return Worker(
-        WorkerPlace(setup.index, len(parts.devices), setup.num_shards, access),
+        WorkerPlace(index, len(parts.devices), setup.num_shards, access, num_devices, others),
         setup.slots[0].replica(parts.spec.build()),
-        corpus or open_training_corpus(parts.run, parts.config),
+        open_training_corpus(parts.run, parts.config),
         parts.config,
         setup.sequence,
         setup.batches,
     )
+
+
+def prepare_process(parts: RunParts, device: str) -> None:
+    """Let this process compute on a device, as the run wants it to."""
+    torch.set_num_threads(parts.threads)
+    torch.get_device_module(device).set_device(device)
+    allow_tf32(device, parts.config.training.tf32)
 
 
 def compute(worker: Worker, task: Task, slot: Slot, idle_since: float) -> ComputedWindow:

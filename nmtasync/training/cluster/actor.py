@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import dataclass, replace
+from multiprocessing import util
 
 import nmtasync
 from nmtasync.errors import NmtasyncError
@@ -18,8 +20,9 @@ from nmtasync.training.asynchronous.worker_process import (
     build_worker,
     compute,
 )
-from nmtasync.training.cluster.corpus import RunSource, open_corpus_here
+from nmtasync.training.cluster.corpus import RunSource, run_seen_here
 from nmtasync.training.cluster.engine import load_ray
+from nmtasync.training.cluster.members import Members
 from nmtasync.training.cluster.payload import Payload, pack, unpack
 from nmtasync.worker.window import ComputedWindow
 
@@ -76,12 +79,18 @@ class WorkerActor:
                 f"there is nmtasync {nmtasync.__version__} here, and the main process has "
                 f"{self.version}"
             )
-        parts = self.setup.parts
-        device, size = parts.devices[self.setup.index], parts.layout.size
-        slots = [Slot.private(size, device) for _ in range(parts.config.asynchronous.num_slots)]
-        self.setup = replace(self.setup, slots=slots)
-        corpus = open_corpus_here(self.source, parts.config)
-        self.worker = build_worker(self.setup, None, corpus)
+        index, members = self.setup.index, None
+        parts = replace(self.setup.parts, run=run_seen_here(self.source))
+        device, size = parts.devices[index], parts.layout.size
+        shared = parts.num_devices[index] > 1
+        room = Slot.allocate if shared else Slot.private
+        slots = [room(size, device) for _ in range(parts.config.asynchronous.num_slots)]
+        self.setup = replace(self.setup, parts=parts, slots=slots)
+        if shared:
+            members = Members(parts, slots, parts.num_devices[index])
+            # all have been started, and who is killed can't remove the folder of the sockets
+            shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
+        self.worker = build_worker(self.setup, None, members)
         self.idle_since = time.perf_counter()
         return Ready()
 

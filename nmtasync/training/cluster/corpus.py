@@ -15,9 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from nmtasync.config.schema import Config
-from nmtasync.data.shards import ParallelShards
-from nmtasync.data.training_corpus import open_training_corpus
 from nmtasync.errors import UserError
 from nmtasync.run_directory import RunDirectory, directory_written_atomically, sha256
 from nmtasync.training.cluster.engine import load_ray
@@ -51,16 +48,14 @@ class RunSource:
         return cls(root, sha256(run.manifest), node, seen_as=root)
 
 
-def open_corpus_here(source: RunSource, config: Config) -> ParallelShards:
-    """Open the training corpus on a worker's node.
+def run_seen_here(source: RunSource) -> RunDirectory:
+    """Return RUN as it is seen on a worker's node, or a copy of what is trained on.
 
     Raises:
         UserError: It can't be brought here, or is damaged.
     """
     seen = RunDirectory(source.seen_as)
-    if not _is_of(seen, source):
-        seen = _copy_of(source)
-    return open_training_corpus(seen, config)
+    return seen if _is_of(seen, source) else _copy_of(source)
 
 
 def _is_of(run: RunDirectory, source: RunSource) -> bool:

@@ -124,6 +124,8 @@ class RayDriver(WorkersDriver[ClusterWorker]):
         worker.placed, worker.asked_at = placed, None
         self.session.reporter.nodes[worker.index] = placed.name
         what = f"starts on {placed.name}"
+        if (number := self.session.num_devices(worker.index)) > 1:
+            what += f", with {number} devices"
         self.session.reporter.worker_event(worker.index, what, self.session.clocks())
         self.supervision.expect(worker.index)
         worker.expect(worker.actor.open.remote())

@@ -143,7 +143,10 @@ def _keep_quiet(ray: Any) -> None:
 
 def _start(ray: Any, folder: str, options: AsynchronousConfig) -> None:
     """Start a cluster that has room for all workers, though they may have to share cores."""
-    asked = options.num_workers or len(options.devices.split(","))
+    named = len(options.devices.split(","))
+    asked = options.num_workers or named
+    if options.hosts == "synchronous":
+        asked = (options.num_workers or 1) * named
     with own_import_path():
         ray.init(
             address="local",

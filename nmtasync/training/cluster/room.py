@@ -1,4 +1,4 @@
-"""How many workers a cluster has room for, and with how many CPUs each."""
+"""How many workers a cluster has room for, and with how many CPUs or GPUs each."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ class WorkersWanted:
         number: How many there shall be.
         room: For how many of them there is room now.
         device: Where each computes, as its own process calls it.
-        threads: CPU threads of each.
+        threads: CPU threads of each, or of each of its devices.
+        num_devices: How many devices each has: more than one of a host whose devices make one.
     """
 
     number: int
     room: int
     device: str
     threads: int
+    num_devices: int = 1
 
     @property
     def devices(self) -> list[str]:
@@ -51,8 +53,8 @@ class WorkersWanted:
     def resources(self) -> dict[str, int]:
         """What Ray has to keep free for each worker."""
         if self.device == GPU:
-            return {"num_gpus": 1, "num_cpus": 0}
-        return {"num_cpus": self.threads}
+            return {"num_gpus": self.num_devices, "num_cpus": 0}
+        return {"num_cpus": self.threads * self.num_devices}
 
 
 def choose_workers(nodes: Sequence[NodeRoom], options: AsynchronousConfig) -> WorkersWanted:
@@ -76,7 +78,10 @@ def choose_workers(nodes: Sequence[NodeRoom], options: AsynchronousConfig) -> Wo
     (kind,) = kinds
     asked = options.num_workers or (len(names) if len(names) > 1 else None)
     on_gpus = kind == "cuda" or (kind == "auto" and any(node.gpus for node in nodes))
-    wanted = _on_gpus(nodes, options, asked) if on_gpus else _on_cpus(nodes, options, asked)
+    if options.hosts == "synchronous":
+        wanted = _hosts(nodes, options, on_gpus, len(names) if len(names) > 1 else None)
+    else:
+        wanted = _on_gpus(nodes, options, asked) if on_gpus else _on_cpus(nodes, options, asked)
     if wanted.number > MAX_WORKERS:
         raise UserError(
             f"there would be {wanted.number} workers, and {MAX_WORKERS} are the most",
@@ -84,6 +89,34 @@ def choose_workers(nodes: Sequence[NodeRoom], options: AsynchronousConfig) -> Wo
             remedy="ask for fewer",
         )
     return wanted
+
+
+def _hosts(
+    nodes: Sequence[NodeRoom], options: AsynchronousConfig, on_gpus: bool, named: int | None
+) -> WorkersWanted:
+    """Make a worker of each node; `named` is how many devices it shall have, if that is said."""
+    threads = 1 if on_gpus else options.threads or 1
+
+    def has(node: NodeRoom) -> int:
+        most = node.gpus if on_gpus else node.cpus // threads
+        return most if named or on_gpus else min(most, MAX_CPU_WORKERS)
+
+    fitting = sorted((node for node in nodes if has(node) >= (named or 1)), key=has, reverse=True)
+    chosen = fitting[: options.num_workers]
+    if not chosen:
+        what = f"{named or 1} GPUs" if on_gpus else f"{threads * (named or 1)} CPUs"
+        raise UserError(
+            f"no node of the cluster has {what} for a host",
+            where="asynchronous.hosts",
+            remedy="name fewer asynchronous.devices or lower asynchronous.threads, or start Ray "
+            "with --num-cpus or --num-gpus",
+        )
+    number, num_devices = options.num_workers or len(chosen), named or min(map(has, chosen))
+    shares = [max(1, node.cpus // num_devices) for node in chosen]
+    threads = options.threads or min(shares)
+    each = num_devices if on_gpus else threads * num_devices
+    room = sum((node.gpus if on_gpus else node.cpus) // each for node in nodes)
+    return WorkersWanted(number, room, GPU if on_gpus else "cpu", threads, num_devices)
 
 
 def _on_gpus(

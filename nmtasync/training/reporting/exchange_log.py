@@ -34,12 +34,13 @@ class LoggedRun:
 
     Attributes:
         updates: Those made before.
-        threads: CPU threads of each worker.
+        threads: CPU threads of each worker, or of each device of its host.
         data: Hash of what was trained on.
         settings: Every option by its full name.
         format: Of the log.
         rollbacks: How often training had diverged and gone back; none if it had not. The settings
             have the learning rates of before.
+        num_devices: How many devices compute for each worker: those of its host, if that is one.
     """
 
     updates: int
@@ -48,6 +49,7 @@ class LoggedRun:
     settings: dict[str, Any]
     format: int = LOG_FORMAT
     rollbacks: int | None = None
+    num_devices: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from nmtasync.config.schema import OPTIONS, Config
 from nmtasync.config.sections.asynchronous import MAX_THREADS
 from nmtasync.data.epochs import BATCH_OPTIONS
 from nmtasync.errors import UserError
+from nmtasync.machine.device import MAX_WORKERS
 from nmtasync.training.reporting.exchange_log import (
     EVENTS,
     LOG_FORMAT,
@@ -49,8 +50,9 @@ _OBJECTIVE = {
 _DEAD_FROM_THE_START = 16
 """So many workers more than half may have died before their first push; each costs memory."""
 
-_NO_MATTER = {"driver", "devices", "num_shards", "threads", "max_restarts"}
-"""Options of the section [asynchronous] on which results do not depend, or not by themselves."""
+_NO_MATTER = {"driver", "devices", "hosts", "num_shards", "threads", "max_restarts"}
+"""Options of the section [asynchronous] on which results do not depend, or not by themselves: of
+hosts the log says how many devices they have."""
 
 
 def check_recording(
@@ -239,6 +241,8 @@ def _parse(content: Any, where: str) -> LogEntry:
 def _check_settings(start: LoggedRun) -> None:
     if not 1 <= start.threads <= MAX_THREADS:
         raise ValueError(f"threads can't be {start.threads}")
+    if not 1 <= start.num_devices <= MAX_WORKERS:
+        raise ValueError(f"num_devices can't be {start.num_devices}")
     if (start.rollbacks or 0) > MAX_ROLLBACKS_READ:
         raise ValueError(f"rollbacks can't be {start.rollbacks}")
     for name, value in start.settings.items():

@@ -52,11 +52,10 @@ class ReplayDriver(InProcessDriver):
         recording: RecordedRun,
         same_settings: bool,
     ) -> None:
+        self.recording, self.num_done = recording, 0
         super().__init__(session, recording.num_workers)
         self.clock = clock
-        self.recording = recording
         self.same_settings = same_settings
-        self.num_done = 0
         self.begun: dict[int, list[AssignedBatch]] = {}  # windows that are computed in part
 
     def train(self) -> str:
@@ -78,6 +77,7 @@ class ReplayDriver(InProcessDriver):
             match entry:
                 case LoggedRun():
                     self._slow_down(entry.rollbacks or 0)
+                    self._renew_num_devices()
                 case LoggedBatch():
                     self._repeat_batch(entry)
                 case LoggedFetch():
@@ -89,6 +89,16 @@ class ReplayDriver(InProcessDriver):
                     self._repeat(entry)
                     self.save_if_due()
         return reason
+
+    def num_devices(self, index: int) -> int:
+        """How many devices computed for each worker, by the start of training before this place."""
+        done = self.recording.entries[: self.num_done]
+        starts = [entry for entry in done if isinstance(entry, LoggedRun)]
+        return starts[-1].num_devices if starts else self.session.num_devices(index)
+
+    def _renew_num_devices(self) -> None:
+        for worker in self.workers:
+            worker.num_devices = self.num_devices(worker.index)
 
     def _slow_down(self, rollbacks: int) -> None:
         """Go on with the learning rates that the recorded run had after so many rollbacks."""
@@ -194,6 +204,7 @@ class ReplayDriver(InProcessDriver):
         super().restore(vectors, state)
         saved, num_shards = state.driver["replay"], len(self.session.server.shards)
         self.num_done = typed(int, saved["num_done"], "num_done")
+        self._renew_num_devices()
         for worker, slot, versions in typed(
             list[tuple[int, int, Any]], saved["versions"], "versions"
         ):
