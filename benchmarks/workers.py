@@ -168,7 +168,8 @@ class Recorder:
 
 def run_case(run: RunDirectory, case: Case, seconds: float) -> Recorder:
     """Train in one setting from the beginning."""
-    recorder = Recorder(1 if case.driver == "synchronous" else len(case.devices), seconds)
+    number = 1 if case.driver == "synchronous" else len(case.devices)
+    recorder = Recorder(case.settings.get("asynchronous.num_workers") or number, seconds)
     original = Reporter.pushed
 
     def pushed(
