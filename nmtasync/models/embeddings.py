@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nmtasync.config.schema import ModelConfig
 from nmtasync.models.dropout import Dropout
+from nmtasync.models.wide_gradient import WideGradient
 
 VOCABULARY_OF = {
     "embeddings.source": "source",
@@ -90,7 +91,8 @@ def look_up(ids: Tensor, matrix: Tensor) -> Tensor:
     few hundred times its parts, so it is added up in float32.
     """
     if matrix.dtype in (torch.float16, torch.bfloat16) and matrix.requires_grad:
-        rows: Tensor = _HalfLookUp.apply(ids, matrix)  # type: ignore[no-untyped-call]
+        wide = WideGradient.of(matrix)
+        rows: Tensor = _HalfLookUp.apply(ids, matrix, wide)  # type: ignore[no-untyped-call]
         return rows
     return F.embedding(ids, matrix)
 
@@ -99,14 +101,15 @@ class _HalfLookUp(torch.autograd.Function):
     """A look-up in a matrix of 16 bits, with a gradient summed in 32."""
 
     @staticmethod
-    def forward(ctx: Any, ids: Tensor, matrix: Tensor) -> Tensor:
+    def forward(ctx: Any, ids: Tensor, matrix: Tensor, wide: WideGradient | None) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.shape, ctx.dtype = matrix.shape, matrix.dtype
+        ctx.shape, ctx.dtype, ctx.wide = matrix.shape, matrix.dtype, wide
         return F.embedding(ids, matrix)
 
     @staticmethod
-    def backward(ctx: Any, grad_rows: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, grad_rows: Tensor) -> tuple[None, Tensor | None, None]:
         (ids,) = ctx.saved_tensors
-        total = grad_rows.new_zeros(ctx.shape, dtype=torch.float32)
-        total.index_add_(0, ids.flatten(), grad_rows.flatten(0, -2).float())
-        return None, total.to(ctx.dtype)
+        wide = ctx.wide or WideGradient(ctx.shape)
+        wide.add_rows(ids, grad_rows.float())
+        total = None if ctx.wide else wide.take()
+        return None, None if total is None else total.to(ctx.dtype), None

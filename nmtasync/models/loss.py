@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nmtasync.models.sequence_to_sequence import SequenceToSequence
+from nmtasync.models.wide_gradient import WideGradient
 
 _CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 """The most logits that are held at a time; smaller chunks read the weights too often."""
@@ -144,6 +145,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
             ones = torch.ones_like(target, dtype=sum_dtype)
             grad_bias.index_add_(0, target, ones, alpha=smoothing - 1.0)
             ctx.save_for_backward(grad_outputs, grad_weight, grad_bias)
+            ctx.wide = None, WideGradient.of(weight), WideGradient.of(bias)
             ctx.dtype = outputs.dtype
         smoothed = (1.0 - smoothing) * cross_entropy + smoothing * uniform
         ctx.mark_non_differentiable(cross_entropy)
@@ -152,8 +154,13 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_smoothed: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients that `forward` has computed, and only then round them to 16 bits."""
-        scaled = [(part * grad_smoothed).to(ctx.dtype) for part in ctx.saved_tensors]
-        return *scaled, None, None, None
+        returned: list[Tensor | None] = []
+        for part, wide in zip(ctx.saved_tensors, ctx.wide, strict=True):
+            scaled = part * grad_smoothed
+            if wide is not None:
+                wide.add(scaled)
+            returned.append(None if wide is not None else scaled.to(ctx.dtype))
+        return *returned, None, None, None
 
 
 def _rows_of_a_chunk(size: int, row_bytes: int, device: torch.device) -> int:

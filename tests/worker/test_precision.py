@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -11,17 +12,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nmtasync.config.load import resolve
 from nmtasync.config.schema import Config, ModelConfig, TrainingConfig
+from nmtasync.data.cursor import AssignedBatch
+from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
 from nmtasync.models.build import build_model
 from nmtasync.models.embeddings import look_up
 from nmtasync.optim.flat import FlatModel
 from nmtasync.training import divergence
 from nmtasync.worker import loss_scale, precision
-from nmtasync.worker.gradient import GradientFunction
+from nmtasync.worker.batch_gradient import BatchGradient
+from nmtasync.worker.gradient import GradientFunction, WindowGradient, batch_seed
 from nmtasync.worker.loss_scale import MIN_EXPONENT, WINDOWS_TO_GROW, LossScale
 from nmtasync.worker.precision import choose_precision, has_bf16_units
+from tests.support.one_worker import VOCABULARY, assigned_batches
 from tests.support.runs import events, final_state, train_toy
-from tests.support.toy import TOY_MODEL, toy_batch
+from tests.support.toy import TOY_MODEL, toy_batch, toy_config
 
 NARROW = ["bf16", "fp16"]
 
@@ -249,3 +254,35 @@ def test_what_has_no_effect_or_no_meaning_is_refused(toy_run):
         resolve(TOY_MODEL, delta, {"training.precision": "fp16"})
     with pytest.raises(UserError, match=r"model\.type"):
         resolve(TOY_MODEL, {"training.compile": True, "model.type": "rnn"})
+
+
+def test_the_copy_follows_the_parameters_at_each_window_and_each_batch_apart(toy_run):
+    config = toy_config(training__precision="bf16", optimizer__clip_norm=None)
+    corpus = ParallelShards.open(toy_run.data / "train")
+    batches = list(itertools.islice(assigned_batches(corpus, config), 3))
+    flat = FlatModel(build_model(config.model, VOCABULARY, VOCABULARY))
+    window, room = WindowGradient(flat, corpus, config), BatchGradient(flat)
+
+    def seed_of(batch: AssignedBatch) -> int:
+        return batch_seed(config.training.seed, batch.epoch, batch.index)
+
+    def alone(batch: AssignedBatch) -> torch.Tensor:
+        copy = FlatModel(build_model(config.model, VOCABULARY, VOCABULARY))
+        copy.parameters.copy_(flat.parameters)
+        GradientFunction(copy, config.training).add(window.collate(batch), seed_of(batch))
+        return copy.gradients
+
+    window.begin_sum()
+    for batch in batches[:2]:
+        window.add_assigned(batch)
+    assert torch.equal(flat.gradients, alone(batches[0]) + alone(batches[1]))
+    flat.parameters.mul_(0.5)  # a push and a fetch
+    window.begin_sum()
+    window.add_assigned(batches[2])
+    expected = alone(batches[2])
+    for batch in batches:
+        window.add_apart([batch], room)
+        expected += alone(batch)
+        flat.parameters.mul_(0.9)  # a local step
+    window.add_assigned(batches[0])
+    assert torch.equal(flat.gradients, expected + alone(batches[0]))

@@ -45,7 +45,8 @@ def exhaust(
 
             def fail(last_gradient: torch.Tensor) -> None:
                 hook.remove()
-                assert model.get_parameter("embeddings.output_bias").grad.count_nonzero() > 0
+                added = model.get_parameter("decoder.0.attention_norm.weight").grad
+                assert added.count_nonzero() > 0
                 raise error
 
             hook = model.get_parameter("encoder.0.attention_norm.weight").register_hook(fail)
