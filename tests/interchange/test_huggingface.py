@@ -61,6 +61,7 @@ def piece_scores(tokenizer, model, source, target):
         yield logits.gather(2, labels[..., None]).flatten().tolist()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("options", FITTING.values(), ids=FITTING)
 def test_transformers_scores_and_translates_alike(
     options, make_run, pairs, tmp_path, nmtasync, loaded
