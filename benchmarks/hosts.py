@@ -35,29 +35,34 @@ UNLIMITED = float("inf")
 
 
 @contextlib.contextmanager
-def two_nodes() -> Iterator[str]:
-    """Start a cluster of two nodes with a CPU each; give its address."""
+def emulated_cluster(*num_cpus: int) -> Iterator[str]:
+    """Start a cluster on this machine, a node for each number of CPUs; give its address."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 1, "include_dashboard": False}
+    head = {"num_cpus": num_cpus[0], "include_dashboard": False}
     cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
     try:
-        cluster.add_node(num_cpus=1)
+        for number in num_cpus[1:]:
+            cluster.add_node(num_cpus=number)
         yield cluster.address
     finally:
         cluster.shutdown()
 
 
-def compare(run: RunDirectory, address: str, seconds: float, repeats: int) -> None:
-    """Measure two local workers and two nodes in turn, and print the table."""
+def node_cases(address: str) -> dict[str, Case]:
+    """Two local workers, and two nodes without and with what saves bytes and waiting."""
     fp32 = {"training.precision": "fp32"}
     halved = {**fp32, "asynchronous.exchange_precision": "bf16"}
-    cases = {
+    return {
         HERE: Case("local", CPUS, settings=fp32),
         CLUSTER: Case("ray", CPUS, ray_address=address, settings=fp32),
         OVERLAPPED: Case("ray", CPUS, overlap=True, ray_address=address, settings=halved),
     }
+
+
+def compare(run: RunDirectory, cases: dict[str, Case], seconds: float, repeats: int) -> None:
+    """Measure all cases in turn, and print the table of ratios to the first."""
     speeds: dict[str, list[float]] = {name: [] for name in cases}
     outside: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(repeats):
@@ -66,11 +71,12 @@ def compare(run: RunDirectory, address: str, seconds: float, repeats: int) -> No
             speeds[name].append(recorder.speed())
             outside[name].append(recorder.share_outside_computing())
             print(f"  {name:26} {speeds[name][-1]:8,.0f} target words/s", flush=True)
-    print(f"\n{'':26} {'target words/s':26} {'times local':22} not computing (worker 0)")
+    first = next(iter(cases))
+    print(f"\n{'':26} {'target words/s':26} {'times ' + first:28} not computing (worker 0)")
     for name in cases:
-        ratios = [speed / here for speed, here in zip(speeds[name], speeds[HERE], strict=True)]
+        ratios = [speed / other for speed, other in zip(speeds[name], speeds[first], strict=True)]
         shares = describe([100 * share for share in outside[name]], "{:.1f}%")
-        print(f"{name:26} {describe(speeds[name]):26} {describe(ratios, '{:.2f}'):22} {shares}")
+        print(f"{name:26} {describe(speeds[name]):26} {describe(ratios, '{:.2f}'):28} {shares}")
 
 
 def throttled(run: RunDirectory, address: str, bandwidth: float, seconds: float) -> Recorder:
@@ -169,7 +175,7 @@ def main() -> None:
         "--bandwidths", type=float, nargs="+", help="of the server's host, in bytes a second"
     )
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, two_nodes() as address:
+    with tempfile.TemporaryDirectory() as directory, emulated_cluster(1, 1) as address:
         if arguments.run:
             run = RunDirectory(shutil.copytree(arguments.run, Path(directory) / "run"))
         else:
@@ -178,7 +184,7 @@ def main() -> None:
         if arguments.bandwidths:
             check_prediction(run, address, arguments.bandwidths, *parts)
         else:
-            compare(run, address, *parts)
+            compare(run, node_cases(address), *parts)
 
 
 if __name__ == "__main__":
