@@ -3,28 +3,32 @@
 
     python benchmarks/noise_scale.py [--corpus RUN]
 
-Simulated workers train a small recurrent network. Near each point the run stops several times; the
-gradients of the batches that come next, all at the parameters of that moment, give the signal |G|²
-and the noise tr Σ directly: the product of all pairs of them, and what their squares have beyond
-it. The signal goes up and down by a factor of two within a hundred updates, so the direct estimate
-is the mean over these moments. What the run has measured is the mean of the pairs that it has seen
-lately, one of each five pushes.
+Simulated workers train a small recurrent network, and the run measures the noise scale of pairs of
+pushes, one of each five. At each such moment the gradients of other batches, all at the server's
+parameters of that moment, give the signal |G|² and the noise tr Σ directly: the product of all
+pairs of them, and what their squares have beyond it. Both are means over the last fifth of all
+moments, with the same weights: the signal goes up and down by a factor of ten within a hundred
+updates, so estimates of different moments can't be compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
+import statistics
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from common import prepare
 from rich.console import Console
-from safetensors.torch import load_file
+from torch import Tensor
 
 from nmtasync.checkpoints import store
 from nmtasync.config.load import resolve
@@ -35,7 +39,9 @@ from nmtasync.data.vocabulary import VocabularyPair
 from nmtasync.models.build import ModelSpec
 from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
+from nmtasync.server.messages import Reply
 from nmtasync.server.noise_scale import GradientSums
+from nmtasync.server.server import Server
 from nmtasync.training.train import train
 from nmtasync.worker.gradient import WindowGradient
 
@@ -55,8 +61,12 @@ SETTINGS: dict[str, Any] = {
     "simulation.speeds": "1,1,1,1",
     "training.precision": "fp32",
     "training.validate_every": 10**9,
+    "training.patience": None,
     "training.keep_checkpoints": 1,
 }
+
+OTHER_EPOCH = 1000
+"""The direct estimate takes its batches from an epoch that the run does not come to."""
 
 
 def copy(corpus: Path, directory: str) -> RunDirectory:
@@ -69,47 +79,68 @@ def copy(corpus: Path, directory: str) -> RunDirectory:
     return here
 
 
-def latest(run: RunDirectory) -> tuple[Path, dict[str, Any]]:
-    """The latest checkpoint and its state."""
-    checkpoint = run.checkpoints / str(store.pointed(run, "latest"))
-    return checkpoint, json.loads((checkpoint / "state.json").read_text("utf-8"))
+class DirectEstimate:
+    """The signal and noise at the moments at which a server compares two pushes.
 
+    Args:
+        run: Its corpus and vocabularies.
+        num_batches: So many gradients are taken at the parameters of each moment.
 
-def direct(run: RunDirectory, num_batches: int) -> GradientSums:
-    """Sum up the gradients of the next batches, at the parameters of the latest checkpoint."""
-    checkpoint, state = latest(run)
-    config, corpus = resolve(SETTINGS), ParallelShards.open(run.data / "train")
-    vocabularies = VocabularyPair.load(run.vocab)
-    spec = ModelSpec(config.model, vocabularies.source.size, vocabularies.target.size)
-    flat = FlatModel(spec.build())
-    flat.parameters.copy_(load_file(checkpoint / "training.safetensors")["parameters"])
-    gradient = WindowGradient(flat, corpus, config)
-    epoch, position = state["cursor"]["epoch"], state["cursor"]["position"]
-    total, squares, words = torch.zeros(flat.size, dtype=torch.float64), [], []
-    while len(words) < num_batches:
-        plan = plan_corpus(corpus, config, epoch)
-        for index in range(position, min(position + num_batches - len(words), len(plan))):
-            gradient.begin_sum()
-            figures = gradient.add_assigned(AssignedBatch(epoch, index, plan[index]))
-            total += flat.gradients
-            squares.append(float(flat.gradients.double().square().sum()))
-            words.append(figures.target_words)
-        epoch, position = epoch + 1, 0
-    sums = GradientSums()
-    sums.add((float(total.square().sum()) - sum(squares)) / 2, squares, words)
-    return sums
+    Attributes:
+        sums: Of all moments, with the weights that the server's own pairs have.
+        signals: |G|² of each moment.
+    """
 
+    def __init__(self, run: RunDirectory, num_batches: int) -> None:
+        config, corpus = resolve(SETTINGS), ParallelShards.open(run.data / "train")
+        vocabularies = VocabularyPair.load(run.vocab)
+        spec = ModelSpec(config.model, vocabularies.source.size, vocabularies.target.size)
+        self.flat = FlatModel(spec.build())
+        self.gradient = WindowGradient(self.flat, corpus, config)
+        self.batches = itertools.cycle(
+            AssignedBatch(OTHER_EPOCH, index, sentences)
+            for index, sentences in enumerate(plan_corpus(corpus, config, OTHER_EPOCH))
+        )
+        self.num_batches = num_batches
+        self.sums = GradientSums()
+        self.signals: list[float] = []
 
-def mean(moments: list[GradientSums]) -> GradientSums:
-    """The mean of each sum."""
-    each = [asdict(moment) for moment in moments]
-    means = {name: sum(one[name] for one in each) / len(each) for name in each[0]}
-    return GradientSums(**means)
+    def watch(self, exchange: Callable[..., Reply]) -> Callable[..., Reply]:
+        """Wrap a server's `exchange`."""
+
+        def watched(server: Server, *arguments: Any, **named: Any) -> Reply:
+            pairs = server.measured.noise.all.pairs
+            reply = exchange(server, *arguments, **named)
+            if server.measured.noise.all.pairs > pairs:
+                self._look(server.parameters)
+            return reply
+
+        return watched
+
+    def _look(self, parameters: Tensor) -> None:
+        self.flat.parameters.copy_(parameters)
+        total, squares, words = torch.zeros(self.flat.size, dtype=torch.float64), [], []
+        for batch in itertools.islice(self.batches, self.num_batches):
+            self.gradient.begin_sum()
+            words.append(self.gradient.add_assigned(batch).target_words)
+            total += self.flat.gradients
+            squares.append(float(self.flat.gradients.double().square().sum()))
+        moment = GradientSums()
+        for sums in (moment, self.sums):
+            sums.add((float(total.square().sum()) - sum(squares)) / 2, squares, words)
+        self.signals.append(moment.signal)
 
 
 def measured(run: RunDirectory) -> GradientSums:
     """Read what the run has measured until its latest checkpoint."""
-    return GradientSums(**latest(run)[1]["measured"]["noise"]["all"])
+    checkpoint = run.checkpoints / str(store.pointed(run, "latest"))
+    state = json.loads((checkpoint / "state.json").read_text("utf-8"))
+    return GradientSums(**state["measured"]["noise"]["all"])
+
+
+def scale(sums: GradientSums) -> float:
+    """The noise scale in target words."""
+    return sums.noise(sums.signal) / sums.signal
 
 
 def main() -> None:
@@ -118,31 +149,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--corpus", type=Path, help="a preprocessed RUN; else the demo's corpus")
-    parser.add_argument("--points", default="500,2000,6000", help="updates at which to compare")
+    parser.add_argument("--points", default="1000,2000,4000", help="updates at which to compare")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="constant")
-    parser.add_argument("--moments", type=int, default=8, help="at which a point is looked at")
-    parser.add_argument("--apart", type=int, default=40, help="updates between two of them")
-    parser.add_argument("--batches", type=int, default=150, help="of the direct estimate, at each")
+    parser.add_argument("--batches", type=int, default=16, help="of the direct estimate")
     options = parser.parse_args()
     SETTINGS["schedule.learning_rate"] = options.learning_rate
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
         run = copy(options.corpus, directory) if options.corpus else prepare(Path(directory))
-        for updates in map(int, options.points.split(",")):
-            moments = []
-            for number in reversed(range(options.moments)):
-                settings = {**SETTINGS, "training.max_updates": updates - number * options.apart}
+        direct = DirectEstimate(run, options.batches)
+        with mock.patch.object(Server, "exchange", direct.watch(Server.exchange)):
+            for updates in map(int, options.points.split(",")):
+                settings = {**SETTINGS, "training.max_updates": updates}
                 train(run, settings, resume=True, console=Console(quiet=True))
-                moments.append(direct(run, options.batches))
-            there, here = mean(moments), measured(run)
-            scales = [sums.noise(sums.signal) / sums.signal for sums in (there, here)]
-            print(
-                f"update {updates:,}: direct {scales[0]:,.0f} words, measured {scales[1]:,.0f}, "
-                f"ratio {scales[1] / scales[0]:.2f}"
-            )
-            signals = [round(moment.signal, 4) for moment in moments]
-            found = {"signals": signals, "direct": asdict(there), "measured": asdict(here)}
-            print(json.dumps(found), flush=True)
+                here, there = measured(run), direct.sums
+                print(
+                    f"update {updates:,}: direct {scale(there):,.0f} words, "
+                    f"measured {scale(here):,.0f}, ratio {scale(here) / scale(there):.2f}"
+                )
+                deciles = statistics.quantiles(direct.signals[-len(direct.signals) // 5 :], n=10)
+                found = {
+                    "deciles of the signal, last fifth": [round(signal, 4) for signal in deciles],
+                    "direct": asdict(there),
+                    "measured": asdict(here),
+                }
+                print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,32 @@ def delay_at(updates: int, config: AsynchronousConfig) -> int:
     return 1 + (target - 1) * updates // warmup
 
 
+def newest_weight_at(
+    target_words: int, seen_words: float, config: OptimizerConfig, schedule: ScheduleConfig
+) -> float:
+    """How much the newest parameters weigh in the moving average after an update.
+
+    The authors' code has max(smoothing, 1 - (t + 1) / (t + 10)) at update t: early in training
+    the average is over about the last tenth of it; later it settles. Here t is the words seen so
+    far over those of this update. That is the same among equal updates, and a tenth of the words
+    where later updates are larger; a tenth of the updates would be ever more words.
+
+    Args:
+        target_words: Of the update just made.
+        seen_words: Of all updates so far, this one's included.
+        config: Whether there is an average, and its weight for the newest in the long run;
+            by words if the betas are.
+        schedule: The words that it is meant for, if so.
+
+    Source: Bogoychev et al. 2018, the authors' public code.
+    """
+    assert config.smoothing is not None
+    least = config.smoothing
+    if config.betas_by_words:
+        least = 1 - (1 - least) ** (target_words / _reference_words(schedule))
+    return max(least, 9 * target_words / (seen_words + 10 * target_words))
+
+
 def words_scale(target_words: int, config: ScheduleConfig) -> float:
     """How the learning rate grows with the target words of an update."""
     if config.words_scaling == "none":

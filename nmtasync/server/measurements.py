@@ -1,4 +1,4 @@
-"""What a server measures of the pushes that it takes, on which choices depend."""
+"""What a server counts and measures of the pushes that it takes, on which choices depend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USUAL_PUSHES = 200
 
 
 class Measurements:
-    """How late pushes are, and how noisy.
+    """How late pushes are, how noisy, and of how many words.
 
     Args:
         config: The experiment.
@@ -30,6 +30,7 @@ class Measurements:
 
     Attributes:
         noise: Of the gradients.
+        seen_words: Target words of all pushes.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Measurements:
     ) -> None:
         self.num_shards = num_shards
         self.noise = NoiseScale.of(config, num_workers, state, num_shards)
+        self.seen_words = 0.0
         self._lateness = DecayingMean(USUAL_PUSHES)
 
     def see(self, push: Push, pieces: Mapping[int, Tensor], staleness: Sequence[int]) -> float:
@@ -52,13 +54,18 @@ class Measurements:
         """
         self.noise.see(push, pieces)
         if staleness:
-            mean = sum(staleness) / len(staleness)
-            self._lateness.add(mean, weight=len(staleness) / self.num_shards)
+            mean, share = sum(staleness) / len(staleness), len(staleness) / self.num_shards
+            self._lateness.add(mean, weight=share)
+            self.seen_words += share * push.target_words
         return self._lateness.value
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"lateness": asdict(self._lateness), "noise": self.noise.to_json()}
+        return {
+            "seen_words": self.seen_words,
+            "lateness": asdict(self._lateness),
+            "noise": self.noise.to_json(),
+        }
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Go on from what `to_json` returned; nothing changes if it is empty.
@@ -67,5 +74,6 @@ class Measurements:
             ValueError, KeyError: It is not what that returns.
         """
         if content:
+            self.seen_words = typed(float, content["seen_words"], "seen_words")
             self._lateness = typed(DecayingMean, content["lateness"], "lateness")
             self.noise.restore(content["noise"])

@@ -177,6 +177,7 @@ class Server:
                 push.target_words,
                 shard.version,
                 late,
+                self.measured.seen_words,
                 progress=push.progress,
                 slot=push.slot,
                 usual_staleness=usual,
@@ -187,10 +188,11 @@ class Server:
         norm = float(before.sub_(self.parameters).norm())
         return Reply(self.versions, True, staleness, rate, norm, push.shards)
 
-    def note_update(self, learning_rate: float | None) -> Reply:
+    def note_update(self, learning_rate: float | None, target_words: int) -> Reply:
         """Count an update that the owners of the shards have made by themselves, if they have."""
         if learning_rate is None:
             return Reply(self.versions)
+        self.measured.seen_words += target_words
         for shard in self.shards:
             shard.version += 1
         return Reply(self.versions, True, (0,) * len(self.shards), learning_rate)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from nmtasync.config.schema import Config
+from nmtasync.optim.schedules import newest_weight_at
 from nmtasync.optim.smoothing import smooth
 from nmtasync.server.rules.base import RuleSetup, ShardPush
 from nmtasync.server.rules.build import build_rule
@@ -31,8 +32,9 @@ class Shard:
         self.setup = setup
         self.rule = build_rule(setup)
         self.parameters = setup.vector("parameters")
-        self.newest_weight = setup.config.optimizer.smoothing
-        self.average = None if self.newest_weight is None else setup.vector("average")
+        self.average = None
+        if setup.config.optimizer.smoothing is not None:
+            self.average = setup.vector("average")
         self.version = 0
 
     def reconfigure(self, config: Config) -> None:
@@ -48,9 +50,12 @@ class Shard:
         Returns:
             The learning rate of the update, or None if there was none.
         """
-        rate = self.rule.apply(push)
-        if rate is not None:
-            self.version += 1
-            if self.average is not None and self.newest_weight is not None:
-                smooth(self.average, self.parameters, self.version, self.newest_weight)
-        return rate
+        applied = self.rule.apply(push)
+        if applied is None:
+            return None
+        self.version += 1
+        if self.average is not None:
+            config, words = self.setup.config, applied.target_words
+            weight = newest_weight_at(words, push.seen_words, config.optimizer, config.schedule)
+            smooth(self.average, self.parameters, weight)
+        return applied.learning_rate

@@ -271,4 +271,7 @@ def restore_server(server: Server, vectors: dict[str, Tensor], state: TrainingSt
         vectors: [P] by name.
         state: What belongs to them.
     """
-    server.restore(vectors, state.versions, state.last_sequences, state.rule, state.measured)
+    measured = state.measured
+    if measured:  # earlier versions had no words in it
+        measured = {"seen_words": float(state.totals.target_words), **measured}
+    server.restore(vectors, state.versions, state.last_sequences, state.rule, measured)

@@ -303,7 +303,7 @@ def add_gradient(
         scale: What the gradient is multiplied by; a power of two, which rounds nothing.
         phase: As of `GradientFunction.add`: here "forward", "loss", "backward".
     """
-    torch.manual_seed(seed)
+    _seed_dropout(seed, batch.source.device)
     with phase("forward"):
         outputs, log_weights = run_network(model, batch, config)
     with phase("loss"):
@@ -320,6 +320,18 @@ class _Part:
 
     sentences: Int64s
     seed: int
+
+
+def _seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed the generator that dropout on a device draws from.
+
+    On a CPU that one alone: `torch.manual_seed` also leaves word for devices that are not in use,
+    with the lines of code that did, which takes 0.8 ms.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _part_seed(seed: int, start: int) -> int:

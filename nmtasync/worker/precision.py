@@ -30,6 +30,10 @@ _CPU_WORDS = 64
 _GPU_WORDS = 4096
 """The same on a GPU, while it is open how many a batch has."""
 
+_SENTENCE_WORDS = 20
+"""Of a batch's words so many are of one sentence. A recurrent network computes those of one step
+together, a word of each sentence."""
+
 Trial = Callable[[str, torch.dtype, int, int, int], float]
 """Measures matrix products; arguments and result as of `layer_seconds`."""
 
@@ -57,15 +61,21 @@ def choose_precision(
         return PrecisionChoice(compute_name(trained.training.precision), "as before")
     if device == "cpu" and not has_bf16_units(cpu_flags()):
         return PrecisionChoice("fp32", "this CPU has no units for bf16")
-    words = _CPU_WORDS if device == "cpu" else _GPU_WORDS
-    if device != "cpu" and not isinstance(config.data.batch_tokens, str):
-        words = config.data.batch_tokens
-    shape = (words, *layer_shape(config.model))
+    shape = (_trial_rows(config, device), *layer_shape(config.model))
     ratio = trial(device, torch.float32, *shape) / trial(device, torch.bfloat16, *shape)
     return PrecisionChoice(
         "bf16" if ratio >= MIN_SPEEDUP else "fp32",
         f"bf16 computes a layer of {'x'.join(map(str, shape))} {ratio:.2g} times as fast as fp32",
     )
+
+
+def _trial_rows(config: Config, device: str) -> int:
+    """How many rows the products of the trial have: enough for a CPU, as in training on a GPU."""
+    words, asked = _GPU_WORDS, config.data.batch_tokens
+    if not isinstance(asked, str):
+        words = asked
+    rows = max(1, words // _SENTENCE_WORDS) if config.model.type == "rnn" else words
+    return min(rows, _CPU_WORDS) if device == "cpu" else rows
 
 
 def compute_name(precision: str) -> str:
@@ -82,5 +92,6 @@ def with_precision(config: Config, precision: str) -> Config:
 def layer_shape(model: ModelConfig) -> tuple[int, int]:
     """Inputs and outputs of the model's typical large layer."""
     if model.type == "rnn":
-        return model.dimension, 3 * (model.state_dimension or model.dimension)
+        state = model.state_dimension or model.dimension
+        return state, 3 * state
     return model.dimension, model.feed_forward or 4 * model.dimension

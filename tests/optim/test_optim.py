@@ -119,8 +119,8 @@ def test_smoothing_is_the_mean_that_its_weights_describe():
     average = torch.tensor([2.0])
     weights, expected = [1.0], [2.0]
     for t, value in enumerate(values, start=1):
-        smooth(average, value, t, newest_weight=0.5)
         d = max(0.5, 9 / (t + 10))
+        smooth(average, value, d)
         weights = [w * (1 - d) for w in weights] + [d]
         expected.append(float(value))
     assert math.isclose(sum(weights), 1.0)

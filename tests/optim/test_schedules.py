@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from nmtasync.config.schema import AsynchronousConfig, OptimizerConfig, ScheduleConfig
-from nmtasync.optim.schedules import betas_at, delay_at, lead_at, learning_rate_at
+from nmtasync.optim.schedules import (
+    betas_at,
+    delay_at,
+    lead_at,
+    learning_rate_at,
+    newest_weight_at,
+)
 
 
 def largest_stable(beta1: float, lead: float, staleness: int) -> float:
@@ -91,3 +97,42 @@ def test_the_lead_that_is_auto_makes_as_high_a_rate_stable_as_the_best(staleness
     assert chosen > 1.15 * largest_stable(beta1, 0.0, staleness), "or looking ahead were useless"
     assert lead_at(0, beta1, config) == 0.0
     assert lead_at(staleness, beta1, AsynchronousConfig(momentum_lead=1.5)) == 1.5 * staleness
+
+
+def average_weights(words: list[int], **options) -> list[float]:
+    """What the parameters after each update weigh in the moving average at the end."""
+    config = OptimizerConfig(**options)
+    weights, seen = [], 0
+    for number in words:
+        seen += number
+        newest = newest_weight_at(number, seen, config, ScheduleConfig(reference_words=100))
+        weights = [weight * (1 - newest) for weight in weights] + [newest]
+    return weights
+
+
+def test_the_average_of_equal_updates_is_the_authors():
+    for t in (1, 2, 50, 90_000, 10**6):
+        expected = max(1e-4, 1 - (t + 1) / (t + 10))
+        newest = newest_weight_at(7, 7 * t, OptimizerConfig(), ScheduleConfig())
+        assert newest == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("growth", [2, 10])
+def test_the_average_is_over_the_same_words_when_updates_become_larger(growth):
+    """As far back, in words, as with equal updates; by updates it would be twice as far."""
+
+    def lag(words: list[int]) -> float:
+        after = np.cumsum(words)
+        weights = average_weights(words, smoothing=1e-9)
+        return float(np.dot(weights, after[-1] - after) / sum(weights) / after[-1])
+
+    small = [100] * 4000
+    assert lag(small + [100 * growth] * (4000 // growth)) == pytest.approx(lag(small * 2), rel=0.02)
+    assert lag(small * 2) == pytest.approx(0.1, rel=0.01)
+
+
+def test_in_the_long_run_the_average_goes_by_words_if_the_betas_do():
+    after_long = {"seen_words": 1e12, "schedule": ScheduleConfig(reference_words=100)}
+    for by_words, expected in ((True, 1 - (1 - 1e-2) ** 3), (False, 1e-2)):
+        config = OptimizerConfig(smoothing=1e-2, betas_by_words=by_words)
+        assert newest_weight_at(300, config=config, **after_long) == pytest.approx(expected)

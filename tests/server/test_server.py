@@ -105,3 +105,31 @@ def test_an_average_that_was_not_kept_begins_with_the_parameters():
     server = make_server(smoothing=0.1)
     server.restore({"parameters": torch.full((SIZE,), 7.0)}, [3, 3], {}, {}, {})
     assert (server.vectors["average"] == 7.0).all() and server.versions == (3, 3)
+
+
+@pytest.mark.parametrize("merged", [1, 2])
+def test_the_average_weighs_updates_by_their_words(merged):
+    """An update that a rule merges from several pushes has the words of all of them."""
+    settings = {"asynchronous.rule": "buffer", "asynchronous.buffer_pushes": merged}
+    settings |= {"schedule.learning_rate": 0.1, "schedule.warmup_updates": 0}
+    config = resolve({"optimizer.smoothing": 1e-4, "schedule.decay": "none", **settings})
+    server = Server(torch.ones(SIZE), 2, config, num_workers=2)
+    words = [10, 30, 10, 90, 200, 40, 60, 20]
+    average = torch.ones(SIZE)
+    for sequence, number in enumerate(words, start=1):
+        gradient = torch.randn(SIZE, generator=torch.Generator().manual_seed(sequence))
+        server.exchange(make_push(server, 0, sequence, number), gradient, torch.zeros(SIZE))
+        if sequence % merged == 0:
+            of_update = sum(words[sequence - merged : sequence])
+            weight = 9 / (sum(words[:sequence]) / of_update + 10)
+            average += weight * (server.parameters - average)
+    torch.testing.assert_close(server.vectors["average"], average)
+
+
+def test_words_of_pushes_for_some_shards_count_for_these():
+    """As where a worker's own shards take each batch, and the others the window of two."""
+    server = make_server(num_shards=4, smoothing=1e-4)
+    for sequence, (shards, words) in enumerate([((1,), 10), ((1,), 20), ((0, 2, 3), 30)], start=1):
+        push = dataclasses.replace(make_push(server, 0, sequence, words), shards=shards)
+        server.exchange(push, torch.ones(SIZE), torch.zeros(SIZE))
+    assert server.measured.seen_words == 30

@@ -159,16 +159,16 @@ def dying_rank(instants: list[str], setup: RankSetup, connection: Connection) ->
             die("with its gradient half done")
         return figures
 
-    def dying_update(self, total, target_words, number, progress):
+    def dying_update(self, total, target_words, number, *others):
         nonlocal version
         version = number + 1
-        rate = update(self, total, target_words, number, progress)
+        rate = update(self, total, target_words, number, *others)
         if number == 4:
             die("after its own update")
         return rate
 
     def dying_smooth(*arguments):
-        if arguments[2] == 5:
+        if version == 5:
             die("in its own update")
         smooth(*arguments)
 
@@ -182,10 +182,10 @@ def rank_failing_after_the_snapshot(setup: RankSetup, connection: Connection) ->
     """A rank whose fifth update always fails."""
     update = OwnedShard.update
 
-    def failing_update(self, total, target_words, version, progress):
+    def failing_update(self, total, target_words, version, *others):
         if version == 4:
             raise OSError("a broken device")
-        return update(self, total, target_words, version, progress)
+        return update(self, total, target_words, version, *others)
 
     OwnedShard.update = failing_update
     run_rank(setup, connection)
@@ -227,10 +227,10 @@ def test_a_rank_killed_at_any_instant_changes_nothing(toy_run, reference, monkey
 def failing_rank(setup: RankSetup, connection: Connection) -> None:
     """A rank that fails in its third update, again and again."""
 
-    def fail(self, total, target_words, version, progress):
+    def fail(self, total, target_words, version, *others):
         if version == 2:
             raise ArithmeticError("no more")
-        return update(self, total, target_words, version, progress)
+        return update(self, total, target_words, version, *others)
 
     update, OwnedShard.update = OwnedShard.update, fail
     run_rank(setup, connection)

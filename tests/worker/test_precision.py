@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nmtasync.config.load import resolve
 from nmtasync.config.schema import Config, ModelConfig, TrainingConfig
+from nmtasync.config.sections.data import DataConfig
 from nmtasync.data.cursor import AssignedBatch
 from nmtasync.data.shards import ParallelShards
 from nmtasync.errors import UserError
@@ -141,6 +142,34 @@ def test_auto_on_a_cpu_asks_its_flags_first(monkeypatch):
     assert choose(Config(), "cpu") == "fp32"
     monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx2", "amx_bf16"})
     assert choose(Config(), "cpu") == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "device", "expected"),
+    [
+        ({"type": "transformer", "dimension": 64, "feed_forward": 256}, 32, "cpu", (32, 64, 256)),
+        ({"type": "transformer", "dimension": 64}, 1500, "cpu", (64, 64, 256)),
+        ({"type": "transformer", "dimension": 64}, 1500, "cuda:0", (1500, 64, 256)),
+        ({"type": "transformer", "dimension": 64}, "fit", "cuda:0", (4096, 64, 256)),
+        ({"type": "rnn", "dimension": 64, "state_dimension": 128}, 135, "cpu", (6, 128, 384)),
+        ({"type": "rnn", "dimension": 64}, 8000, "cpu", (64, 64, 192)),
+        ({"type": "rnn", "dimension": 64}, 8000, "cuda:0", (400, 64, 192)),
+    ],
+)
+def test_auto_tries_products_as_large_as_training_has_them(
+    model, tokens, device, expected, monkeypatch
+):
+    """In a recurrent network those of a step, which small batches make small: slow in bf16."""
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
+    config = Config(model=ModelConfig(**model), data=DataConfig(batch_tokens=tokens))
+    shapes = set()
+
+    def trial(where: str, dtype: torch.dtype, *shape: int) -> float:
+        shapes.add(shape)
+        return 1.0
+
+    choose_precision(config, None, device, trial)
+    assert shapes == {expected}
 
 
 def test_flags_of_processors():

@@ -7,10 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from nmtasync.config.schema import Config
+
+
+class Applied(NamedTuple):
+    """The update that a push has made.
+
+    Attributes:
+        learning_rate: Its size.
+        target_words: Behind everything that was merged into it.
+    """
+
+    learning_rate: float
+    target_words: int
 
 
 @dataclass
@@ -23,6 +36,7 @@ class ShardPush:
         target_words: How many there are.
         version: The updates that the shard has made so far.
         staleness: How many of them the worker had not seen.
+        seen_words: Target words of all pushes so far, this one's included.
         progress: The share of the training that is over, for the schedule.
         learning_rate_scale: What the learning rate is multiplied with.
         slot: Which of the worker's slots it was computed in.
@@ -34,6 +48,7 @@ class ShardPush:
     target_words: int
     version: int
     staleness: int
+    seen_words: float
     progress: float = 0.0
     learning_rate_scale: float = 1.0
     slot: int = 0
@@ -63,11 +78,11 @@ class Rule:
     A rule either updates the parameters or changes a push and hands it on to the rule inside it.
     """
 
-    def apply(self, push: ShardPush) -> float | None:
+    def apply(self, push: ShardPush) -> Applied | None:
         """Take one push.
 
         Returns:
-            The learning rate of the update that it made, or None if it made none.
+            The update that it made, or None if it made none.
         """
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from nmtasync.server.rules.base import OuterRule, Rule, RuleSetup, ShardPush
+from nmtasync.server.rules.base import Applied, OuterRule, Rule, RuleSetup, ShardPush
 
 
 class Buffer(OuterRule):
@@ -26,7 +26,7 @@ class Buffer(OuterRule):
         self.target_words = 0
         self.staleness = 0
 
-    def apply(self, push: ShardPush) -> float | None:
+    def apply(self, push: ShardPush) -> Applied | None:
         """Add a push; the one that fills the buffer makes the update."""
         self.buffer.add_(push.gradient)
         self.filled += 1
@@ -40,10 +40,10 @@ class Buffer(OuterRule):
             target_words=self.target_words,
             staleness=self.staleness,
         )
-        rate = self.inner.apply(merged)
+        applied = self.inner.apply(merged)
         self.buffer.zero_()
         self.filled = self.target_words = self.staleness = 0
-        return rate
+        return applied
 
     def numbers(self) -> dict[str, int]:
         """How far the buffer is filled."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from nmtasync.server.rules.base import OuterRule, Rule, RuleSetup, ShardPush
+from nmtasync.server.rules.base import Applied, OuterRule, Rule, RuleSetup, ShardPush
 
 
 class DelayCompensation(OuterRule):
@@ -29,7 +29,7 @@ class DelayCompensation(OuterRule):
             for worker in range(setup.num_workers)
         ]
 
-    def apply(self, push: ShardPush) -> float | None:
+    def apply(self, push: ShardPush) -> Applied | None:
         """Compensate a push for what has changed since its worker fetched."""
         moved = torch.sub(self.parameters, self.backups[push.worker][push.slot])
         # the gradient is a sum over words: w g + λ w g⊙g⊙moved = G + (λ / w) G⊙G⊙moved

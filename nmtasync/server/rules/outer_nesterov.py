@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nmtasync.server.rules.base import Rule, RuleSetup, ShardPush
+from nmtasync.server.rules.base import Applied, Rule, RuleSetup, ShardPush
 
 
 class OuterNesterov(Rule):
@@ -35,7 +35,7 @@ class OuterNesterov(Rule):
         self.pending = setup.vector("outer_pending") if self.num_pushes > 1 else None
         self.seen = 0
 
-    def apply(self, push: ShardPush) -> float:
+    def apply(self, push: ShardPush) -> Applied:
         """Apply one push as one outer step."""
         rate = self.learning_rate * push.learning_rate_scale
         outer = push.gradient.div_(push.target_words)
@@ -48,7 +48,7 @@ class OuterNesterov(Rule):
             if self.seen % self.num_pushes == 0:
                 self._refresh(self.pending, rate)
                 self.pending.zero_()
-        return rate
+        return Applied(rate, push.target_words)
 
     def _refresh(self, mean: Tensor, rate: float) -> None:
         self.momentum.mul_(self.beta).add_(mean)

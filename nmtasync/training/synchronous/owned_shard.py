@@ -51,13 +51,21 @@ class OwnedShard:
             self._state["parameters"] = parameters[bounds]
         self._shard = Shard(bounds, RuleSetup(config, 1, self._state.__getitem__))
 
-    def update(self, gradient: Tensor, target_words: int, version: int, progress: float) -> float:
+    def update(
+        self,
+        gradient: Tensor,
+        target_words: int,
+        version: int,
+        seen_words: float,
+        progress: float,
+    ) -> float:
         """Apply one update.
 
         Args:
             gradient: [n], summed over the target words; it may be overwritten.
             target_words: How many there are.
             version: The updates made so far.
+            seen_words: The target words behind them.
             progress: The share of the training that is over.
 
         Returns:
@@ -65,7 +73,15 @@ class OwnedShard:
         """
         if self._in_place:
             self.marks[self.rank] = TORN
-        push = ShardPush(0, gradient, target_words, version, staleness=0, progress=progress)
+        push = ShardPush(
+            0,
+            gradient,
+            target_words,
+            version,
+            staleness=0,
+            seen_words=seen_words + target_words,
+            progress=progress,
+        )
         self._shard.version = version
         rate = self._shard.apply(push)
         assert rate is not None, "only the immediate rule is for synchronous training"

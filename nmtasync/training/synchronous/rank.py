@@ -36,12 +36,14 @@ class Round:
 
     Attributes:
         version: The updates made so far.
+        seen_words: The target words behind them.
         window: The rank's batches; none where the epochs end.
         upcoming: Those of the round after it, to prepare.
         progress: The share of the training that is over, the same for all ranks.
     """
 
     version: int
+    seen_words: float
     window: list[AssignedBatch]
     upcoming: list[AssignedBatch]
     progress: float
@@ -135,7 +137,9 @@ class Rank:
         overflowed = self.gradient.finish(total, norm, clip=applied)
         rate = None
         if applied:
-            rate = self.shard.update(total, target_words, task.version, task.progress)
+            rate = self.shard.update(
+                total, target_words, task.version, task.seen_words, task.progress
+            )
             with meeting():
                 self.collective.share_parameters()
         together = WindowFigures(

@@ -106,9 +106,10 @@ class SynchronousDriver:
         self.rounds += 1
         self.upcoming = self._draw()
         self.round_under_way = True
-        share_done = self.session.share_done()
+        server, share_done = self.session.server, self.session.share_done()
+        seen = server.measured.seen_words
         for rank, window, upcoming in zip(self.ranks, windows, self.upcoming, strict=True):
-            rank.send(Round(self.session.server.updates, window, upcoming, share_done))
+            rank.send(Round(server.updates, seen, window, upcoming, share_done))
         done = self._collect()
         self.round_under_way = False
         assert all(isinstance(answer, RoundDone) for answer in done)
@@ -169,8 +170,8 @@ class SynchronousDriver:
             *own, together = squares
             product = (together - sum(own)) / 2
             self.session.server.measured.noise.add(product, own, words, range(len(own)))
-        reply = self.session.server.note_update(done[0].learning_rate)
         figures = done[0].figures
+        reply = self.session.server.note_update(done[0].learning_rate, figures.target_words)
         figures.bad_batches = tuple(b for each in done for b in each.figures.bad_batches)
         self.session.count(figures, reply)
         if self.session.server.updates > self.furthest:
