@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shutil
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from common import prepare
+from common import SMALL_RECURRENT, corpus_to_train_on
 from rich.console import Console
 from torch import Tensor
 
@@ -45,38 +44,10 @@ from nmtasync.server.server import Server
 from nmtasync.training.train import train
 from nmtasync.worker.gradient import WindowGradient
 
-SETTINGS: dict[str, Any] = {
-    "model.type": "rnn",
-    "model.dimension": 64,
-    "model.state_dimension": 128,
-    "model.encoder_layers": 1,
-    "model.decoder_layers": 1,
-    "data.batch_tokens": 135,
-    "schedule.learning_rate": 1e-3,
-    "schedule.warmup_updates": 0,
-    "schedule.decay": "none",
-    "asynchronous.driver": "simulated",
-    "asynchronous.devices": "cpu",
-    "asynchronous.threads": 1,
-    "simulation.speeds": "1,1,1,1",
-    "training.precision": "fp32",
-    "training.validate_every": 10**9,
-    "training.patience": None,
-    "training.keep_checkpoints": 1,
-}
+SETTINGS = {**SMALL_RECURRENT, "training.validate_every": 10**9}
 
 OTHER_EPOCH = 1000
 """The direct estimate takes its batches from an epoch that the run does not come to."""
-
-
-def copy(corpus: Path, directory: str) -> RunDirectory:
-    """Make a RUN with the same corpus and nothing else."""
-    there, here = RunDirectory(corpus), RunDirectory(Path(directory) / "run")
-    shutil.copytree(there.data, here.data)
-    shutil.copytree(there.vocab, here.vocab)
-    shutil.copy(there.manifest, here.manifest)
-    shutil.copy(there.config, here.config)
-    return here
 
 
 class DirectEstimate:
@@ -156,7 +127,7 @@ def main() -> None:
     SETTINGS["schedule.learning_rate"] = options.learning_rate
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
-        run = copy(options.corpus, directory) if options.corpus else prepare(Path(directory))
+        run = corpus_to_train_on(options.corpus, Path(directory))
         direct = DirectEstimate(run, options.batches)
         with mock.patch.object(Server, "exchange", direct.watch(Server.exchange)):
             for updates in map(int, options.points.split(",")):
