@@ -56,6 +56,7 @@ def main() -> None:
                 "optimizer.beta2": 0.999,
                 "training.max_epochs": options.epochs,
                 "training.validate_bleu": False,
+                "training.validate_metric": "cross_entropy",
             }
             by_hand = {"optimizer.beta1": beta1, "asynchronous.momentum_lead": lead}
             choices: dict[str, dict[str, Any]] = {"by hand": by_hand, "auto": {}}
