@@ -2,9 +2,10 @@
 
 `format_1/` was made with that version: RUN after five updates of two simulated workers of unequal
 speed, one of which had died and come back, with a buffer, local optimizers and windows under way
-(`resumed.safetensors` is what became of it after twelve), and the log of two real workers that
-made fifteen updates on the same data (`recorded.safetensors`). On the machine that made them the
-results are equal to the bit; elsewhere other kernels round differently.
+(`resumed.safetensors` has what its parameters became after twelve), and the log of two real
+workers that made fifteen updates on the same data (`recorded.safetensors`). On the machine that
+made them the results are equal to the bit; elsewhere other kernels round differently. Moving
+averages are not compared: that version weighed updates alike, whatever their words.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 from nmtasync.checkpoints.load import load_model, read_state
 from nmtasync.data.vocabulary import VocabularyPair
+from nmtasync.optim.flat import FlatModel
 from nmtasync.run_directory import RunDirectory
 from tests.support.runs import final_state, train_with
 
@@ -39,9 +41,25 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def assert_close(run: RunDirectory, updates: int, expected: str) -> None:
-    parameters = dict(load_model(run, str(updates))[0].named_parameters())
+    model = load_model(run, str(updates))[0]
+    FlatModel(model).parameters.copy_(final_state(run)[0]["parameters"])
+    parameters = dict(model.named_parameters())
     for name, value in load_file(HERE / expected).items():
-        torch.testing.assert_close(parameters[name].data, value, rtol=1e-4, atol=1e-6)
+        left, right = (without_key_biases(name, v) for v in (parameters[name].data, value))
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+
+
+def without_key_biases(name: str, value: torch.Tensor) -> torch.Tensor:
+    """Leave out what a softmax takes no notice of: its gradient is nothing but rounding.
+
+    Adam makes whole steps of that, in directions that differ from machine to machine.
+    """
+    if name.endswith("attention.inputs.bias"):
+        queries, _, values = value.chunk(3)
+        return torch.cat([queries, values])
+    if name.endswith("cross.keys_values.bias"):
+        return value.chunk(2)[1]
+    return value
 
 
 def test_what_a_checkpoint_says(run):
