@@ -75,5 +75,7 @@ class Measurements:
         """
         if content:
             self.seen_words = typed(float, content["seen_words"], "seen_words")
+            if self.seen_words < 0:
+                raise ValueError(f"seen_words can't be {self.seen_words}")
             self._lateness = typed(DecayingMean, content["lateness"], "lateness")
             self.noise.restore(content["noise"])

@@ -133,3 +133,11 @@ def test_words_of_pushes_for_some_shards_count_for_these():
         push = dataclasses.replace(make_push(server, 0, sequence, words), shards=shards)
         server.exchange(push, torch.ones(SIZE), torch.zeros(SIZE))
     assert server.measured.seen_words == 30
+
+
+def test_words_below_zero_are_refused():
+    """An average would take them for a weight without bounds."""
+    server = make_server()
+    content = {**server.measured.to_json(), "seen_words": -1.0}
+    with pytest.raises(ValueError, match="seen_words"):
+        server.measured.restore(content)
