@@ -81,6 +81,9 @@ PLAIN: dict[str, object] = {
 }
 """As the toy's, where `ONE` of the replays is otherwise."""
 
+WAITS = "waits until there is room"
+"""What is told of a worker that does not start within seconds, as on a machine with other work."""
+
 VARIANTS: dict[str, dict[str, object]] = {
     "local optimizers, compensation": {**ONE, "asynchronous__rule": "delay-compensation"},
     "overlap, dropping, 16 bits": {
@@ -100,8 +103,11 @@ def test_a_run_is_replayed_bit_for_bit_and_uses_each_batch_once(
     options = {**PLAIN, **VARIANTS[variant], "training__max_epochs": EPOCHS}
     cluster.train(toy_run, **{**options, "asynchronous__devices": "cpu,cpu"})
     assert words_used(toy_run) == EPOCHS * words_of_an_epoch(toy_run)
-    nodes = {entry["worker"]: entry["node"] for entry in events(toy_run, "worker")}
-    assert len(set(nodes.values())) == 2, "a node each"
+    told = [entry for entry in events(toy_run, "worker") if not entry["what"].startswith(WAITS)]
+    nodes = {entry["worker"]: entry["node"] for entry in told}
+    assert len(set(nodes.values())) == len(nodes), (
+        "a node each; one may come too late for any batch"
+    )
     assert events(toy_run, "end")[0]["nodes"] == {str(index): at for index, at in nodes.items()}
     assert_replayed(toy_run, other, **options)
 
@@ -128,9 +134,9 @@ def assert_each_batch_once(run: RunDirectory) -> None:
 
 
 def what_happened(run: RunDirectory, worker: int) -> list[str]:
-    """What is told of a worker, without the places."""
+    """What is told of a worker, without the places and without waiting for it."""
     told = [entry["what"] for entry in events(run, "worker") if entry["worker"] == worker]
-    return [text.partition(" on ")[0] for text in told]
+    return [text.partition(" on ")[0] for text in told if not text.startswith(WAITS)]
 
 
 @pytest.mark.processes

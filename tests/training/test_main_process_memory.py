@@ -37,9 +37,13 @@ def pages_count(driver: str) -> int:
 
 
 def float_storages() -> dict[int, torch.UntypedStorage]:
-    """All memory that float32 tensors of this process have, by its address."""
+    """All memory that float32 tensors of this process have, by its address.
+
+    Tensors without memory, which compiling leaves behind, are of other types.
+    """
     gc.collect()
-    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    tensors = [item for item in gc.get_objects() if type(item) in kinds]
     storages = [t.untyped_storage() for t in tensors if t.dtype == torch.float32]
     return {storage.data_ptr(): storage for storage in storages}
 
